@@ -1,0 +1,16 @@
+"""ResNeXt-101 32x4d, FPN, 24 epochs. Published AR1000: 61.1.
+
+rpn-jax train rpn_x101-32x4d_fpn_2x_coco --data.root data/coco --workdir runs/x101-32x4d_fpn_2x
+"""
+
+from rpn_jax.config import load_config, replace
+
+BASE = load_config("rpn_r50_fpn_2x_coco")
+CONFIG = replace(
+    BASE,
+    name="rpn_x101-32x4d_fpn_2x_coco",
+    model=replace(
+        BASE.model,
+        backbone=replace(BASE.model.backbone, depth=101, groups=32, base_width=4),
+    ),
+)

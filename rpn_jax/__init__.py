@@ -1,0 +1,71 @@
+"""Region Proposal Networks in JAX and Flax.
+
+The names below are imported when first used, so ``import rpn_jax`` is quick and needs none of
+the packages that only some of them use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from rpn_jax import ops
+    from rpn_jax.checkpoints import load_variables, save_variables
+    from rpn_jax.config import Config, load_config
+    from rpn_jax.errors import UserError
+    from rpn_jax.losses import rpn_loss
+    from rpn_jax.models import RPN, init_variables
+    from rpn_jax.ops.pixels import normalize_images
+    from rpn_jax.proposals import propose
+    from rpn_jax.proposer import Proposer
+    from rpn_jax.structures import Batch, Proposals, RPNOutputs
+
+__all__ = [
+    "RPN",
+    "Batch",
+    "Config",
+    "Proposals",
+    "Proposer",
+    "RPNOutputs",
+    "UserError",
+    "init_variables",
+    "load_config",
+    "load_variables",
+    "normalize_images",
+    "ops",
+    "propose",
+    "rpn_loss",
+    "save_variables",
+]
+
+_HOMES = {
+    "RPN": "rpn_jax.models",
+    "Batch": "rpn_jax.structures",
+    "Config": "rpn_jax.config",
+    "Proposals": "rpn_jax.structures",
+    "Proposer": "rpn_jax.proposer",
+    "RPNOutputs": "rpn_jax.structures",
+    "UserError": "rpn_jax.errors",
+    "init_variables": "rpn_jax.models",
+    "load_config": "rpn_jax.config",
+    "load_variables": "rpn_jax.checkpoints",
+    "normalize_images": "rpn_jax.ops.pixels",
+    "propose": "rpn_jax.proposals",
+    "rpn_loss": "rpn_jax.losses",
+    "save_variables": "rpn_jax.checkpoints",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ops":
+        return importlib.import_module("rpn_jax.ops")
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'rpn_jax' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

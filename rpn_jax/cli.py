@@ -1,0 +1,267 @@
+"""The command line: ``rpn-jax VERB CONFIG [flags]``.
+
+A verb is a dataclass: its fields are its flags, and the fields of its config follow them with that
+config's values as defaults. tyro turns both into a parser and into ``--help``. This file makes one
+line of whatever is wrong with the words; the work is done in `commands`, which is imported only
+after parsing, so that ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+import io
+import itertools
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, NoReturn, TypeVar, get_type_hints
+
+import tyro
+
+from rpn_jax import __version__
+from rpn_jax.config import Config, config_names, load_config, nearest
+from rpn_jax.errors import UserError
+
+Overrides = Annotated[Config, tyro.conf.arg(name="")]
+Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+OptionalPath = Annotated[Path | None, tyro.conf.DisallowNone]
+Platform = Annotated[
+    Literal["auto", "cpu", "gpu"],
+    tyro.conf.arg(help="Device to compute on; 'auto' takes the one that JAX prefers."),
+]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a model, evaluating and keeping checkpoints on the way."""
+
+    config: Overrides
+    workdir: Path = tyro.MISSING
+    """Folder of the run: its config, metrics and checkpoints."""
+    resume: Switch = False
+    """Go on from the last checkpoint in the work directory."""
+    auto_scale_lr: Switch = False
+    """Multiply the learning rate by data.batch-size / optim.base-batch-size."""
+    platform: Platform = "auto"
+
+    def run(self) -> None:
+        from rpn_jax import commands
+
+        commands.train(self.config, self.workdir, self.resume, self.auto_scale_lr)
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure the recall of a model's proposals on data.eval-split."""
+
+    config: Overrides
+    weights: Path = tyro.MISSING
+    """Folder of weights, or a work directory of 'train'."""
+    out: OptionalPath = None
+    """JSON file to write the results to."""
+    platform: Platform = "auto"
+
+    def run(self) -> None:
+        from rpn_jax import commands
+
+        commands.evaluate(self.config, self.weights, self.out)
+
+
+@dataclass(frozen=True)
+class Propose:
+    """Write the proposals for pictures, folders of pictures or globs; no annotations needed."""
+
+    config: Overrides
+    pictures: Annotated[tuple[str, ...], tyro.conf.Positional] = tyro.MISSING
+    """Pictures, folders of pictures, or globs in quotes, all in one place."""
+    weights: Path = tyro.MISSING
+    """Folder of weights, or a work directory of 'train'."""
+    out: Path = tyro.MISSING
+    """Folder to write to: proposals.json, in COCO results format, and drawn pictures."""
+    draw: int = 0
+    """Proposals to draw on a copy of each picture, the best ones; 0 draws none."""
+    platform: Platform = "auto"
+
+    def run(self) -> None:
+        if not self.pictures:
+            raise UserError("propose: no picture given; name pictures, folders or globs in quotes")
+        if self.draw < 0:
+            raise UserError(f"--draw {self.draw}: must be 0 or more")
+        from rpn_jax import commands
+
+        commands.propose(self.config, self.weights, list(self.pictures), self.out, self.draw)
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Train, evaluate and draw a small model on the built-in pictures, in minutes on a CPU."""
+
+    workdir: Path = Path("runs/demo")
+    """Folder of the run: its config, metrics, checkpoints and drawn pictures."""
+    platform: Platform = "auto"
+
+    def run(self) -> None:
+        from rpn_jax import commands
+
+        commands.demo(self.workdir)
+
+
+Verb = Train | Evaluate | Propose | Demo
+VERBS: dict[str, type[Verb]] = {
+    "train": Train,
+    "evaluate": Evaluate,
+    "propose": Propose,
+    "demo": Demo,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command of the words ``arguments`` (those of the process by default).
+
+    Returns the exit code: 0, 2 for bad input (told in one line on stderr), 130 when interrupted.
+    Raises SystemExit(0) after printing what ``--help`` or ``--version`` ask for.
+    """
+    try:
+        verb = parse(list(sys.argv[1:] if arguments is None else arguments))
+        _use_platform(verb.platform)
+        verb.run()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parse(words: list[str]) -> Verb:
+    """What the words ask for: a verb with its config and flags.
+
+    Raises:
+      UserError: anything wrong with the words, or with a config's values.
+      SystemExit: after printing help or version.
+    """
+    name, *rest = words or [""]
+    if name in ("-h", "--help"):
+        _print_and_exit(_overview())
+    if name == "--version":
+        _print_and_exit(f"rpn-jax {__version__}")
+    if name not in VERBS:
+        verbs = ", ".join(VERBS)
+        said = f"unknown verb '{name}'{nearest(name, list(VERBS))}" if name else "no verb"
+        raise UserError(f"{said} (verbs: {verbs}; 'rpn-jax --help' explains them)")
+    verb = VERBS[name]
+    if issubclass(verb, Demo):
+        return _read_flags(verb(), rest, "rpn-jax demo")
+    config, rest = _leading_config(name, rest)
+    return _read_flags(verb(config=config), rest, f"rpn-jax {name} CONFIG")
+
+
+def _overview() -> str:
+    verbs = "\n".join(f"  {name:10}{inspect.getdoc(verb)}" for name, verb in VERBS.items())
+    configs = "\n".join(f"  {name}" for name in config_names())
+    return f"""\
+usage: rpn-jax VERB [CONFIG] [flags]
+
+verbs:
+{verbs}
+
+configs, each a name, or the path of a .py or .json file:
+{configs}
+
+'rpn-jax VERB --help' explains a verb's flags; 'rpn-jax VERB CONFIG --help' with the values of
+that config. 'rpn-jax --version' prints the version."""
+
+
+def _print_and_exit(text: str) -> NoReturn:
+    print(text)
+    raise SystemExit(0)
+
+
+def _leading_config(verb: str, words: list[str]) -> tuple[Config, list[str]]:
+    """The config that the words begin with (for plain ``--help`` the defaults), and the rest."""
+    if words and not words[0].startswith("-"):
+        return load_config(words[0]), words[1:]
+    if "-h" in words or "--help" in words:
+        return Config(), words
+    raise UserError(
+        f"{verb}: CONFIG comes first, a name or the path of a .py or .json file "
+        "('rpn-jax --help' lists the names)"
+    )
+
+
+def _read_flags(defaults: T, words: list[str], program: str) -> T:
+    _check_flags(words, _flags_of(type(defaults)))
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(type(defaults), default=defaults, args=words, prog=program)
+    except SystemExit as done:
+        if done.code == 0:
+            raise
+        raise UserError(_one_line(complaint.getvalue())) from None
+    except BrokenPipeError:  # whoever read the help has enough: rpn-jax train --help | head
+        raise SystemExit(0) from None
+
+
+def _flags_of(cls: type, prefix: str = "--") -> list[str]:
+    """Every flag of a dataclass: --workdir, --data.clip-boxes, --data.no-clip-boxes ..."""
+    flags = []
+    for key, hint in get_type_hints(cls).items():
+        name = key.replace("_", "-")
+        if hint is Config:
+            flags += _flags_of(hint, prefix)
+        elif isinstance(hint, type) and dataclasses.is_dataclass(hint):
+            flags += _flags_of(hint, f"{prefix}{name}.")
+        elif hint is bool:
+            flags += [f"{prefix}{name}", f"{prefix}no-{name}"]
+        else:
+            flags.append(f"{prefix}{name}")
+    return flags
+
+
+def _check_flags(words: list[str], known: list[str]) -> None:
+    """Refuse a flag that no field has, naming the nearest; tyro may report other faults first."""
+    for word in words:
+        flag = word.partition("=")[0].replace("_", "-")
+        if flag.startswith("--") and flag not in ("--help", *known):
+            raise UserError(f"unknown flag '{flag}'{nearest(flag, known)}")
+
+
+def _one_line(box: str) -> str:
+    """What tyro drew in a titled box: the text down to its first rule, and the flag's form."""
+    plain = re.sub(r"\x1b\[[\d;]*m", "", box)
+    rows = [row.strip("│ ") for row in plain.splitlines()[1:]]
+    body = itertools.dropwhile(_is_rule, rows)  # without Unicode a rule follows the title
+    text = " ".join(itertools.takewhile(lambda row: not _is_rule(row), body))
+    if "Argument helptext:" in rows:
+        text += f"; it goes {rows[rows.index('Argument helptext:') + 1]}"
+    return re.sub(r"^Error parsing config[\w.]*: ", "", text)  # a config's own refusal
+
+
+def _is_rule(row: str) -> bool:
+    return set(row) <= set("─╰╯-")
+
+
+def _use_platform(platform: str) -> None:
+    """Start JAX on the CPU, or make sure that it started on a GPU; 'auto' takes what it prefers."""
+    import jax
+
+    if platform == "cpu":
+        jax.config.update("jax_platforms", "cpu")
+    try:
+        backend = jax.default_backend()
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"--platform {platform}: JAX does not start ({reason})") from None
+    if platform == "gpu" and backend != "gpu":
+        raise UserError(
+            f"--platform gpu: JAX sees no GPU, only '{backend}' "
+            "(the extras cuda12 and cuda13 install JAX for NVIDIA GPUs)"
+        )

@@ -1,0 +1,499 @@
+"""Configuration: frozen dataclasses, checked when built, loaded by name or path.
+
+A config file is a Python file that defines ``CONFIG``, a `Config`. The eleven of the reference and
+two small ones lie in ``configs/``; any other file with a ``CONFIG`` works the same. The string
+below each field is its help text on the command line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+import runpy
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from rpn_jax.errors import UserError
+
+__all__ = [
+    "AnchorConfig",
+    "BackboneConfig",
+    "Config",
+    "DataConfig",
+    "LossConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "PixelConfig",
+    "ProposalConfig",
+    "TrainConfig",
+    "config_names",
+    "load_config",
+    "replace",
+]
+
+CANVAS_MULTIPLE = 32
+"""Canvases and the anchors' validity are rounded up to this many pixels (reference behaviour)."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """A ResNet (He et al. 2015) or ResNeXt (Xie et al. 2016)."""
+
+    depth: Literal[18, 34, 50, 101, 152] = 50
+    """Layers of the network."""
+    style: Literal["pytorch", "caffe"] = "pytorch"
+    """Where a bottleneck strides: 'pytorch' on its 3x3, 'caffe' on its first 1x1 convolution."""
+    groups: int = 1
+    """Groups of each 3x3 convolution (ResNeXt's cardinality); 1 for a ResNet."""
+    base_width: int = 64
+    """Channels a group at 64 planes; width = int(planes * base_width / 64) * groups."""
+    num_stages: int = 4
+    """Residual stages, 1 to 4; strides are 4, 8, 16, 32."""
+    norm: Literal["frozen", "batch", "group"] = "frozen"
+    """'frozen': stored batch statistics, folded into the convolution.
+    'batch': statistics of the batch, over all devices.
+    'group': group norm, 32 groups."""
+    train_norm: bool = True
+    """Train the norms' scales and biases outside the frozen stages."""
+    frozen_stages: int = 1
+    """Stages left untrained: -1 none, 0 the stem, k the stem and the first k stages."""
+
+    def __post_init__(self) -> None:
+        _check_types("model.backbone", self)
+        _check(1 <= self.num_stages <= 4, "model.backbone.num_stages", self.num_stages, "1 to 4")
+        _check(self.groups >= 1, "model.backbone.groups", self.groups, "1 or more")
+        _check(self.base_width >= 1, "model.backbone.base_width", self.base_width, "1 or more")
+        _check(
+            -1 <= self.frozen_stages <= self.num_stages,
+            "model.backbone.frozen_stages",
+            self.frozen_stages,
+            f"-1 to {self.num_stages} (num_stages)",
+        )
+        _check(
+            self.depth >= 50 or (self.groups == 1 and self.base_width == 64),
+            "model.backbone.groups",
+            self.groups,
+            f"1, with base_width 64, at depth {self.depth}: only 50 and deeper have groups",
+        )
+
+
+@dataclass(frozen=True)
+class AnchorConfig:
+    """Anchors: centred at (column * stride, row * stride), never rounded."""
+
+    strides: tuple[int, ...] = (4, 8, 16, 32, 64)
+    """Pixels between cells, one a level, finest first."""
+    scales: tuple[float, ...] = (8.0,)
+    """Square root of an anchor's area, in strides."""
+    ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    """Height over width."""
+
+    def __post_init__(self) -> None:
+        _check_types("model.anchors", self)
+        for key in ("strides", "scales", "ratios"):
+            values = getattr(self, key)
+            _check(
+                len(values) >= 1 and all(value > 0 for value in values),
+                f"model.anchors.{key}",
+                values,
+                "one or more positive numbers",
+            )
+
+    @property
+    def per_cell(self) -> int:
+        """Anchors a cell, A."""
+        return len(self.scales) * len(self.ratios)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network: backbone, pyramid, head."""
+
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    """The convolutional trunk."""
+    neck: Literal["fpn", "none"] = "fpn"
+    """'fpn': a feature pyramid (Lin et al. 2016) with one extra level; 'none': the last stage."""
+    neck_channels: int = 256
+    """Channels of every pyramid level."""
+    head_channels: int = 256
+    """Channels of the head's 3x3 convolution."""
+    anchors: AnchorConfig = field(default_factory=AnchorConfig)
+    """The anchors of each level."""
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    """Arithmetic of the network; boxes and scores are float32 in all three.
+    'float32': exact.
+    'tf32': tensor cores on NVIDIA GPUs, elsewhere as float32.
+    'bfloat16': activations of 16 bits."""
+
+    def __post_init__(self) -> None:
+        _check_types("model", self)
+        _check(self.neck_channels >= 1, "model.neck_channels", self.neck_channels, "1 or more")
+        _check(self.head_channels >= 1, "model.head_channels", self.head_channels, "1 or more")
+        stages = tuple(4 * 2**stage for stage in range(self.backbone.num_stages))
+        strides = (*stages, stages[-1] * 2) if self.neck == "fpn" else stages[-1:]
+        _check(
+            self.anchors.strides == strides,
+            "model.anchors.strides",
+            self.anchors.strides,
+            f"{strides}, the strides of this backbone with neck '{self.neck}'",
+        )
+
+
+@dataclass(frozen=True)
+class PixelConfig:
+    """How pixels become the network's input: (value - mean) / std, then zeros as padding."""
+
+    order: Literal["rgb", "bgr"] = "rgb"
+    """Order of the channels that the network sees."""
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    """Mean of each channel, in that order, grey levels 0 to 255."""
+    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    """Standard deviation of each channel, in that order, grey levels."""
+
+    def __post_init__(self) -> None:
+        _check_types("pixels", self)
+        _check(all(std > 0 for std in self.std), "pixels.std", self.std, "positive")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Matching and sampling of anchors (Ren et al. 2015, section 3.1.2)."""
+
+    positive_iou: float = 0.7
+    """An anchor is positive from this IoU."""
+    negative_iou: float = 0.3
+    """An anchor is negative below this IoU; between the two it is ignored."""
+    min_positive_iou: float = 0.3
+    """A box's best anchors are positive too, from this IoU."""
+    samples_per_image: int = 256
+    """Anchors sampled a picture; 0 takes every positive and negative one."""
+    positive_fraction: float = 0.5
+    """Share of the samples that positives may take."""
+
+    def __post_init__(self) -> None:
+        _check_types("loss", self)
+        for key in ("positive_iou", "negative_iou", "min_positive_iou", "positive_fraction"):
+            value = getattr(self, key)
+            _check(0 < value <= 1, f"loss.{key}", value, "above 0, at most 1")
+        _check(
+            self.negative_iou <= self.positive_iou,
+            "loss.negative_iou",
+            self.negative_iou,
+            f"at most loss.positive_iou, {self.positive_iou}",
+        )
+        _check(
+            self.samples_per_image >= 0, "loss.samples_per_image", self.samples_per_image, ">= 0"
+        )
+
+
+@dataclass(frozen=True)
+class ProposalConfig:
+    """From head outputs to boxes."""
+
+    nms_pre: int = 2000
+    """Best-scored anchors of each level that are decoded."""
+    nms_iou: float = 0.7
+    """A box is suppressed by a better one of its level above this IoU."""
+    max_proposals: int = 1000
+    """Boxes kept a picture, over all levels."""
+    min_size: float = 0.0
+    """Boxes must be wider and higher than this, in original pixels."""
+
+    def __post_init__(self) -> None:
+        _check_types("proposals", self)
+        _check(self.nms_pre >= 1, "proposals.nms_pre", self.nms_pre, "1 or more")
+        _check(0 <= self.nms_iou <= 1, "proposals.nms_iou", self.nms_iou, "0 to 1")
+        _check(self.max_proposals >= 1, "proposals.max_proposals", self.max_proposals, "1 or more")
+        _check(self.min_size >= 0, "proposals.min_size", self.min_size, "0 or more")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where pictures come from, and their way to the device."""
+
+    dataset: Literal["coco", "tfds", "shapes"] = "coco"
+    """'coco': a folder in COCO format.
+    'tfds': a TensorFlow Datasets folder of COCO.
+    'shapes': pictures drawn by code."""
+    root: str = "data/coco"
+    """Folder of the dataset: ROOT/annotations/instances_SPLIT.json and ROOT/SPLIT/*.jpg."""
+    train_split: str = "train2017"
+    """Split to train on."""
+    eval_split: str = "val2017"
+    """Split to evaluate on."""
+    scale: tuple[int, int] = (1333, 800)
+    """Pictures are resized to fit in (long, short) sides, pixels, keeping their ratio."""
+    buckets: tuple[tuple[int, int], ...] = ((800, 1088), (1088, 800), (800, 1344), (1344, 800))
+    """Canvases (height, width), pixels; a picture goes to the smallest that holds it."""
+    batch_size: int = 16
+    """Pictures a training step, over all devices."""
+    eval_batch_size: int = 8
+    """Pictures a step of evaluation, over all devices."""
+    flip_probability: float = 0.5
+    """Probability of mirroring a training picture."""
+    min_image_size: int = 32
+    """Pictures with a shorter side below this, pixels, are left out of training."""
+    clip_boxes: bool = False
+    """Cut boxes that reach out of their picture at its border, instead of refusing them."""
+    loader_threads: int = 4
+    """Threads that read and resize pictures."""
+
+    def __post_init__(self) -> None:
+        _check_types("data", self)
+        for key in ("batch_size", "eval_batch_size", "loader_threads"):
+            value = getattr(self, key)
+            _check(value >= 1, f"data.{key}", value, "1 or more")
+        _check(self.min_image_size >= 0, "data.min_image_size", self.min_image_size, "0 or more")
+        _check(
+            0 <= self.flip_probability <= 1,
+            "data.flip_probability",
+            self.flip_probability,
+            "0 to 1",
+        )
+        long, short = self.scale
+        _check(long >= short >= 1, "data.scale", self.scale, "(long, short), long side first")
+        _check(
+            all(
+                side >= 1 and side % CANVAS_MULTIPLE == 0 for size in self.buckets for side in size
+            ),
+            "data.buckets",
+            self.buckets,
+            f"sides in multiples of {CANVAS_MULTIPLE}",
+        )
+        for height, width in ((short, long), (long, short)):
+            _check(
+                any(height <= rows and width <= columns for rows, columns in self.buckets),
+                "data.buckets",
+                self.buckets,
+                f"one that holds {height}x{width} (height x width), as data.scale needs",
+            )
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """SGD with momentum, a linear warm-up and steps down."""
+
+    learning_rate: float = 0.02
+    """Learning rate after the warm-up, for base_batch_size pictures a step."""
+    momentum: float = 0.9
+    """Momentum of SGD."""
+    weight_decay: float = 1e-4
+    """L2 decay of every trained parameter."""
+    warmup_steps: int = 500
+    """Steps of linear warm-up."""
+    warmup_ratio: float = 0.001
+    """Share of the learning rate at the first step."""
+    decay_epochs: tuple[int, ...] = (8, 11)
+    """The learning rate falls after each of these epochs."""
+    decay_factor: float = 0.1
+    """By this factor."""
+    base_batch_size: int = 16
+    """Pictures a step that learning_rate is meant for; --auto-scale-lr scales by it."""
+    clip_norm: float = 0.0
+    """Largest L2 norm of the whole gradient; 0 leaves it alone."""
+
+    def __post_init__(self) -> None:
+        _check_types("optim", self)
+        _check(self.learning_rate > 0, "optim.learning_rate", self.learning_rate, "above 0")
+        _check(0 <= self.momentum < 1, "optim.momentum", self.momentum, "0 to below 1")
+        _check(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "0 or more")
+        _check(self.warmup_steps >= 0, "optim.warmup_steps", self.warmup_steps, "0 or more")
+        _check(0 < self.warmup_ratio <= 1, "optim.warmup_ratio", self.warmup_ratio, "above 0, <= 1")
+        _check(
+            list(self.decay_epochs) == sorted(set(self.decay_epochs))
+            and all(epoch >= 1 for epoch in self.decay_epochs),
+            "optim.decay_epochs",
+            self.decay_epochs,
+            "ascending epochs from 1",
+        )
+        _check(0 < self.decay_factor <= 1, "optim.decay_factor", self.decay_factor, "above 0, <= 1")
+        _check(
+            self.base_batch_size >= 1, "optim.base_batch_size", self.base_batch_size, "1 or more"
+        )
+        _check(self.clip_norm >= 0, "optim.clip_norm", self.clip_norm, "0 or more")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The course of a training run."""
+
+    epochs: int = 12
+    """Passes over the training split."""
+    seed: int = 0
+    """Fixes the initial weights, the order of the data, the flips and the sampling."""
+    init_weights: str = ""
+    """Folder of weights to start from; empty starts from random ones."""
+    eval_every: int = 1
+    """Evaluate after every this many epochs, and after the last; 0 never."""
+    log_every: int = 10
+    """Steps between two lines of metrics."""
+    keep_last: int = 2
+    """Checkpoints kept, beside the best by AR."""
+
+    def __post_init__(self) -> None:
+        _check_types("train", self)
+        _check(self.epochs >= 1, "train.epochs", self.epochs, "1 or more")
+        _check(0 <= self.seed < 2**32, "train.seed", self.seed, "0 to 2**32 - 1")
+        _check(self.eval_every >= 0, "train.eval_every", self.eval_every, "0 or more")
+        _check(self.log_every >= 1, "train.log_every", self.log_every, "1 or more")
+        _check(self.keep_last >= 1, "train.keep_last", self.keep_last, "1 or more")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides what a run computes."""
+
+    name: str = "rpn"
+    """Name of the config."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The network."""
+    pixels: PixelConfig = field(default_factory=PixelConfig)
+    """Normalisation of pictures."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """Matching, sampling and loss."""
+    proposals: ProposalConfig = field(default_factory=ProposalConfig)
+    """Proposals from head outputs."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Pictures and their boxes."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """The optimiser and its schedule."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """The course of training."""
+
+    def __post_init__(self) -> None:
+        _check_types("", self)
+
+
+def load_config(name_or_path: str | Path) -> Config:
+    """Load a `Config` by name, or by the path of a ``.py`` file with CONFIG or a saved ``.json``.
+
+    Raises:
+      UserError: no such config, a file without CONFIG, or an impossible value in it.
+    """
+    path = Path(name_or_path)
+    if path.suffix == ".json":
+        return config_from_json(path)
+    if path.suffix != ".py":
+        path = _named_config(str(name_or_path))
+    if not path.is_file():
+        raise UserError(f"config {path}: no such file")
+    try:
+        config = runpy.run_path(str(path)).get("CONFIG")
+    except UserError:
+        raise
+    except Exception as error:  # a config file is a person's code and can fail in any way
+        raise UserError(f"config {path}: does not run ({type(error).__name__}: {error})") from error
+    if not isinstance(config, Config):
+        raise UserError(f"config {path}: defines no CONFIG of type rpn_jax.config.Config")
+    return config
+
+
+def config_names() -> list[str]:
+    """Names of the configs that come with the package, sorted."""
+    return sorted(path.stem for path in _config_folder().glob("*.py"))
+
+
+def config_to_json(config: Config, path: Path) -> None:
+    """Write a resolved config, to be read again by `load_config`."""
+    path.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+
+
+def config_from_json(path: Path) -> Config:
+    """Read what `config_to_json` wrote. Raises UserError for a broken file or an unknown key."""
+    try:
+        values = json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"config {path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise UserError(f"config {path}: is not JSON ({error})") from None
+    return _from_dict(Config, values, path)
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """``; did you mean 'x'?`` for the entry of ``known`` nearest to ``word``, or nothing."""
+    matches = difflib.get_close_matches(word, known, n=1, cutoff=0.4)
+    return f"; did you mean '{matches[0]}'?" if matches else ""
+
+
+def _config_folder() -> Path:
+    package = Path(__file__).parent
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
+def _named_config(name: str) -> Path:
+    names = config_names()
+    if name not in names:
+        raise UserError(
+            f"config '{name}': no such name or .py file{nearest(name, names)} "
+            f"(known: {', '.join(names)})"
+        )
+    return _config_folder() / f"{name}.py"
+
+
+def _from_dict(cls: type[T], values: Any, path: Path, prefix: str = "") -> T:
+    if not isinstance(values, dict):
+        raise UserError(f"config {path}: '{prefix or 'the file'}' is no object")
+    hints = get_type_hints(cls)
+    unknown = set(values) - set(hints)
+    if unknown:
+        key = min(unknown)
+        raise UserError(f"config {path}: unknown key '{prefix}{key}'{nearest(key, list(hints))}")
+    arguments = {
+        key: _from_dict(hints[key], value, path, f"{prefix}{key}.")
+        if dataclasses.is_dataclass(hints[key])
+        else _tuples(value)
+        for key, value in values.items()
+    }
+    return cls(**arguments)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _check(holds: bool, key: str, value: object, wanted: str) -> None:
+    if not holds:
+        raise UserError(f"{key} = {value!r}: must be {wanted}")
+
+
+def _check_types(section: str, config: Any) -> None:
+    for key, hint in get_type_hints(type(config)).items():
+        value = getattr(config, key)
+        if not _is_of_type(value, hint):
+            name = f"{section}.{key}" if section else key
+            raise UserError(f"{name} = {value!r}: must be {_type_text(hint)}")
+
+
+def _is_of_type(value: Any, hint: Any) -> bool:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return any(value == choice and type(value) is type(choice) for choice in arguments)
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        if arguments[-1] is Ellipsis:
+            return all(_is_of_type(item, arguments[0]) for item in value)
+        return len(value) == len(arguments) and all(map(_is_of_type, value, arguments))
+    if hint is float:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return number and math.isfinite(value)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _type_text(hint: Any) -> str:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return "one of " + ", ".join(map(repr, arguments))
+    if origin is tuple:
+        return str(hint)
+    return {int: "a whole number", float: "a finite number", bool: "true or false"}.get(
+        hint, "a text" if hint is str else f"a {getattr(hint, '__name__', hint)}"
+    )

@@ -1,0 +1,1 @@
+"""Pictures and their boxes: datasets, transforms, and the input pipeline."""

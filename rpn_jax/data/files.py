@@ -1,0 +1,103 @@
+"""Pictures without boxes: plain files, and arrays in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from glob import glob
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rpn_jax.data.dataset import Picture
+from rpn_jax.data.images import check_size, image_size, read_image
+from rpn_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from jaxtyping import UInt8
+
+SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+"""Files of a folder that count as pictures; a file named by itself may have any suffix."""
+
+
+class PictureFiles:
+    """Pictures in the given order, ids from 1, no boxes (a `Dataset`).
+
+    Args:
+      items: picture files, or uint8 RGB arrays.
+
+    Raises:
+      UserError: a file that is missing or is no picture, or an array that is none.
+    """
+
+    def __init__(self, items: Sequence[Path | UInt8[np.ndarray, "H W 3"]]) -> None:
+        self._items = list(items)
+        self.pictures: Sequence[Picture] = [
+            _picture_of(item, number) for number, item in enumerate(self._items, start=1)
+        ]
+        self.annotations: dict[str, Any] = {
+            "images": [
+                {
+                    "id": picture.image_id,
+                    "file_name": picture.name,
+                    "height": picture.height,
+                    "width": picture.width,
+                }
+                for picture in self.pictures
+            ],
+            "annotations": [],
+            "categories": [],
+        }
+
+    def load_image(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
+        """RGB pixels. Raises UserError for a file that cannot be decoded."""
+        item = self._items[index]
+        if not isinstance(item, Path):
+            return item
+        image = read_image(item)
+        check_size(image, self.pictures[index], "its header")
+        return image
+
+
+def find_pictures(patterns: Sequence[str]) -> list[Path]:
+    """Picture files that paths, folders (not those inside them) and globs name, each once.
+
+    Raises:
+      UserError: a pattern that names nothing.
+    """
+    return list(dict.fromkeys(path for pattern in patterns for path in _expand(pattern)))
+
+
+def _picture_of(item: Path | UInt8[np.ndarray, "H W 3"], number: int) -> Picture:
+    if isinstance(item, Path):
+        name, (height, width) = str(item), image_size(item, str(item))
+    else:
+        name, (height, width) = f"array {number}", _array_size(item, number)
+    return Picture(number, name, height, width, np.zeros((0, 4), np.float32))
+
+
+def _array_size(array: UInt8[np.ndarray, "H W 3"], number: int) -> tuple[int, int]:
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
+        raise UserError(
+            f"picture {number} is an array of {array.dtype}{list(array.shape)}: must be RGB, "
+            "uint8[height, width, 3]"
+        )
+    height, width, _ = array.shape
+    return height, width
+
+
+def _expand(pattern: str) -> list[Path]:
+    # A file may have glob characters in its own name.
+    matches = [pattern] if Path(pattern).exists() else sorted(glob(pattern))  # noqa: PTH207
+    found = [file for match in matches for file in _files_of(Path(match))]
+    if not found:
+        kind = "no picture in this folder" if Path(pattern).is_dir() else "no such picture"
+        raise UserError(f"{pattern}: {kind} ({', '.join(sorted(SUFFIXES))})")
+    return found
+
+
+def _files_of(path: Path) -> Iterator[Path]:
+    if path.is_dir():
+        yield from sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+    else:
+        yield path

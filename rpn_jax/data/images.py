@@ -1,0 +1,72 @@
+"""Picture files to pixels: decoding as the reference does, and sizes from file headers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import cv2
+import numpy as np
+
+from rpn_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from jaxtyping import UInt8
+
+    from rpn_jax.data.dataset import Picture
+
+EXIF_ORIENTATION = 0x0112
+"""The EXIF tag of a picture's orientation; values from 5 exchange height and width."""
+
+
+def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, "H W 3"]:
+    """Decode a picture file's bytes to RGB with OpenCV, EXIF orientation applied.
+
+    Raises:
+      UserError: not a picture, or a truncated one.
+    """
+    encoded = np.frombuffer(data, np.uint8)
+    bgr = cv2.imdecode(encoded, cv2.IMREAD_COLOR) if encoded.size else None
+    if bgr is None:
+        raise UserError(f"{name}: is no picture that OpenCV can read")
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+
+
+def read_image(path: Path) -> UInt8[np.ndarray, "H W 3"]:
+    """`decode_image` of a file. Raises UserError where it cannot be read."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    return decode_image(data, str(path))
+
+
+def image_size(file: Path | BinaryIO, name: str) -> tuple[int, int]:
+    """(height, width) in pixels from a picture's header alone, EXIF orientation applied.
+
+    Raises:
+      UserError: the file is missing, or is no picture.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            width, height = image.size
+            turned = image.getexif().get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{name}: is too large ({error})") from None
+    except OSError as error:
+        # Pillow's own complaints about a file's content carry no system error.
+        reason = f"cannot be read ({error.strerror})" if error.strerror else "is no picture"
+        raise UserError(f"{name}: {reason}") from None
+    return (width, height) if turned else (height, width)
+
+
+def check_size(image: UInt8[np.ndarray, "H W 3"], picture: Picture, source: str) -> None:
+    """Raise UserError where the decoded picture has another size than ``source`` says."""
+    height, width = image.shape[:2]
+    if (height, width) != (picture.height, picture.width):
+        raise UserError(
+            f"{picture.name}: is {width}x{height} (width x height, EXIF orientation applied), "
+            f"but {source} says {picture.width}x{picture.height}; correct the one that is wrong"
+        )

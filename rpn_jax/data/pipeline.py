@@ -1,0 +1,280 @@
+"""Datasets to batches: order, buckets, loading in threads, two batches in flight.
+
+A picture goes to the smallest canvas (bucket) that holds it after resizing, and a batch holds
+pictures of one bucket. The order, and which pictures are flipped, are a pure function of the seed
+and the step: a run resumed at a step sees what an uninterrupted one would have seen.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, TypeVar
+
+import jax
+import numpy as np
+
+from rpn_jax.data import transforms
+from rpn_jax.errors import UserError
+from rpn_jax.structures import Batch
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Int
+
+    from rpn_jax.config import DataConfig
+    from rpn_jax.data.dataset import Dataset, Picture
+
+NumpyBatch: Callable[..., Batch] = Batch
+"""Makes a `Batch` of NumPy arrays: its fields are typed as the device arrays they become."""
+
+T = TypeVar("T")
+S = TypeVar("S")
+
+BOXES_MULTIPLE = 8
+"""Boxes of a picture are padded to a multiple of this."""
+
+
+@dataclass(frozen=True, eq=False)
+class EpochPlan:
+    """Which pictures an epoch shows, in which order."""
+
+    indices: Int[np.ndarray, "steps B"]
+    """Positions in the dataset; each row is of one bucket."""
+    flips: Bool[np.ndarray, "steps B"]
+    """True where a picture is mirrored."""
+
+
+def training_indices(dataset: Dataset, config: DataConfig) -> Int[np.ndarray, " M"]:
+    """Positions of the pictures to train on: with a box, and not too small.
+
+    Raises:
+      UserError: there is none.
+    """
+    indices = [
+        index
+        for index, picture in enumerate(dataset.pictures)
+        if len(picture.boxes_xyxy) and min(picture.height, picture.width) >= config.min_image_size
+    ]
+    if not indices:
+        raise UserError(
+            f"no picture to train on: none of {len(dataset.pictures)} has a box and sides of at "
+            f"least data.min_image_size = {config.min_image_size} pixels"
+        )
+    return np.array(indices)
+
+
+def assign_buckets(pictures: Sequence[Picture], config: DataConfig) -> Int[np.ndarray, " M"]:
+    """For each picture the position in ``config.buckets`` of the smallest that holds it."""
+    by_area = sorted(range(len(config.buckets)), key=lambda i: int(np.prod(config.buckets[i])))
+
+    def smallest(picture: Picture) -> int:
+        height, width = transforms.resized_size(picture.height, picture.width, config.scale)
+        return next(
+            i for i in by_area if height <= config.buckets[i][0] and width <= config.buckets[i][1]
+        )
+
+    return np.array([smallest(picture) for picture in pictures], np.int64)
+
+
+def padded_boxes(dataset: Dataset) -> int:
+    """G of every batch: the most boxes of a picture, rounded up to `BOXES_MULTIPLE`."""
+    most = max((len(picture.boxes_xyxy) for picture in dataset.pictures), default=0)
+    return max(-(-most // BOXES_MULTIPLE), 1) * BOXES_MULTIPLE
+
+
+def batch_shapes(dataset: Dataset, config: DataConfig) -> list[Batch]:
+    """A `Batch` of `jax.ShapeDtypeStruct` for each bucket that training uses, to compile ahead."""
+    used = np.unique(assign_buckets(dataset.pictures, config)[training_indices(dataset, config)])
+    num_boxes = padded_boxes(dataset)
+    return [
+        jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((config.batch_size, *leaf.shape[1:]), leaf.dtype),
+            _empty_picture(config.buckets[bucket], num_boxes),
+        )
+        for bucket in used
+    ]
+
+
+def steps_per_epoch(dataset: Dataset, config: DataConfig) -> int:
+    """Training steps that show every picture at least once."""
+    return sum(-(-len(group) // config.batch_size) for group in _train_groups(dataset, config))
+
+
+def train_batches(
+    dataset: Dataset, config: DataConfig, seed: int, first_step: int
+) -> Iterator[Batch]:
+    """Endless training batches (NumPy arrays) from step ``first_step`` on.
+
+    Raises:
+      UserError: no picture to train on, and from the iterator: a picture that cannot be read.
+    """
+    groups = _train_groups(dataset, config)
+    steps = steps_per_epoch(dataset, config)
+    buckets = assign_buckets(dataset.pictures, config)
+    num_boxes = padded_boxes(dataset)
+
+    @lru_cache(maxsize=2)
+    def plan(epoch: int) -> EpochPlan:
+        return plan_epoch(groups, config.batch_size, config.flip_probability, seed, epoch)
+
+    def load(place: int) -> Batch:
+        step, slot = divmod(place, config.batch_size)
+        epoch, row = divmod(step, steps)
+        index = int(plan(epoch).indices[row, slot])
+        bucket = config.buckets[buckets[index]]
+        flipped = bool(plan(epoch).flips[row, slot])
+        return load_picture(dataset, index, config.scale, bucket, num_boxes, flipped)
+
+    first = first_step * config.batch_size
+    return _load_in_threads(load, range(first, sys.maxsize), config.batch_size, config)
+
+
+def eval_batches(dataset: Dataset, config: DataConfig) -> Iterator[Batch]:
+    """Every picture once, grouped by bucket; NumPy arrays.
+
+    A bucket's last batch is filled up with black pictures of 1x1 pixels, index -1, without boxes.
+
+    Raises:
+      UserError: from the iterator: a picture that cannot be read.
+    """
+    buckets = assign_buckets(dataset.pictures, config)
+    num_boxes = padded_boxes(dataset)
+    places = [
+        (int(index), config.buckets[bucket])
+        for bucket in np.unique(buckets)
+        for index in _fill_up(np.flatnonzero(buckets == bucket), config.eval_batch_size)
+    ]
+
+    def load(place: int) -> Batch:
+        index, bucket = places[place]
+        if index < 0:
+            return _empty_picture(bucket, num_boxes)
+        return load_picture(dataset, index, config.scale, bucket, num_boxes, flipped=False)
+
+    return _load_in_threads(load, range(len(places)), config.eval_batch_size, config)
+
+
+def plan_epoch(
+    groups: Sequence[Int[np.ndarray, " M"]],
+    batch_size: int,
+    flip_probability: float,
+    seed: int,
+    epoch: int,
+) -> EpochPlan:
+    """The order of an epoch, a pure function of its arguments.
+
+    Each group (the pictures of one bucket) is shuffled and cut into batches, its last batch filled
+    up with the group's first pictures; then the batches of all groups are shuffled.
+    """
+    rng = np.random.default_rng((seed, epoch))
+    batches = [
+        np.resize(rng.permutation(group), (-(-len(group) // batch_size), batch_size))
+        for group in groups
+    ]
+    indices = rng.permutation(np.concatenate(batches))
+    return EpochPlan(indices, rng.random(indices.shape) < flip_probability)
+
+
+def load_picture(
+    dataset: Dataset,
+    index: int,
+    scale: tuple[int, int],
+    bucket: tuple[int, int],
+    num_boxes: int,
+    flipped: bool,
+) -> Batch:
+    """Read, resize, flip and pad one picture: a `Batch` of one, NumPy arrays."""
+    picture = dataset.pictures[index]
+    old_size = (picture.height, picture.width)
+    size = transforms.resized_size(*old_size, scale)
+    factors = transforms.scale_factors(old_size, size)
+    image = transforms.resize(dataset.load_image(index), size)
+    boxes_xyxy = transforms.resize_boxes(picture.boxes_xyxy, factors, size)
+    if flipped:
+        image = transforms.flip(image)
+        boxes_xyxy = transforms.flip_boxes(boxes_xyxy, width=size[1])
+    count = len(boxes_xyxy)
+    return NumpyBatch(
+        images=transforms.pad_to(image, bucket)[None],
+        image_sizes=np.array([size], np.int32),
+        scale_factors=factors[None],
+        boxes_xyxy=np.pad(boxes_xyxy, ((0, num_boxes - count), (0, 0)))[None],
+        box_mask=(np.arange(num_boxes) < count)[None],
+        indices=np.array([index], np.int32),
+    )
+
+
+def prefetch(batches: Iterator[T], place: Callable[[T], S], size: int = 2) -> Iterator[S]:
+    """Keep ``size`` batches in flight: each is placed that many ahead of its use.
+
+    Args:
+      batches: batches on the host.
+      place: puts a batch on the devices (and may start work on it), without waiting.
+      size: batches placed and not yet handed out, 1 or more.
+    """
+    placed: deque[S] = deque()
+    for batch in batches:
+        placed.append(place(batch))
+        if len(placed) == size:
+            yield placed.popleft()
+    yield from placed
+
+
+def _train_groups(dataset: Dataset, config: DataConfig) -> list[Int[np.ndarray, " M"]]:
+    indices = training_indices(dataset, config)
+    buckets = assign_buckets([dataset.pictures[index] for index in indices], config)
+    return [indices[buckets == bucket] for bucket in np.unique(buckets)]
+
+
+def _fill_up(indices: Int[np.ndarray, " M"], batch_size: int) -> Int[np.ndarray, " M"]:
+    return np.pad(indices, (0, -len(indices) % batch_size), constant_values=-1)
+
+
+def _empty_picture(bucket: tuple[int, int], num_boxes: int) -> Batch:
+    """A black picture of 1x1 pixels, so that no size is zero anywhere."""
+    return NumpyBatch(
+        images=np.zeros((1, *bucket, 3), np.uint8),
+        image_sizes=np.ones((1, 2), np.int32),
+        scale_factors=np.ones((1, 2), np.float32),
+        boxes_xyxy=np.zeros((1, num_boxes, 4), np.float32),
+        box_mask=np.zeros((1, num_boxes), bool),
+        indices=np.full((1,), -1, np.int32),
+    )
+
+
+def _load_in_threads(
+    load: Callable[[int], Batch], places: range, batch_size: int, config: DataConfig
+) -> Iterator[Batch]:
+    """Load pictures in threads, each ahead of its use, and join them to batches in order."""
+    import cv2
+    import grain
+
+    # The loader's threads share the pictures among them; OpenCV's own would only get in their way.
+    cv2.setNumThreads(0)
+    options = grain.ReadOptions(
+        num_threads=config.loader_threads,
+        prefetch_buffer_size=max(2 * batch_size, config.loader_threads),
+    )
+    pictures = grain.MapDataset.range(places.start, places.stop).map(partial(_attempt, load))
+    for batch in pictures.to_iter_dataset(options).batch(batch_size, batch_fn=_join):
+        if isinstance(batch, UserError):
+            raise batch
+        yield batch
+
+
+def _attempt(load: Callable[[int], Batch], place: int) -> Batch | UserError:
+    # Handed on as a value: Grain adds its own lines to an exception that passes through it.
+    try:
+        return load(place)
+    except UserError as error:
+        return error
+
+
+def _join(pictures: Sequence[Batch | UserError]) -> Batch | UserError:
+    for picture in pictures:
+        if isinstance(picture, UserError):
+            return picture
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *pictures)

@@ -1,0 +1,142 @@
+"""The two loss terms of an RPN (Ren et al. 2015, section 3.1.2)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rpn_jax.config import Config, LossConfig
+from rpn_jax.ops import (
+    anchor_validity,
+    assign_anchors,
+    encode_boxes,
+    grid_anchors,
+    sample_anchors,
+)
+from rpn_jax.structures import RPNOutputs
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+
+class AnchorTargets(NamedTuple):
+    """What the head should say about the anchors of one picture."""
+
+    positive: Bool[Array, " K"]
+    """True for sampled anchors that hold an object."""
+    negative: Bool[Array, " K"]
+    """True for sampled anchors that hold none."""
+    deltas: Float[Array, "K 4"]
+    """float32 (dx, dy, dw, dh); zeros where not positive."""
+
+
+def rpn_loss(
+    config: Config,
+    outputs: RPNOutputs,
+    boxes_xyxy: Float[Array, "B G 4"],
+    box_mask: Bool[Array, "B G"],
+    image_sizes: Int[Array, "B 2"],
+    rng: PRNGKeyArray,
+    axis_name: str | None = None,
+) -> dict[str, Float[Array, ""]]:
+    """Sigmoid cross-entropy and L1 over the sampled anchors, both divided by their number.
+
+    As in the reference, a picture without positives counts for one of them in that number, and so
+    for negatives; it is never 0.
+
+    Args:
+      config: ``config.model.anchors`` and ``config.loss`` are used.
+      outputs: of the network, any float type; the loss is float32.
+      boxes_xyxy: ground truth, resized pixels.
+      box_mask: True where a box exists.
+      image_sizes: (height, width) of each resized picture before padding.
+      rng: key of the sampling, folded with each picture's place in the batch.
+      axis_name: mapped axis of the devices, if any. The number of samples is then averaged over
+        it, so that the mean of the devices' losses is the loss of the global batch.
+
+    Returns:
+      ``loss_rpn_cls`` and ``loss_rpn_bbox``, f32 scalars.
+
+    Raises:
+      UserError: the outputs have not one level for each of the config's strides.
+    """
+    targets = batch_targets(config, outputs, boxes_xyxy, box_mask, image_sizes, rng)
+    samples = jnp.sum(_counted(targets.positive) + _counted(targets.negative))
+    samples = samples.astype(jnp.float32)
+    if axis_name is not None:
+        samples = jax.lax.pmean(samples, axis_name)
+
+    logits = _flatten_levels(outputs.objectness, ())
+    # The cross-entropy of a logit x is softplus(x) against 0 and softplus(-x) against 1.
+    cross_entropy = jax.nn.softplus(jnp.where(targets.positive, -logits, logits))
+    sampled = targets.positive | targets.negative
+    errors = jnp.abs(_flatten_levels(outputs.deltas, (4,)) - targets.deltas)
+    return {
+        "loss_rpn_cls": _masked_sum(cross_entropy, sampled) / samples,
+        "loss_rpn_bbox": _masked_sum(errors, targets.positive[..., None]) / samples,
+    }
+
+
+def batch_targets(
+    config: Config,
+    outputs: RPNOutputs,
+    boxes_xyxy: Float[Array, "B G 4"],
+    box_mask: Bool[Array, "B G"],
+    image_sizes: Int[Array, "B 2"],
+    rng: PRNGKeyArray,
+) -> AnchorTargets:
+    """The targets of every picture, as `picture_targets`, with a leading axis B."""
+    level_shapes = [(x.shape[1], x.shape[2]) for x in outputs.objectness]
+    anchors = jnp.concatenate(grid_anchors(level_shapes, config.model.anchors))
+    valid = anchor_validity(level_shapes, config.model.anchors, image_sizes)
+    rngs = jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.arange(len(image_sizes)))
+
+    def one_picture(valid: Array, boxes: Array, mask: Array, rng: Array) -> AnchorTargets:
+        return picture_targets(config.loss, anchors, valid, boxes, mask, rng)
+
+    return jax.lax.stop_gradient(jax.vmap(one_picture)(valid, boxes_xyxy, box_mask, rngs))
+
+
+def picture_targets(
+    config: LossConfig,
+    anchors: Float[Array, "K 4"],
+    valid: Bool[Array, " K"],
+    boxes_xyxy: Float[Array, "G 4"],
+    box_mask: Bool[Array, " G"],
+    rng: PRNGKeyArray,
+) -> AnchorTargets:
+    """Match the anchors of one picture with its boxes, sample them, and encode the boxes."""
+    labels = assign_anchors(
+        anchors,
+        valid,
+        boxes_xyxy,
+        box_mask,
+        config.positive_iou,
+        config.negative_iou,
+        config.min_positive_iou,
+    )
+    positive, negative = sample_anchors(
+        labels, rng, config.samples_per_image, config.positive_fraction
+    )
+    # An anchor that is not positive is its own box: its deltas are 0 and stay finite.
+    rows = jnp.where(positive, labels, 0)
+    matched = jnp.concatenate([jnp.zeros((1, 4)), boxes_xyxy])[rows]
+    matched = jnp.where(positive[:, None], matched, anchors)
+    return AnchorTargets(positive, negative, encode_boxes(anchors, matched))
+
+
+def _counted(mask: Bool[Array, "B K"]) -> Int[Array, " B"]:
+    return jnp.maximum(jnp.sum(mask, axis=-1), 1)
+
+
+def _flatten_levels(
+    levels: tuple[Float[Array, "B Hl Wl A *rest"], ...], rest: tuple[int, ...]
+) -> Float[Array, "B K *rest"]:
+    flat = [level.reshape(len(level), -1, *rest) for level in levels]
+    return jnp.concatenate(flat, axis=1).astype(jnp.float32)
+
+
+def _masked_sum(values: Float[Array, "..."], mask: Bool[Array, "..."]) -> Float[Array, ""]:
+    return jnp.sum(jnp.where(mask, values, 0.0))

@@ -1,0 +1,83 @@
+"""Feature pyramid (Lin et al. 2016), as MMDetection's FPN with one extra pooled level."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from rpn_jax.models.layers import ConvWeights, Precision, convolve, xavier_uniform
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
+
+
+class FPN(nn.Module):
+    """1x1 laterals, top-down sums, 3x3 outputs; P6 is every second pixel of P5."""
+
+    features: int
+    precision: Precision
+
+    @nn.compact
+    def __call__(
+        self, stages: tuple[Float[Array, "B h w C"], ...]
+    ) -> tuple[Float[Array, "B h w F"], ...]:
+        """One level for each stage, and one of twice the last one's stride."""
+        laterals = LevelConvs(self.features, 1, self.precision, name="lateral_convs")(stages)
+        sums = [laterals[-1]]
+        for lateral in reversed(laterals[:-1]):
+            sums.append(lateral + upsample_nearest(sums[-1], lateral.shape[1], lateral.shape[2]))
+        levels = LevelConvs(self.features, 3, self.precision, name="fpn_convs")(tuple(sums[::-1]))
+        return (*levels, levels[-1][:, ::2, ::2])
+
+
+class LevelConvs(nn.Module):
+    """One convolution with bias for each level."""
+
+    features: int
+    kernel_size: int
+    precision: Precision
+
+    @nn.compact
+    def __call__(
+        self, levels: tuple[Float[Array, "B h w C"], ...]
+    ) -> tuple[Float[Array, "B h w F"], ...]:
+        return tuple(
+            LevelConv(self.features, self.kernel_size, self.precision, name=str(index))(x)
+            for index, x in enumerate(levels)
+        )
+
+
+class LevelConv(nn.Module):
+    """A convolution with bias, under the name ``conv``."""
+
+    features: int
+    kernel_size: int
+    precision: Precision
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B h w C"]) -> Float[Array, "B h w F"]:
+        kernel, bias = ConvWeights(
+            x.shape[-1],
+            self.features,
+            self.kernel_size,
+            use_bias=True,
+            kernel_init=xavier_uniform,
+            name="conv",
+        )()
+        return convolve(x, kernel, bias, self.precision)
+
+
+def upsample_nearest(
+    x: Float[Array, "B h w C"], height: int, width: int
+) -> Float[Array, "B H W C"]:
+    """Nearest upsampling to twice the size or one less, which is what strides of 2 leave.
+
+    There, doubling and cropping takes the same pixels as PyTorch's ``floor(i * h / H)``.
+    """
+    batch, rows, columns, channels = x.shape
+    doubled = jnp.broadcast_to(
+        x[:, :, None, :, None], (batch, rows, 2, columns, 2, channels)
+    ).reshape(batch, 2 * rows, 2 * columns, channels)
+    return doubled[:, :height, :width]

@@ -1,0 +1,126 @@
+"""Exact greedy non-maximum suppression with fixed shapes.
+
+Boxes are visited from the best score down; each is kept unless its IoU with a kept one is above the
+threshold. Two forms give the same result: CPUs are fastest visiting the kept boxes one by one,
+accelerators with a matrix of overlaps and a few parallel rounds.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+
+from rpn_jax.ops.boxes import box_iou, elementwise_iou, split_coordinates
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float
+
+    LoopState = tuple[Array, Array, Array, Array]
+
+
+def nms(
+    boxes_xyxy: Float[Array, "*batch N 4"],
+    scores: Float[Array, "*batch N"],
+    valid: Bool[Array, "*batch N"],
+    iou_threshold: float,
+) -> Bool[Array, "*batch N"]:
+    """Exact greedy NMS of each set of boxes.
+
+    Args:
+      boxes_xyxy: pixels.
+      scores: higher is better; the lower index is visited first among equals.
+      valid: True where a box exists.
+      iou_threshold: a box is suppressed by a kept one above (not at) this IoU.
+
+    Returns:
+      bool[*batch, N], True where a box is kept.
+    """
+    order = jnp.argsort(jnp.where(valid, -scores, jnp.inf), axis=-1, stable=True)
+    keep = nms_sorted(
+        jnp.take_along_axis(boxes_xyxy, order[..., None], axis=-2),
+        jnp.take_along_axis(valid, order, axis=-1),
+        iou_threshold,
+        max_kept=scores.shape[-1],
+    )
+    return jnp.take_along_axis(keep, jnp.argsort(order, axis=-1), axis=-1)
+
+
+def nms_sorted(
+    boxes_xyxy: Float[Array, "*batch N 4"],
+    valid: Bool[Array, "*batch N"],
+    iou_threshold: float,
+    max_kept: int,
+) -> Bool[Array, "*batch N"]:
+    """`nms` of boxes that are sorted already, best first; keeps the ``max_kept`` best of a set."""
+    *batch, count, _ = boxes_xyxy.shape
+    forms = {
+        name: partial(form, iou_threshold=iou_threshold, max_kept=max_kept)
+        for name, form in (("cpu", keep_one_by_one), ("default", keep_by_fixed_point))
+    }
+    keep = jax.lax.platform_dependent(
+        boxes_xyxy.reshape(-1, count, 4), valid.reshape(-1, count), **forms
+    )
+    return keep.reshape(*batch, count)
+
+
+def keep_one_by_one(
+    boxes_xyxy: Float[Array, "S N 4"],
+    valid: Bool[Array, "S N"],
+    iou_threshold: float,
+    max_kept: int,
+) -> Bool[Array, "S N"]:
+    """The form for CPUs: visits only boxes that are kept, and ends with the last of them."""
+
+    def one_set(
+        args: tuple[Float[Array, "N 4"], Bool[Array, " N"]],
+    ) -> Bool[Array, " N"]:
+        boxes_xyxy, valid = args
+        coordinates = split_coordinates(boxes_xyxy)
+        positions = jnp.arange(len(valid), dtype=jnp.int32)
+        gone = len(valid)
+
+        def kept_box_remains(state: LoopState) -> Bool[Array, ""]:
+            position, _, _, kept = state
+            return (position < gone) & (kept < max_kept)
+
+        def keep_box(state: LoopState) -> LoopState:
+            position, remaining, keep, kept = state
+            iou = elementwise_iou(tuple(x[position] for x in coordinates), coordinates)
+            leaves = (iou > iou_threshold) | (positions == position)
+            remaining = jnp.where(leaves, gone, remaining)
+            return jnp.min(remaining), remaining, keep.at[position].set(True), kept + 1
+
+        # `remaining` holds each unvisited box's own position, so its minimum is the next to keep.
+        remaining = jnp.where(valid, positions, gone)
+        start = (jnp.min(remaining), remaining, jnp.zeros_like(valid), jnp.int32(0))
+        return jax.lax.while_loop(kept_box_remains, keep_box, start)[2]
+
+    return jax.lax.map(one_set, (boxes_xyxy, valid))
+
+
+def keep_by_fixed_point(
+    boxes_xyxy: Float[Array, "S N 4"],
+    valid: Bool[Array, "S N"],
+    iou_threshold: float,
+    max_kept: int,
+) -> Bool[Array, "S N"]:
+    """The form for accelerators: all sets at once, a few rounds over an [S, N, N] mask.
+
+    A round keeps a box unless a better one that is kept overlaps it. The first r boxes are right
+    after r rounds, so the fixed point is the greedy result; real boxes need 3 to 8 rounds.
+    """
+    better = jnp.triu(jnp.ones((valid.shape[-1],) * 2, bool), k=1)
+    suppresses = (box_iou(boxes_xyxy, boxes_xyxy) > iou_threshold) & better
+
+    def changed(state: tuple[Array, Array]) -> Bool[Array, ""]:
+        return jnp.any(state[0] != state[1])
+
+    def one_round(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        keep = state[1]
+        return keep, valid & ~jnp.any(suppresses & keep[:, :, None], axis=1)
+
+    keep = jax.lax.while_loop(changed, one_round, (jnp.zeros_like(valid), valid))[1]
+    return keep & (jnp.cumsum(keep, axis=-1) <= max_kept)

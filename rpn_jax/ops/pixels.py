@@ -1,0 +1,36 @@
+"""From grey levels to the network's input."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import jax.numpy as jnp
+import numpy as np
+
+from rpn_jax.config import PixelConfig
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int, UInt8
+
+
+def normalize_images(
+    images: UInt8[Array, "B H W 3"], image_sizes: Int[Array, "B 2"], pixels: PixelConfig
+) -> Float[Array, "B H W 3"]:
+    """(value - mean) * (1 / std) for each channel, zeros beyond each picture's own size.
+
+    Args:
+      images: RGB, grey levels 0 to 255.
+      image_sizes: (height, width) of each picture before padding, pixels.
+      pixels: channel order, means and standard deviations.
+
+    Returns:
+      f32[B, H, W, 3] in the channel order of ``pixels``.
+    """
+    channels = images[..., ::-1] if pixels.order == "bgr" else images
+    mean = np.asarray(pixels.mean, np.float32)
+    inverse_std = (1 / np.asarray(pixels.std, np.float64)).astype(np.float32)
+    normalized = (channels.astype(jnp.float32) - mean) * inverse_std
+    rows = jnp.arange(images.shape[1]) < image_sizes[:, 0, None]
+    columns = jnp.arange(images.shape[2]) < image_sizes[:, 1, None]
+    inside = rows[:, :, None] & columns[:, None, :]
+    return jnp.where(inside[..., None], normalized, 0.0)

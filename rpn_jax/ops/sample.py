@@ -1,0 +1,53 @@
+"""A random, balanced sample of the labelled anchors (Ren et al. 2015, section 3.1.3)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+
+from rpn_jax.ops.assign import FOLDS, NEGATIVE
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+
+def sample_anchors(
+    labels: Int[Array, " K"], rng: PRNGKeyArray, samples: int, positive_fraction: float
+) -> tuple[Bool[Array, " K"], Bool[Array, " K"]]:
+    """Draw anchors of one picture uniformly and without replacement.
+
+    At most ``int(samples * positive_fraction)`` are positive, negatives fill the rest. ``samples``
+    of 0 takes every positive and negative anchor, and draws nothing.
+
+    Args:
+      labels: as `assign_anchors` gives them.
+      rng: key of the draw.
+      samples: anchors to draw; fewer only where there are not so many.
+      positive_fraction: share of the samples that positives may take.
+
+    Returns:
+      The sampled positives and the sampled negatives, both bool[K].
+    """
+    positive, negative = labels > NEGATIVE, labels == NEGATIVE
+    if samples == 0:
+        return positive, negative
+    ranks = jax.random.uniform(rng, (FOLDS, -(-len(labels) // FOLDS))).reshape(-1)[: len(labels)]
+    most_positives = int(samples * positive_fraction)
+    sampled_positive = _highest_ranked(ranks, positive, most_positives, most_positives)
+    still_wanted = samples - jnp.sum(sampled_positive)
+    return sampled_positive, _highest_ranked(ranks, negative, still_wanted, samples)
+
+
+def _highest_ranked(
+    ranks: Float[Array, " K"],
+    candidates: Bool[Array, " K"],
+    count: Int[Array, ""] | int,
+    most: int,
+) -> Bool[Array, " K"]:
+    """A mask of the ``count`` (at most ``most``, a static bound) highest-ranked candidates."""
+    most = min(most, len(ranks))
+    values, indices = jax.lax.top_k(jnp.where(candidates, ranks, -1.0), most)
+    chosen = (jnp.arange(most) < count) & (values >= 0.0)
+    return jnp.zeros_like(candidates).at[indices].set(chosen, unique_indices=True)

@@ -1,0 +1,151 @@
+"""Pictures in, proposals out: batched inference over datasets, files and arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from rpn_jax.config import Config
+from rpn_jax.evaluation import PictureProposals, picture_proposals
+from rpn_jax.models import RPN
+from rpn_jax.ops.pixels import normalize_images
+from rpn_jax.proposals import propose
+from rpn_jax.structures import Batch, Proposals
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int, UInt8
+
+    from rpn_jax.data.dataset import Dataset
+
+Variables = dict[str, Any]
+ProposeFunction = Callable[
+    [
+        Variables,
+        "UInt8[Array, 'B H W 3']",
+        "Int[Array, 'B 2']",
+        "Float[Array, 'B 2']",
+    ],
+    Proposals,
+]
+
+DATA_AXIS = "pictures"
+
+
+def make_propose_function(config: Config) -> ProposeFunction:
+    """The compiled way from padded uint8 pictures to proposals in original pixels.
+
+    Returns:
+      A function of variables, images (uint8 RGB), image_sizes (height, width) and scale_factors
+      (width, height), the last three as in `Batch`; it compiles once a canvas and batch size.
+    """
+    model = RPN(config.model)
+
+    @jax.jit
+    def propose_batch(
+        variables: Variables,
+        images: UInt8[Array, "B H W 3"],
+        image_sizes: Int[Array, "B 2"],
+        scale_factors: Float[Array, "B 2"],
+    ) -> Proposals:
+        normalized = normalize_images(images, image_sizes, config.pixels)
+        outputs = model.apply(variables, normalized)
+        return propose(config, outputs, image_sizes, scale_factors)
+
+    return propose_batch
+
+
+def propose_dataset(
+    propose_function: ProposeFunction,
+    variables: Variables,
+    dataset: Dataset,
+    config: Config,
+    on_pictures: Callable[[int], None],
+) -> Iterator[PictureProposals]:
+    """Proposals for every picture of a dataset, grouped by canvas.
+
+    Batches are shared among all local devices where these divide ``data.eval_batch_size``, and
+    run on the first device where they do not.
+
+    Args:
+      propose_function: what `make_propose_function` returned.
+      variables: of the network.
+      dataset: pictures.
+      config: as the function's; ``config.data`` decides sizes and batches.
+      on_pictures: is told how many pictures were done, batch by batch.
+    """
+    from rpn_jax.data.pipeline import eval_batches, prefetch
+
+    pictures, everywhere = _shardings(config.data.eval_batch_size)
+    variables = jax.device_put(variables, everywhere)
+
+    def place(batch: Batch) -> tuple[Batch, Proposals]:
+        on_device = jax.device_put((batch.images, batch.image_sizes, batch.scale_factors), pictures)
+        return batch, propose_function(variables, *on_device)
+
+    for batch, proposals in prefetch(eval_batches(dataset, config.data), place):
+        indices = batch.indices[batch.indices >= 0]
+        ids = [dataset.pictures[index].image_id for index in indices]
+        yield from picture_proposals(ids, jax.device_get(proposals))
+        on_pictures(len(ids))
+
+
+class Proposer:
+    """Proposals for pictures of any size.
+
+        proposer = rpn_jax.Proposer(config, variables)
+        first, second = proposer(["a.jpg", array_hwc_uint8_rgb])
+        first.boxes_xyxy, first.scores
+
+    Args:
+      config: the network's config; pictures are resized and padded as ``config.data`` says.
+      variables: its weights.
+    """
+
+    def __init__(self, config: Config, variables: Variables) -> None:
+        self._config = config
+        self._variables = variables
+        self._function = make_propose_function(config)
+
+    def __call__(
+        self, pictures: Sequence[str | Path | UInt8[np.ndarray, "H W 3"]]
+    ) -> list[PictureProposals]:
+        """Proposals of each picture, best first, in its original pixels.
+
+        Args:
+          pictures: paths, or uint8 RGB arrays.
+
+        Returns:
+          One entry a picture, in their order, with ``image_id`` 1, 2, ...
+
+        Raises:
+          UserError: a file that is missing or is no picture, or an array that is none.
+        """
+        from rpn_jax.data.files import PictureFiles
+
+        if not pictures:
+            return []
+        dataset = PictureFiles([Path(item) if isinstance(item, str) else item for item in pictures])
+        config = self._with_batch_of(len(pictures))
+        results = propose_dataset(
+            self._function, self._variables, dataset, config, on_pictures=lambda _: None
+        )
+        return sorted(results, key=lambda result: result.image_id)
+
+    def _with_batch_of(self, pictures: int) -> Config:
+        # A single picture need not pay for a whole batch.
+        size = min(self._config.data.eval_batch_size, pictures)
+        return replace(self._config, data=replace(self._config.data, eval_batch_size=size))
+
+
+def _shardings(batch_size: int) -> tuple[NamedSharding, NamedSharding]:
+    devices = jax.local_devices()
+    if batch_size % len(devices):
+        devices = devices[:1]
+    mesh = Mesh(np.array(devices), (DATA_AXIS,))
+    return NamedSharding(mesh, PartitionSpec(DATA_AXIS)), NamedSharding(mesh, PartitionSpec())

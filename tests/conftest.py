@@ -1,0 +1,72 @@
+"""What every test shares: a cache of its own, and a small dataset in COCO format."""
+
+import json
+from dataclasses import replace
+
+import cv2
+import pytest
+
+from rpn_jax.config import AnchorConfig, BackboneConfig, Config, DataConfig, ModelConfig
+from rpn_jax.data.shapes import Shapes
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """Compiled programs and downloads of tests never meet those of the user."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def coco_root(tmp_path_factory):
+    """A folder in COCO format: 5 pictures in 'train', 3 in 'test'."""
+    root = tmp_path_factory.mktemp("coco")
+    (root / "annotations").mkdir()
+    for split, source, count in (("train", "train", 5), ("test", "eval", 3)):
+        write_split(root, split, Shapes(source), count)
+    return root
+
+
+def write_split(root, split, shapes, count):
+    (root / split).mkdir()
+    images = shapes.annotations["images"][:count]
+    ids = {image["id"] for image in images}
+    for index, image in enumerate(images):
+        image["file_name"] = f"{image['id']}.png"
+        rgb = shapes.load_image(index)
+        assert cv2.imwrite(str(root / split / image["file_name"]), rgb[..., ::-1])
+    content = {
+        "images": images,
+        "annotations": [a for a in shapes.annotations["annotations"] if a["image_id"] in ids],
+        "categories": shapes.annotations["categories"],
+    }
+    (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+
+
+@pytest.fixture
+def tiny_config(coco_root):
+    """A network of two stages that compiles in seconds, on pictures of 64x64 pixels."""
+    config = Config(
+        name="tiny",
+        model=ModelConfig(
+            backbone=BackboneConfig(depth=18, num_stages=2, norm="group", frozen_stages=-1),
+            neck_channels=32,
+            head_channels=32,
+            anchors=AnchorConfig(strides=(4, 8, 16), scales=(4.0,)),
+        ),
+        data=DataConfig(
+            root=str(coco_root),
+            train_split="train",
+            eval_split="test",
+            scale=(64, 64),
+            buckets=((64, 64),),
+            batch_size=2,
+            eval_batch_size=2,
+        ),
+    )
+    return replace(
+        config,
+        optim=replace(config.optim, learning_rate=0.01, warmup_steps=2, decay_epochs=(1,)),
+        train=replace(config.train, epochs=2, log_every=1),
+    )

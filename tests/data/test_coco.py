@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rpn_jax.config import DataConfig
+from rpn_jax.data.coco import CocoFolder
+from rpn_jax.data.dataset import open_dataset
+from rpn_jax.errors import UserError
+from tests.data.coco_folder import (
+    annotation_file,
+    box_entry,
+    image_entry,
+    picture,
+    write_coco_folder,
+)
+
+BCCD = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "bccd"
+
+
+def refusal(root, **options) -> str:
+    with pytest.raises(UserError) as caught:
+        CocoFolder(root, **{"split": "train", "clip_boxes": False, **options})
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_pictures_and_boxes(tmp_path):
+    images = [image_entry(7), image_entry(3, 50, 30), image_entry(9)]
+    boxes = [
+        box_entry(1, 3, [1.5, 2, 10, 20]),
+        box_entry(2, 7, [0, 0, 60, 40]),
+        box_entry(3, 3, [5, 6, 7.25, 8]),
+    ]
+    dataset = CocoFolder(write_coco_folder(tmp_path, images, boxes), "train", clip_boxes=False)
+    assert [p.image_id for p in dataset.pictures] == [7, 3, 9]
+    assert [(p.height, p.width) for p in dataset.pictures] == [(40, 60), (50, 30), (40, 60)]
+    np.testing.assert_array_equal(dataset.pictures[0].boxes_xyxy, [[0, 0, 60, 40]])
+    np.testing.assert_array_equal(
+        dataset.pictures[1].boxes_xyxy, [[1.5, 2, 11.5, 22], [5, 6, 12.25, 14]]
+    )
+    assert dataset.pictures[2].boxes_xyxy.shape == (0, 4)
+    assert all(p.boxes_xyxy.dtype == np.float32 for p in dataset.pictures)
+    np.testing.assert_array_equal(dataset.load_image(1), picture(1, 50, 30))
+
+
+def test_which_boxes_are_trained_on(tmp_path):
+    boxes = [
+        box_entry(1, 1, [1, 1, 9, 9]),
+        box_entry(2, 1, [1, 1, 9, 9], iscrowd=1),
+        box_entry(3, 1, [1, 1, 9, 9], ignore=1),
+        box_entry(4, 1, [1, 1, 9, 9], area=0),
+        box_entry(5, 1, [1, 1, 0.99, 9]),
+        box_entry(6, 1, [1, 1, 9, 0.5]),
+        box_entry(7, 1, [1, 1, -5, 9], area=45),
+        box_entry(8, 1, [2, 2, 1, 1]),
+    ]
+    root = write_coco_folder(tmp_path, [image_entry(1)], boxes)
+    dataset = CocoFolder(root, "train", clip_boxes=False)
+    np.testing.assert_array_equal(dataset.pictures[0].boxes_xyxy, [[1, 1, 10, 10], [2, 2, 3, 3]])
+    # Evaluation needs the others too.
+    assert dataset.annotations == json.loads(annotation_file(root).read_text())
+
+
+def test_area_and_crowd_that_are_left_out_are_filled_in(tmp_path):
+    box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}
+    dataset = CocoFolder(write_coco_folder(tmp_path, [image_entry(1)], [box]), "train", False)
+    assert dataset.annotations["annotations"] == [{**box, "area": 12, "iscrowd": 0}]
+    np.testing.assert_array_equal(dataset.pictures[0].boxes_xyxy, [[1, 2, 4, 6]])
+
+
+@pytest.mark.parametrize(
+    "bbox", [[-1.1, 0, 10, 10], [0, -2, 10, 10], [51.2, 0, 10, 10], [0, 31.5, 5, 10], [80, 0, 5, 5]]
+)
+def test_box_out_of_its_picture_is_refused_or_cut(tmp_path, bbox):
+    boxes = [box_entry(11, 1, [1, 1, 5, 5]), box_entry(12, 1, bbox)]
+    root = write_coco_folder(tmp_path, [image_entry(1)], boxes)
+    message = refusal(root)
+    for part in ("instances_train.json", "annotation 12", "001.png", str(bbox), "60x40"):
+        assert part in message
+    assert message.endswith("correct it, or cut such boxes with --data.clip-boxes")
+
+    x, y, width, height = bbox
+    cut = [max(x, 0), max(y, 0), min(x + width, 60), min(y + height, 40)]
+    expected = [[1, 1, 6, 6]] + ([cut] if cut[0] < cut[2] else [])
+    clipped = CocoFolder(root, "train", clip_boxes=True)
+    np.testing.assert_allclose(clipped.pictures[0].boxes_xyxy, expected, rtol=1e-6)
+
+
+def test_rounding_over_the_border_is_cut_without_complaint(tmp_path):
+    boxes = [
+        box_entry(1, 1, [-0.9, -1, 20, 20]),
+        box_entry(2, 1, [50, 30, 11, 11]),
+        box_entry(3, 1, [60, 0, 1, 9]),  # nothing of it is inside
+    ]
+    root = write_coco_folder(tmp_path, [image_entry(1)], boxes)
+    dataset = CocoFolder(root, "train", clip_boxes=False)
+    np.testing.assert_allclose(
+        dataset.pictures[0].boxes_xyxy, [[0, 0, 19.1, 19], [50, 30, 60, 40]], rtol=1e-6
+    )
+
+
+def test_crowd_out_of_its_picture_does_not_matter(tmp_path):
+    root = write_coco_folder(
+        tmp_path, [image_entry(1)], [box_entry(1, 1, [50, 0, 30, 9], iscrowd=1)]
+    )
+    assert len(CocoFolder(root, "train", clip_boxes=False).pictures[0].boxes_xyxy) == 0
+
+
+@pytest.mark.parametrize(
+    ("broken", "told"),
+    [
+        ({"bbox": [1, 2, 3]}, "annotation 5: 'bbox' is [1, 2, 3], must be [x, y, width, height]"),
+        ({"bbox": None}, "annotation 5: 'bbox' is None"),
+        ({"bbox": ["1", 2, 3, 4]}, "annotation 5: 'bbox' is ['1', 2, 3, 4]"),
+        ({"bbox": [1, 2, float("nan"), 4]}, "annotation 5: 'bbox' is [1, 2, nan, 4]"),
+        ({"image_id": 99}, "annotation 5: 'image_id' is 99, but the file has no such image"),
+        ({"image_id": [1]}, "annotation 5: 'image_id' is [1], but the file has no such image"),
+        ({"area": "big"}, "annotation 5: 'area' is 'big', must be a number of pixels"),
+        ({"id": None}, "annotation number 1 must be an object with a whole 'id'"),
+        ({"id": 4}, "two annotations have the id 4; ids must differ"),
+    ],
+)
+def test_broken_annotation_is_named(tmp_path, broken, told):
+    boxes = [box_entry(4, 1, [1, 2, 3, 4]), {**box_entry(5, 1, [1, 2, 3, 4]), **broken}]
+    root = write_coco_folder(tmp_path, [image_entry(1)], boxes)
+    assert refusal(root).startswith(f"{annotation_file(root)}: {told}")
+
+
+@pytest.mark.parametrize(
+    ("broken", "told"),
+    [
+        ({"height": "40"}, "image number 1: 'height' is '40', must be a whole number"),
+        ({"width": 0}, "image number 1: 'width' is 0, must be 1 or more"),
+        ({"file_name": None}, "image number 1: 'file_name' is None, must be a text"),
+        ({"id": "a"}, "image number 1: 'id' is 'a', must be a whole number"),
+        ({"id": 1}, "two images have the id 1; ids must differ"),
+    ],
+)
+def test_broken_image_is_named(tmp_path, broken, told):
+    root = write_coco_folder(tmp_path, [image_entry(1), image_entry(2)], [])
+    coco = json.loads(annotation_file(root).read_text())
+    coco["images"][1].update(broken)
+    annotation_file(root).write_text(json.dumps(coco))
+    assert refusal(root) == f"{annotation_file(root)}: {told}"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{", "is not JSON (Expecting"),
+        ("[]", "is no COCO file, it has no list 'images'"),
+        ('{"images": []}', "is no COCO file, it has no list 'annotations'"),
+        ('{"images": {}, "annotations": []}', "is no COCO file, it has no list 'images'"),
+        ('{"images": [3], "annotations": []}', "image number 0 is 3: must be an object"),
+    ],
+)
+def test_file_that_is_no_ground_truth_is_refused(tmp_path, text, told):
+    root = write_coco_folder(tmp_path, [image_entry(1)], [])
+    annotation_file(root).write_text(text)
+    assert refusal(root).startswith(f"{annotation_file(root)}: {told}")
+
+
+def test_missing_folders_and_splits_are_named(tmp_path):
+    assert refusal(tmp_path / "none") == f"data.root = '{tmp_path / 'none'}': no such folder"
+    assert refusal(tmp_path).endswith("splits there: none")
+    root = write_coco_folder(tmp_path, [image_entry(1)], [], split="val2017")
+    write_coco_folder(root, [image_entry(1)], [], split="train2017")
+    assert refusal(root) == (
+        f"split 'train': there is no {annotation_file(root)}; splits there: train2017, val2017"
+    )
+    annotation_file(root).write_text("{}")
+    assert refusal(root) == f"split 'train': there is no folder {root / 'train'} with its pictures"
+
+
+def test_missing_pictures_are_named_when_opened(tmp_path):
+    images = [image_entry(number) for number in range(1, 5)]
+    images[2]["file_name"] = "inner/003.png"
+    root = write_coco_folder(tmp_path, images, [])
+    assert len(CocoFolder(root, "train", clip_boxes=False).pictures) == 4
+    (root / "train" / "002.png").unlink()
+    (root / "train" / "inner" / "003.png").unlink()
+    assert refusal(root) == (
+        f"{root / 'train' / '002.png'}: no such picture, but {annotation_file(root)} names it "
+        "(2 of 4 pictures are missing)"
+    )
+
+
+def test_wrong_pixels_are_told_when_loaded(tmp_path):
+    root = write_coco_folder(tmp_path, [image_entry(1), image_entry(2)], [])
+    dataset = CocoFolder(root, "train", clip_boxes=False)
+    (root / "train" / "001.png").write_text("no picture")
+    with pytest.raises(UserError, match=r"^.*train/001\.png: is no picture that OpenCV can read$"):
+        dataset.load_image(0)
+    write_coco_folder(tmp_path / "other", [image_entry(2, 60, 40)], [])
+    (tmp_path / "other" / "train" / "002.png").rename(root / "train" / "002.png")
+    told = (
+        "002.png: is 40x60 (width x height, EXIF orientation applied), but "
+        f"{annotation_file(root)} says 60x40"
+    )
+    with pytest.raises(UserError, match="^" + re.escape(told)):
+        dataset.load_image(1)
+
+
+@pytest.mark.skipif(not BCCD.is_dir(), reason="the BCCD pictures are not at hand")
+def test_bccd():
+    dataset = open_dataset(DataConfig(root=str(BCCD)), "test")
+    assert len(dataset.pictures) == 72
+    assert sum(len(p.boxes_xyxy) for p in dataset.pictures) == 945
+    assert dataset.load_image(0).shape == (480, 640, 3)
+    first = dataset.annotations["annotations"][0]
+    x, y, width, height = first["bbox"]
+    np.testing.assert_array_equal(dataset.pictures[0].boxes_xyxy[0], [x, y, x + width, y + height])

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from rpn_jax.data.files import PictureFiles, find_pictures
+from rpn_jax.errors import UserError
+from tests.data.coco_folder import picture
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name, height, width in (("b.jpg", 20, 30), ("a.PNG", 31, 17), ("in[1].png", 8, 9)):
+        cv2.imwrite(str(tmp_path / name), picture(0, height, width))
+    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "deeper").mkdir()
+    cv2.imwrite(str(tmp_path / "deeper" / "c.png"), picture(0, 5, 5))
+    return tmp_path
+
+
+def names(paths):
+    return [path.name for path in paths]
+
+
+def test_folder_gives_its_own_pictures_sorted(folder):
+    assert names(find_pictures([str(folder)])) == ["a.PNG", "b.jpg", "in[1].png"]
+
+
+def test_files_globs_and_folders_keep_their_order_each_once(folder):
+    patterns = [str(folder / "b.jpg"), str(folder / "*.*g"), str(folder / "deeper")]
+    assert names(find_pictures(patterns)) == ["b.jpg", "in[1].png", "c.png"]
+
+
+def test_file_with_glob_characters_in_its_name(folder):
+    assert names(find_pictures([str(folder / "in[1].png")])) == ["in[1].png"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("none.jpg", "none.jpg: no such picture"),
+        ("*.gif", r"\*.gif: no such picture"),
+        ("empty", "empty: no picture in this folder"),
+    ],
+)
+def test_pattern_without_pictures_is_refused(folder, pattern, message):
+    (folder / "empty").mkdir()
+    with pytest.raises(UserError, match=message):
+        find_pictures([str(folder), str(folder / pattern)])
+
+
+def test_sizes_are_known_without_decoding_and_right(folder):
+    dataset = PictureFiles(find_pictures([str(folder)]))
+    assert [(p.height, p.width) for p in dataset.pictures] == [(31, 17), (20, 30), (8, 9)]
+    assert [p.image_id for p in dataset.pictures] == [1, 2, 3]
+    assert [entry["id"] for entry in dataset.annotations["images"]] == [1, 2, 3]
+    for index, entry in enumerate(dataset.pictures):
+        assert dataset.load_image(index).shape == (entry.height, entry.width, 3)
+        assert entry.boxes_xyxy.shape == (0, 4)
+
+
+def test_named_file_that_is_no_picture_is_refused(folder):
+    with pytest.raises(UserError, match=r"notes\.txt: is no picture$"):
+        PictureFiles([folder / "notes.txt"])
+
+
+def test_arrays_are_pictures_too(folder):
+    array = picture(1, 12, 14)
+    dataset = PictureFiles([folder / "b.jpg", array])
+    assert [(p.height, p.width) for p in dataset.pictures] == [(20, 30), (12, 14)]
+    np.testing.assert_array_equal(dataset.load_image(1), array)
+
+
+@pytest.mark.parametrize(
+    ("array", "told"),
+    [
+        (np.zeros((4, 5, 3), np.float32), r"float32\[4, 5, 3\]"),
+        (np.zeros((4, 5), np.uint8), r"uint8\[4, 5\]"),
+        (np.zeros((4, 5, 4), np.uint8), r"uint8\[4, 5, 4\]"),
+        (np.zeros((0, 5, 3), np.uint8), r"uint8\[0, 5, 3\]"),
+    ],
+)
+def test_array_that_is_no_picture_is_refused(array, told):
+    with pytest.raises(UserError, match=f"^picture 1 is an array of {told}: must be RGB"):
+        PictureFiles([array])

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import io
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from rpn_jax.data.images import EXIF_ORIENTATION, decode_image, image_size, read_image
+from rpn_jax.errors import UserError
+from tests.data.coco_folder import picture
+
+
+def encoded(pixels: np.ndarray, kind: str, orientation: int = 1) -> bytes:
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = orientation
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind, exif=exif, quality=95)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_of_jpeg_is_applied(orientation):
+    data = encoded(picture(0, 24, 40), "JPEG", orientation)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    decoded = decode_image(data, "a.jpg")
+    assert decoded.shape == expected.shape
+    np.testing.assert_allclose(decoded.astype(int), expected, atol=3)
+    assert image_size(io.BytesIO(data), "a.jpg") == decoded.shape[:2]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "BMP"])
+def test_size_of_header_is_size_of_pixels(kind):
+    data = encoded(picture(0, 24, 40), kind)
+    assert image_size(io.BytesIO(data), "a") == decode_image(data, "a").shape[:2] == (24, 40)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "I;16"])
+def test_any_colour_mode_becomes_rgb(mode):
+    file = io.BytesIO()
+    if mode == "I;16":
+        Image.fromarray(np.full((6, 9), 300 * 256 % 65536, np.uint16)).save(file, "PNG")
+    else:
+        Image.fromarray(picture(0, 6, 9)).convert(mode).save(file, "PNG")
+    decoded = decode_image(file.getvalue(), "a.png")
+    assert decoded.shape == (6, 9, 3)
+    assert decoded.dtype == np.uint8
+
+
+def test_channels_are_red_green_blue():
+    pixels = np.zeros((4, 4, 3), np.uint8)
+    pixels[..., 0] = 200
+    np.testing.assert_array_equal(decode_image(encoded(pixels, "PNG"), "a.png"), pixels)
+
+
+def test_jpeg_equals_opencv(tmp_path):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(encoded(picture(3, 33, 47), "JPEG"))
+    np.testing.assert_array_equal(read_image(path), cv2.imread(str(path))[..., ::-1])
+
+
+@pytest.mark.parametrize("data", [b"", b"hello", b"\xff\xd8\xff\xe0 no jpeg after all"])
+def test_what_is_no_picture_is_refused(tmp_path, data):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"^.*a\.jpg: is no picture that OpenCV can read$"):
+        read_image(path)
+    with pytest.raises(UserError, match=r"^.*a\.jpg: is no picture$"):
+        image_size(path, str(path))
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"b\.jpg: cannot be read \(No such file or directory\)"):
+        read_image(tmp_path / "b.jpg")
+    with pytest.raises(UserError, match=r"b\.jpg: cannot be read \(No such file or directory\)"):
+        image_size(tmp_path / "b.jpg", "b.jpg")

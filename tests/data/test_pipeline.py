@@ -1,0 +1,258 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import cv2
+import jax
+import numpy as np
+import pytest
+
+from rpn_jax.config import DataConfig
+from rpn_jax.data import pipeline
+from rpn_jax.data.coco import CocoFolder
+from rpn_jax.data.dataset import Picture, open_dataset
+from rpn_jax.errors import UserError
+from tests.data.coco_folder import box_entry, image_entry, write_coco_folder
+
+BCCD = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "bccd"
+
+CONFIG = DataConfig(
+    scale=(96, 64),
+    buckets=((96, 64), (64, 96), (64, 64)),
+    batch_size=4,
+    eval_batch_size=3,
+    loader_threads=2,
+)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """11 pictures: 5 landscape, 3 portrait, 1 square, 1 without boxes, 1 too small."""
+    sizes = [(40, 60)] * 5 + [(60, 40)] * 3 + [(50, 50), (40, 60), (20, 30)]
+    images = [image_entry(number, *size) for number, size in enumerate(sizes, start=1)]
+    annotations = [
+        box_entry(100 * number + k, number, [2 + k, 3, 10 + number, 12])
+        for number in (1, 2, 3, 4, 5, 6, 7, 8, 9, 11)
+        for k in range(1 + number % 3)
+    ]
+    root = write_coco_folder(tmp_path_factory.mktemp("coco"), images, annotations)
+    return CocoFolder(root, "train", clip_boxes=False)
+
+
+def take(dataset, count, seed=0, first_step=0, config=CONFIG):
+    return list(islice(pipeline.train_batches(dataset, config, seed, first_step), count))
+
+
+def assert_equal(batch, other):
+    jax.tree.map(np.testing.assert_array_equal, batch, other)
+
+
+def test_smallest_bucket_that_holds_a_picture():
+    def of(height, width):
+        return Picture(1, "a", height, width, np.zeros((0, 4), np.float32))
+
+    # 40x60 becomes 64x96, 60x40 96x64, 50x50 64x64, 30x40 64x85.
+    pictures = [of(40, 60), of(60, 40), of(50, 50), of(30, 40), of(51, 50)]
+    np.testing.assert_array_equal(pipeline.assign_buckets(pictures, CONFIG), [1, 0, 2, 1, 0])
+
+
+def test_only_large_pictures_with_boxes_are_trained_on(dataset):
+    np.testing.assert_array_equal(pipeline.training_indices(dataset, CONFIG), range(9))
+    with_small = replace(CONFIG, min_image_size=20)
+    np.testing.assert_array_equal(pipeline.training_indices(dataset, with_small), [*range(9), 10])
+    with pytest.raises(UserError, match=r"none of 11 has .* data\.min_image_size = 1000 pixels$"):
+        pipeline.train_batches(dataset, replace(CONFIG, min_image_size=1000), 0, 0)
+
+
+def test_an_epoch_shows_every_picture_in_full_batches_of_one_bucket(dataset):
+    steps = pipeline.steps_per_epoch(dataset, CONFIG)
+    assert steps == 2 + 1 + 1  # 5 landscape, 3 portrait, 1 square, 4 a batch
+    shapes = {(64, 96, 3): {0, 1, 2, 3, 4}, (96, 64, 3): {5, 6, 7}, (64, 64, 3): {8}}
+    for epoch in range(3):
+        batches = take(dataset, steps, first_step=epoch * steps)
+        shown = []
+        for batch in batches:
+            assert set(batch.indices.tolist()) <= shapes[batch.images.shape[1:]]
+            shown += batch.indices.tolist()
+        assert len(shown) == steps * CONFIG.batch_size
+        assert set(shown) == set(range(9))
+        landscape = [index for index in shown if index < 5]
+        # 5 pictures fill 8 places: three of them come twice, none three times.
+        assert sorted(np.bincount(landscape).tolist()) == [1, 1, 2, 2, 2]
+
+
+def test_order_and_flips_change_with_epoch_and_seed(dataset):
+    def order(seed, epoch):
+        plan = pipeline.plan_epoch([np.arange(50)], 4, 0.5, seed, epoch)
+        return plan.indices.tolist(), plan.flips.tolist()
+
+    assert order(0, 0) == order(0, 0)
+    assert len({str(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4
+    assert order(0, 1) != order(1, 0)
+
+
+def test_batches_of_buckets_are_mixed():
+    groups = [np.arange(40), np.arange(40, 80)]
+    first = pipeline.plan_epoch(groups, 4, 0.5, 0, 0).indices[:, 0] < 40
+    assert sorted(first.tolist()) != first.tolist()
+    assert sorted(first.tolist(), reverse=True) != first.tolist()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_resumed_run_sees_what_an_uninterrupted_one_would(dataset, threads):
+    whole = take(dataset, 10)
+    config = replace(CONFIG, loader_threads=threads)
+    for first_step in (1, 4, 7):
+        rest = take(dataset, 10 - first_step, first_step=first_step, config=config)
+        for batch, other in zip(whole[first_step:], rest, strict=True):
+            assert_equal(batch, other)
+
+
+def expected_picture(dataset, index, flipped):
+    """Resized with OpenCV, and its boxes, worked out by hand for pictures of 40x60."""
+    image = cv2.resize(dataset.load_image(index), (96, 64), interpolation=cv2.INTER_LINEAR)
+    x1, y1, x2, y2 = (dataset.pictures[index].boxes_xyxy * 1.6).T
+    if flipped:
+        image, x1, x2 = cv2.flip(image, 1), 96 - x2, 96 - x1
+    return image, np.stack([x1, y1, x2, y2], axis=1)
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.5, 1.0])
+def test_pixels_and_boxes_of_a_batch(dataset, probability):
+    config = replace(CONFIG, flip_probability=probability)
+    flips = []
+    for batch in take(dataset, 12, config=config):
+        assert batch.boxes_xyxy.shape == (4, 8, 4)
+        assert batch.boxes_xyxy.dtype == np.float32
+        np.testing.assert_array_equal(batch.boxes_xyxy[~batch.box_mask], 0)
+        for slot, index in enumerate(batch.indices.tolist()):
+            if index >= 5:
+                continue
+            candidates = [expected_picture(dataset, index, flipped) for flipped in (False, True)]
+            equal = [np.array_equal(batch.images[slot], image) for image, _ in candidates]
+            assert sum(equal) == 1
+            flips.append(equal[1])
+            boxes_xyxy = batch.boxes_xyxy[slot][batch.box_mask[slot]]
+            np.testing.assert_allclose(boxes_xyxy, candidates[equal[1]][1], rtol=1e-5)
+            np.testing.assert_array_equal(batch.image_sizes[slot], [64, 96])
+            np.testing.assert_allclose(batch.scale_factors[slot], [1.6, 1.6], rtol=1e-6)
+    assert set(flips) == {0.0: {False}, 0.5: {False, True}, 1.0: {True}}[probability]
+
+
+def test_padding_is_black_and_sizes_are_before_padding(tmp_path):
+    root = write_coco_folder(tmp_path, [image_entry(1, 33, 44)], [box_entry(1, 1, [0, 0, 44, 33])])
+    folder = CocoFolder(root, "train", clip_boxes=False)
+    config = replace(CONFIG, batch_size=1, flip_probability=1.0)
+    (batch,) = take(folder, 1, config=config)
+    np.testing.assert_array_equal(batch.image_sizes, [[64, 85]])
+    np.testing.assert_allclose(batch.scale_factors, [[85 / 44, 64 / 33]], rtol=1e-6)
+    assert batch.images.shape == (1, 64, 96, 3)
+    assert batch.images[:, :, :85].any()
+    assert not batch.images[:, :, 85:].any()
+    # Mirrored within its own width, not the canvas's.
+    np.testing.assert_allclose(batch.boxes_xyxy[0, 0], [0, 0, 85, 64])
+
+
+def test_boxes_are_padded_to_a_multiple_of_eight(tmp_path):
+    for count, padded in ((0, 8), (1, 8), (8, 8), (9, 16)):
+        boxes = [box_entry(k + 1, 1, [k, 0, 9, 9]) for k in range(count)]
+        root = write_coco_folder(tmp_path, [image_entry(1)], boxes)
+        assert pipeline.padded_boxes(CocoFolder(root, "train", clip_boxes=False)) == padded
+
+
+def test_shapes_for_compilation_are_those_of_the_batches(dataset):
+    def described(batch):
+        return tuple((leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(batch))
+
+    seen = {described(batch) for batch in take(dataset, 4)}
+    told = [described(shapes) for shapes in pipeline.batch_shapes(dataset, CONFIG)]
+    assert len(told) == 3
+    assert set(told) == seen
+    # A bucket that only pictures without boxes would use is not compiled.
+    wide = replace(CONFIG, buckets=(*CONFIG.buckets, (96, 96)))
+    assert len(pipeline.batch_shapes(dataset, wide)) == 3
+
+
+def test_evaluation_shows_every_picture_once_in_order(dataset):
+    batches = list(pipeline.eval_batches(dataset, CONFIG))
+    assert [batch.indices.tolist() for batch in batches] == [
+        [5, 6, 7],
+        [0, 1, 2],
+        [3, 4, 9],
+        [10, -1, -1],
+        [8, -1, -1],
+    ]
+    for batch in batches:
+        for slot in np.flatnonzero(batch.indices < 0):
+            np.testing.assert_array_equal(batch.image_sizes[slot], [1, 1])
+            np.testing.assert_array_equal(batch.scale_factors[slot], [1, 1])
+            assert not batch.images[slot].any()
+            assert not batch.box_mask[slot].any()
+    image, _ = expected_picture(dataset, 1, flipped=False)
+    np.testing.assert_array_equal(batches[1].images[1], image)
+    np.testing.assert_array_equal(batches[2].box_mask.sum(axis=1), [2, 3, 0])
+
+
+def test_a_broken_picture_reaches_the_caller_as_user_error(tmp_path):
+    images = [image_entry(number) for number in range(1, 7)]
+    boxes = [box_entry(number, number, [1, 1, 9, 9]) for number in range(1, 7)]
+    root = write_coco_folder(tmp_path, images, boxes)
+    folder = CocoFolder(root, "train", clip_boxes=False)
+    (root / "train" / "004.png").write_text("no picture")
+    with pytest.raises(UserError, match=r"^[^\n]*004\.png: is no picture that OpenCV can read$"):
+        take(folder, 2)
+    with pytest.raises(UserError, match=r"^[^\n]*004\.png: is no picture that OpenCV can read$"):
+        list(pipeline.eval_batches(folder, CONFIG))
+
+
+def test_prefetch_places_ahead_and_keeps_the_order():
+    log = []
+
+    def batches():
+        for number in range(5):
+            log.append(f"read {number}")
+            yield number
+
+    def place(number):
+        log.append(f"place {number}")
+        return f"on device {number}"
+
+    used = []
+    for item in pipeline.prefetch(batches(), place, size=2):
+        used.append(item)
+        log.append("use")
+    assert used == [f"on device {number}" for number in range(5)]
+    ahead = [log[: i + 1].count("use") for i, entry in enumerate(log) if entry.startswith("place")]
+    # Batch k is placed before batch k - 1 is used.
+    assert ahead == [0, 0, 1, 2, 3]
+
+
+@pytest.mark.skipif(not BCCD.is_dir(), reason="the BCCD pictures are not at hand")
+def test_bccd_in_small():
+    config = DataConfig(
+        root=str(BCCD),
+        scale=(320, 240),
+        buckets=((256, 320), (320, 256)),
+        batch_size=4,
+        eval_batch_size=5,
+        loader_threads=2,
+    )
+    train = open_dataset(config, "train")
+    assert pipeline.steps_per_epoch(train, config) == 52  # 205 pictures
+    assert len(pipeline.batch_shapes(train, config)) == 1
+    batch = next(pipeline.train_batches(train, config, seed=0, first_step=0))
+    assert batch.images.shape == (4, 256, 320, 3)
+    assert batch.images.dtype == np.uint8
+    assert not batch.images[:, 240:].any()
+    np.testing.assert_array_equal(batch.scale_factors, np.full((4, 2), 0.5))
+    x1, y1, x2, y2 = batch.boxes_xyxy[batch.box_mask].T
+    assert (x1 < x2).all()
+    assert (y1 < y2).all()
+    assert x2.max() <= 320
+    assert y2.max() <= 240
+
+    test = open_dataset(config, "test")
+    indices = np.concatenate([batch.indices for batch in pipeline.eval_batches(test, config)])
+    assert sorted(indices[indices >= 0].tolist()) == list(range(72))

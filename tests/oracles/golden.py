@@ -1,0 +1,91 @@
+"""The reference's figures: made by the original implementation, kept beside the checkout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rpn_jax.config import (
+    AnchorConfig,
+    BackboneConfig,
+    Config,
+    LossConfig,
+    ModelConfig,
+    ProposalConfig,
+)
+from rpn_jax.structures import RPNOutputs
+
+FOLDER = Path(__file__).resolve().parents[2].parent / "shared" / "golden"
+CASES = ("r50_pytorch", "r50_caffe", "x101_32x4d", "r101_pytorch", "r50_caffe_c4")
+
+needs_golden = pytest.mark.skipif(
+    not FOLDER.is_dir(), reason="the reference's figures (shared/golden) are not here"
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case: a config with every anchor sampled, head outputs, and what should come of them."""
+
+    config: Config
+    outputs: RPNOutputs
+    image_sizes: np.ndarray
+    boxes_xyxy: np.ndarray
+    box_mask: np.ndarray
+    fields: dict[str, np.ndarray]
+
+    @property
+    def level_shapes(self) -> list[tuple[int, int]]:
+        return [(level.shape[1], level.shape[2]) for level in self.outputs.objectness]
+
+
+@cache
+def load_case(name: str) -> Case:
+    with np.load(FOLDER / f"{name}.npz") as file:
+        fields = {key: file[key] for key in file.files}
+    config = _c4_config() if name.endswith("c4") else Config()
+    config = Config(
+        model=config.model, proposals=config.proposals, loss=LossConfig(samples_per_image=0)
+    )
+    levels = range(len(config.model.anchors.strides))
+    boxes = [fields[f"gt_{i}"] for i in range(len(fields["image_sizes"]))]
+    padded = np.zeros((len(boxes), max(map(len, boxes)) + 2, 4), np.float32)
+    for row, picture in zip(padded, boxes, strict=True):
+        row[: len(picture)] = picture
+    counts = np.array([len(picture) for picture in boxes])
+    return Case(
+        config=config,
+        outputs=RPNOutputs(
+            objectness=tuple(jnp.asarray(_channels_last(fields[f"cls_{j}"])) for j in levels),
+            deltas=tuple(jnp.asarray(_deltas(fields[f"reg_{j}"])) for j in levels),
+        ),
+        image_sizes=fields["image_sizes"].astype(np.int32),
+        boxes_xyxy=padded,
+        box_mask=np.arange(padded.shape[1]) < counts[:, None],
+        fields=fields,
+    )
+
+
+def _c4_config() -> Config:
+    return Config(
+        model=ModelConfig(
+            backbone=BackboneConfig(style="caffe", num_stages=3, train_norm=False),
+            neck="none",
+            anchors=AnchorConfig(strides=(16,), scales=(2.0, 4.0, 8.0, 16.0, 32.0)),
+        ),
+        proposals=ProposalConfig(nms_pre=12000, max_proposals=2000),
+    )
+
+
+def _channels_last(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array.transpose(0, 2, 3, 1))
+
+
+def _deltas(array: np.ndarray) -> np.ndarray:
+    channels_last = _channels_last(array)
+    return channels_last.reshape(*channels_last.shape[:3], -1, 4)

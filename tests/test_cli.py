@@ -1,0 +1,321 @@
+"""The command line: words to verbs, overrides, help; bad input is one line and exit code 2."""
+
+from __future__ import annotations
+
+import ast
+import os
+import pty
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import Mock, create_autospec
+
+import jax
+import pytest
+
+from rpn_jax import __version__, commands
+from rpn_jax.cli import VERBS, Train, main, parse
+from rpn_jax.config import Config, config_names, config_to_json, load_config
+from rpn_jax.errors import UserError
+from tests.test_config import leaf_keys
+
+ROOT = Path(__file__).resolve().parents[1]
+R50 = "rpn_r50_fpn_1x_coco"
+TRAIN = ["train", R50, "--workdir", "runs/r50"]
+PROPOSE = ["propose", R50, "--weights", "w", "--out", "p"]
+
+
+@pytest.fixture(autouse=True)
+def work(monkeypatch: pytest.MonkeyPatch) -> dict[str, Mock]:
+    """The functions behind the verbs, replaced by mocks of the same signature."""
+    mocks = {verb: create_autospec(getattr(commands, verb)) for verb in VERBS}
+    for verb, mock in mocks.items():
+        monkeypatch.setattr(commands, verb, mock)
+    return mocks
+
+
+def run_python(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_train_passes_the_config_with_its_overrides(work: dict[str, Mock]) -> None:
+    flags = (
+        "--data.root data/mine --optim.learning-rate 0.01 --data.scale 640 480 "
+        "--data.buckets 480 640 640 480 --model.backbone.no-train-norm --data.clip-boxes "
+        "--optim.decay-epochs 3 4 5 --model.backbone.frozen-stages -1 --resume --auto-scale-lr"
+    )
+    assert main([*TRAIN, *flags.split()]) == 0
+    base = load_config(R50)
+    expected = replace(
+        base,
+        model=replace(
+            base.model, backbone=replace(base.model.backbone, train_norm=False, frozen_stages=-1)
+        ),
+        data=replace(
+            base.data,
+            root="data/mine",
+            scale=(640, 480),
+            buckets=((480, 640), (640, 480)),
+            clip_boxes=True,
+        ),
+        optim=replace(base.optim, learning_rate=0.01, decay_epochs=(3, 4, 5)),
+    )
+    work["train"].assert_called_once_with(expected, Path("runs/r50"), True, True)
+
+
+def test_train_without_overrides_is_the_config_itself(work: dict[str, Mock]) -> None:
+    assert main(TRAIN) == 0
+    work["train"].assert_called_once_with(load_config(R50), Path("runs/r50"), False, False)
+
+
+def test_evaluate_passes_weights_and_out(work: dict[str, Mock]) -> None:
+    assert main(["evaluate", R50, "--weights", "w", "--out", "recall.json"]) == 0
+    assert main(["evaluate", R50, "--weights", "w", "--data.eval-split", "test"]) == 0
+    first, second = work["evaluate"].call_args_list
+    assert first.args == (load_config(R50), Path("w"), Path("recall.json"))
+    assert second.args[0].data.eval_split == "test"
+    assert second.args[2] is None
+
+
+@pytest.mark.parametrize(
+    "words", ["{} --weights w --out p --draw 5", "--weights w {} --out p --draw 5"]
+)
+def test_propose_passes_pictures_in_order(words: str, work: dict[str, Mock]) -> None:
+    assert main(["propose", R50, *words.format("a.jpg folder/ b*.png").split()]) == 0
+    work["propose"].assert_called_once_with(
+        load_config(R50), Path("w"), ["a.jpg", "folder/", "b*.png"], Path("p"), 5
+    )
+
+
+def test_demo_needs_no_words(work: dict[str, Mock]) -> None:
+    assert main(["demo"]) == 0
+    assert main(["demo", "--workdir", "elsewhere"]) == 0
+    assert [call.args for call in work["demo"].call_args_list] == [
+        (Path("runs/demo"),),
+        (Path("elsewhere"),),
+    ]
+
+
+@pytest.mark.parametrize(
+    "flag", [["--optim.learning_rate", "0.3"], ["--optim.learning-rate=0.3"]], ids=str
+)
+def test_flags_are_read_in_other_spellings(flag: list[str]) -> None:
+    verb = parse([*TRAIN, *flag])
+    assert isinstance(verb, Train)
+    assert verb.config.optim.learning_rate == 0.3
+
+
+def test_config_may_be_a_file(tmp_path: Path) -> None:
+    config = replace(load_config("rpn_demo"), name="mine")
+    config_to_json(config, tmp_path / "config.json")
+    verb = parse(["train", str(tmp_path / "config.json"), "--workdir", "w"])
+    assert isinstance(verb, Train)
+    assert verb.config == config
+
+
+@pytest.mark.parametrize("name", config_names())
+def test_the_command_in_a_config_s_docstring_runs_it(name: str, work: dict[str, Mock]) -> None:
+    docstring = ast.get_docstring(ast.parse((ROOT / "configs" / f"{name}.py").read_text()))
+    assert docstring is not None
+    program, *words = shlex.split(docstring.splitlines()[-1])
+    assert program == "rpn-jax"
+    assert main(words) == 0
+    if name == "rpn_demo":
+        work["demo"].assert_called_once()
+    else:
+        assert work["train"].call_args.args[0].name == name
+
+
+@pytest.mark.parametrize("words", [["train"], ["train", R50], ["evaluate"], ["propose"]], ids=str)
+def test_help_explains_every_field(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as done:
+        main([*words, "--help"])
+    assert done.value.code == 0
+    text = capsys.readouterr().out
+    for key in leaf_keys(Config()):
+        flag = re.escape("--" + key.replace("_", "-"))
+        explained = re.search(rf"^[│ ]*{flag}\b.*\n[│ ]*[A-Z']", text, re.MULTILINE)
+        assert explained, f"{key} is not explained"
+
+
+def test_help_shows_the_values_of_the_config(capsys: pytest.CaptureFixture[str]) -> None:
+    def value_of_depth(words: list[str]) -> str:
+        with pytest.raises(SystemExit):
+            main([*words, "--help"])
+        found = re.search(r"--model\.backbone\.depth.*\n.*default: (\d+)", capsys.readouterr().out)
+        assert found
+        return found[1]
+
+    assert value_of_depth(["train"]) == "50"
+    assert value_of_depth(["train", "rpn_r18_fpn_gn_small"]) == "18"
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_lists_the_verbs_and_configs(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as done:
+        main([flag])
+    assert done.value.code == 0
+    text = capsys.readouterr().out
+    assert all(re.search(rf"^  {verb} +[A-Z].*\.$", text, re.MULTILINE) for verb in VERBS)
+    assert all(f"\n  {name}\n" in text for name in config_names())
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as done:
+        main(["--version"])
+    assert done.value.code == 0
+    assert capsys.readouterr().out == f"rpn-jax {__version__}\n"
+
+
+BAD_INPUT = [
+    ([], "no verb"),
+    (["trian"], "unknown verb 'trian'; did you mean 'train'?"),
+    (["train"], "train: CONFIG comes first"),
+    (["train", "--workdir", "w", R50], "train: CONFIG comes first"),
+    (["train", "rpn_r50_fpn_1x"], f"did you mean '{R50}'?"),
+    (["train", "absent.py"], "absent.py: no such file"),
+    (["train", R50], "--workdir"),
+    (["train", R50, "--workdir"], "'--workdir'"),
+    (["train", R50, "--wrkdir", "w"], "unknown flag '--wrkdir'; did you mean '--workdir'?"),
+    ([*TRAIN, "--learning-rate", "1"], "did you mean '--optim.learning-rate'?"),
+    ([*TRAIN, "--optim.learning_rat=1"], "did you mean '--optim.learning-rate'?"),
+    ([*TRAIN, "--optim.learning-rate", "fast"], "--optim.learning-rate FLOAT"),
+    ([*TRAIN, "--optim.learning-rate"], "'--optim.learning-rate'"),
+    ([*TRAIN, "--optim.learning-rate", "nan"], "optim.learning_rate = nan: must be a finite"),
+    ([*TRAIN, "--optim.momentum", "2"], "optim.momentum = 2.0: must be 0 to below 1"),
+    ([*TRAIN, "--train.epochs", "1.5"], "--train.epochs INT"),
+    ([*TRAIN, "--data.scale", "800"], "Expected 2 values"),
+    ([*TRAIN, "--data.buckets", "800", "1344", "1344"], "--data.buckets [INT INT"),
+    ([*TRAIN, "--model.backbone.depth", "51"], "('18', '34', '50', '101', '152')"),
+    ([*TRAIN, "--model.neck", "none"], "model.anchors.strides = (4, 8, 16, 32, 64): must be (32,)"),
+    ([*TRAIN, "--data.clip-boxes", "True"], "True"),
+    ([*TRAIN, "stray"], "stray"),
+    ([*TRAIN, "--platform", "tpu"], "('auto', 'cpu', 'gpu')"),
+    (["evaluate", R50], "--weights"),
+    (["propose", R50], "--weights"),
+    (PROPOSE, "no picture given"),
+    ([*PROPOSE, "--draw", "-1", "a.jpg"], "--draw -1: must be 0 or more"),
+    (["demo", "stray"], "stray"),
+]
+
+
+@pytest.mark.parametrize("columns", ["40", "200"])
+@pytest.mark.parametrize(("words", "wanted"), BAD_INPUT, ids=str)
+def test_bad_input_is_one_line_and_exit_code_2(
+    words: list[str],
+    wanted: str,
+    columns: str,
+    work: dict[str, Mock],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert main(words) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert re.fullmatch(r"error: [^\n]+\n", printed.err)
+    assert wanted in printed.err
+    assert not re.search("[─│╭╰]", printed.err)
+    assert not any(mock.called for mock in work.values())
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_bad_input_is_one_line_in_any_encoding_and_without_colours(encoding: str) -> None:
+    terminal, stdout = pty.openpty()  # where stdout is a terminal, tyro colours its messages
+    words = [sys.executable, "train.py", R50, "--workdir", "w", "--train.epochs", "x"]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "TERM": "xterm"}
+    done = subprocess.run(
+        words, cwd=ROOT, env=environment, stdout=stdout, stderr=subprocess.PIPE, text=True
+    )
+    os.close(stdout)
+    os.close(terminal)
+    assert done.returncode == 2
+    assert re.fullmatch(r"error: Error parsing --train\.epochs: [^\n\x1b]*INT\n", done.stderr)
+
+
+def test_a_user_error_from_the_work_is_one_line(
+    work: dict[str, Mock], capsys: pytest.CaptureFixture[str]
+) -> None:
+    work["train"].side_effect = UserError("data.root 'nowhere': no such folder")
+    assert main(TRAIN) == 2
+    assert capsys.readouterr().err == "error: data.root 'nowhere': no such folder\n"
+
+
+def test_an_interrupt_is_told_and_gives_130(
+    work: dict[str, Mock], capsys: pytest.CaptureFixture[str]
+) -> None:
+    work["train"].side_effect = KeyboardInterrupt
+    assert main(TRAIN) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_a_bug_keeps_its_traceback(work: dict[str, Mock]) -> None:
+    work["train"].side_effect = ValueError("a bug")
+    with pytest.raises(ValueError, match="a bug"):
+        main(TRAIN)
+
+
+def test_platform_gpu_without_one_names_what_jax_sees(
+    monkeypatch: pytest.MonkeyPatch, work: dict[str, Mock], capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    assert main(["demo", "--platform", "gpu"]) == 2
+    assert capsys.readouterr().err.startswith("error: --platform gpu: JAX sees no GPU, only 'cpu'")
+    work["demo"].assert_not_called()
+
+
+def test_platform_gpu_with_one_goes_on(
+    monkeypatch: pytest.MonkeyPatch, work: dict[str, Mock]
+) -> None:
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert main(["demo", "--platform", "gpu"]) == 0
+    work["demo"].assert_called_once()
+
+
+def test_platform_cpu_is_told_to_jax(work: dict[str, Mock]) -> None:
+    before = jax.config.jax_platforms
+    try:
+        assert main(["demo", "--platform", "cpu"]) == 0
+        assert jax.config.jax_platforms == "cpu"
+    finally:
+        jax.config.update("jax_platforms", before)
+
+
+def test_a_jax_that_does_not_start_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(jax, "default_backend", Mock(side_effect=RuntimeError("no cuda\nmore")))
+    assert main(["demo"]) == 2
+    assert capsys.readouterr().err == "error: --platform auto: JAX does not start (no cuda)\n"
+
+
+def test_help_imports_neither_jax_nor_the_commands() -> None:
+    code = (
+        "import sys\n"
+        "from rpn_jax.cli import main\n"
+        "try:\n"
+        "    main(['train', '--help'])\n"
+        "finally:\n"
+        "    print(sorted({'jax', 'flax', 'rpn_jax.commands'} & set(sys.modules)))\n"
+    )
+    done = run_python("-c", code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_train_py_is_the_verb() -> None:
+    done = run_python("train.py", "--help")
+    assert done.returncode == 0
+    assert done.stdout.startswith("usage: rpn-jax train CONFIG")
+
+
+def test_help_into_a_closed_pipe_is_silent() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    words = [sys.executable, "train.py", "--help"]
+    done = subprocess.run(words, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")

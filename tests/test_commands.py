@@ -1,0 +1,282 @@
+"""The verbs end to end on small pictures: train, resume, evaluate, propose, and bad input."""
+
+import json
+import shutil
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import jax
+import numpy as np
+import pytest
+
+import rpn_jax
+from rpn_jax import cli, commands
+from rpn_jax.config import config_to_json, load_config
+from rpn_jax.errors import UserError
+
+
+def lines_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def leaves_of(folder):
+    return rpn_jax.load_variables(folder)
+
+
+def assert_same(one, two):
+    jax.tree.map(np.testing.assert_array_equal, one, two)
+
+
+def with_epochs(config, epochs):
+    return replace(config, train=replace(config.train, epochs=epochs))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Made by the first test that needs it; (config, work directory) of two epochs."""
+    return {}
+
+
+@pytest.fixture
+def run(trained, tiny_config, tmp_path_factory):
+    if not trained:
+        workdir = tmp_path_factory.mktemp("run")
+        commands.train(tiny_config, workdir, resume=False, auto_scale_lr=False)
+        trained["run"] = tiny_config, workdir
+    return trained["run"]
+
+
+def test_training_leaves_what_a_run_promises(run):
+    config, workdir = run
+    assert load_config(workdir / "config.json") == config
+    environment = json.loads((workdir / "environment.json").read_text())
+    assert environment["packages"]["rpn_jax"] == rpn_jax.__version__
+    assert environment["devices"]
+    lines = lines_of(workdir / "metrics.jsonl")
+    steps = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in steps] == [1, 2, 3, 4, 5, 6]
+    assert all(np.isfinite(line["loss"]) for line in steps)
+    assert steps[0]["learning_rate"] == pytest.approx(0.01 * 0.001)
+    assert steps[2]["learning_rate"] == pytest.approx(0.01)
+    assert steps[3]["learning_rate"] == pytest.approx(0.001)
+    evaluations = [line for line in lines if "AR@100" in line]
+    assert [line["step"] for line in evaluations] == [3, 6]
+    assert list(workdir.glob("events.out.tfevents.*"))
+    assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["3", "6"]
+
+
+def test_a_resumed_run_ends_with_the_same_bits(run, tmp_path):
+    config, workdir = run
+    # One epoch of the same schedule, then the rest.
+    commands.train(with_epochs(config, 1), tmp_path, resume=False, auto_scale_lr=False)
+    commands.train(config, tmp_path, resume=True, auto_scale_lr=False)
+    assert_same(leaves_of(workdir / "checkpoints" / "6"), leaves_of(tmp_path / "checkpoints" / "6"))
+    once, twice = (lines_of(folder / "metrics.jsonl") for folder in (workdir, tmp_path))
+    for one, two in zip(once, twice, strict=True):
+        one.pop("pictures_per_second", None)
+        two.pop("pictures_per_second", None)
+        assert one == two
+
+
+def test_an_interrupted_run_saves_and_goes_on_in_the_middle_of_an_epoch(run, tmp_path, monkeypatch):
+    config, workdir = run
+    told = commands.RunLog.step
+
+    def interrupt_at_the_second_step(log, step, metrics):
+        told(log, step, metrics)
+        if step == 0:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(commands.RunLog, "step", interrupt_at_the_second_step)
+        commands.train(config, tmp_path, resume=False, auto_scale_lr=False)
+    saved = [int(p.name) for p in (tmp_path / "checkpoints").iterdir()]
+    assert len(saved) == 1
+    assert saved[0] % 3 != 0
+    commands.train(config, tmp_path, resume=True, auto_scale_lr=False)
+    assert_same(leaves_of(workdir / "checkpoints" / "6"), leaves_of(tmp_path / "checkpoints" / "6"))
+
+
+def test_a_work_directory_with_a_run_is_not_overwritten(run):
+    config, workdir = run
+    with pytest.raises(UserError, match=r"holds a run up to step 6; pass --resume"):
+        commands.train(config, workdir, resume=False, auto_scale_lr=False)
+
+
+def test_training_starts_from_given_weights(run, tmp_path):
+    config, workdir = run
+    start = replace(
+        with_epochs(config, 1),
+        train=replace(config.train, epochs=1, init_weights=str(workdir), eval_every=0),
+        optim=replace(config.optim, learning_rate=1e-12, weight_decay=0.0),
+    )
+    commands.train(start, tmp_path, resume=False, auto_scale_lr=False)
+    kernels = [
+        leaves_of(folder)["params"]["rpn_head"]["rpn_cls"]["kernel"]
+        for folder in (workdir, tmp_path)
+    ]
+    np.testing.assert_allclose(*kernels, atol=1e-8)
+
+
+def test_evaluation_measures_what_training_did(run, tmp_path):
+    config, workdir = run
+    out = tmp_path / "deep" / "recall.json"
+    figures = commands.evaluate(config, workdir / "checkpoints" / "6", out)
+    last = lines_of(workdir / "metrics.jsonl")[-1]
+    for name, value in json.loads(out.read_text())["figures"].items():
+        assert value == pytest.approx(last[name])
+        assert np.isnan(figures[name]) if value is None else figures[name] == value
+
+
+def test_propose_writes_boxes_in_original_pixels_and_pictures(run, tmp_path):
+    config, workdir = run
+    commands.propose(config, workdir, [config.data.root + "/test"], tmp_path, draw=5)
+    pictures = {p["id"]: p for p in json.loads((tmp_path / "pictures.json").read_text())["images"]}
+    results = json.loads((tmp_path / "proposals.json").read_text())
+    assert len(pictures) == 3
+    assert {result["image_id"] for result in results} == set(pictures)
+    for result in results:
+        x, y, width, height = result["bbox"]
+        picture = pictures[result["image_id"]]
+        assert x >= 0
+        assert y >= 0
+        assert x + width <= picture["width"] + 1e-3
+        assert y + height <= picture["height"] + 1e-3
+        assert result["category_id"] == 1
+    assert max(x + w for x, _, w, _ in (result["bbox"] for result in results)) > 64
+    assert len(list(tmp_path.glob("*.png"))) == 3
+
+
+def test_proposer_takes_files_and_arrays_in_any_order(run):
+    config, workdir = run
+    proposer = rpn_jax.Proposer(config, rpn_jax.load_variables(workdir))
+    path = sorted((Path(config.data.root) / "test").iterdir())[0]
+    array = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+    tall = np.ascontiguousarray(array.transpose(1, 0, 2))
+    results = proposer([tall, str(path), array, path])
+    np.testing.assert_array_equal(results[1].boxes_xyxy, results[2].boxes_xyxy)
+    np.testing.assert_array_equal(results[1].scores, results[3].scores)
+    assert results[0].boxes_xyxy[:, 3].max() <= tall.shape[0]
+    assert len(results[0].scores) > 0
+    assert np.all(np.diff(results[0].scores) <= 0)
+    assert proposer([]) == []
+
+
+@pytest.fixture
+def config_file(tiny_config, tmp_path):
+    path = tmp_path / "tiny.json"
+    config_to_json(tiny_config, path)
+    return path
+
+
+@pytest.fixture
+def broken_root(coco_root, tmp_path):
+    root = tmp_path / "broken"
+    shutil.copytree(coco_root, root)
+    return root
+
+
+def complaint(capsys, *words):
+    """Run a command that must fail for its user; the one line that it says."""
+    assert cli.main([str(word) for word in words]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert said.startswith("error: ")
+    return said
+
+
+def edit_annotations(root, change):
+    path = root / "annotations" / "instances_train.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+class TestBadInput:
+    """Each gives one clear line and exit code 2."""
+
+    def train(self, capsys, config_file, workdir, *flags):
+        return complaint(capsys, "train", config_file, "--workdir", workdir, *flags)
+
+    def test_missing_folder(self, capsys, config_file, tmp_path):
+        said = self.train(capsys, config_file, tmp_path / "w", "--data.root", tmp_path / "none")
+        assert str(tmp_path / "none") in said
+        assert not (tmp_path / "w").exists()
+
+    def test_missing_picture(self, capsys, config_file, broken_root, tmp_path):
+        next((broken_root / "train").iterdir()).unlink()
+        said = self.train(capsys, config_file, tmp_path / "w", "--data.root", broken_root)
+        assert ".png" in said
+
+    def test_not_json(self, capsys, config_file, broken_root, tmp_path):
+        (broken_root / "annotations" / "instances_train.json").write_text("{broken")
+        said = self.train(capsys, config_file, tmp_path / "w", "--data.root", broken_root)
+        assert "instances_train.json" in said
+        assert "JSON" in said
+
+    def test_box_out_of_its_picture(self, capsys, config_file, broken_root, tmp_path):
+        def move(content):
+            content["annotations"][0]["bbox"] = [300, 10, 50, 20]
+
+        edit_annotations(broken_root, move)
+        said = self.train(capsys, config_file, tmp_path / "w", "--data.root", broken_root)
+        assert "300" in said
+        assert "--data.clip-boxes" in said
+
+    def test_unknown_key(self, capsys, config_file, tmp_path):
+        said = self.train(capsys, config_file, tmp_path / "w", "--optim.learning-rat", "1")
+        assert "--optim.learning-rate" in said
+
+    def test_wrong_type(self, capsys, config_file, tmp_path):
+        said = self.train(capsys, config_file, tmp_path / "w", "--optim.learning-rate", "fast")
+        assert "fast" in said
+
+    def test_impossible_value(self, capsys, config_file, tmp_path):
+        said = self.train(capsys, config_file, tmp_path / "w", "--optim.momentum", "1.5")
+        assert "optim.momentum = 1.5" in said
+
+    def test_weights_of_another_model(self, capsys, run, config_file, tmp_path):
+        said = complaint(
+            capsys, "evaluate", config_file, "--weights", run[1], "--model.head-channels", "48"
+        )
+        assert "rpn_head" in said
+        assert "48" in said
+
+    def test_picture_that_is_no_picture(self, capsys, run, config_file, tmp_path):
+        (tmp_path / "a.jpg").write_text("no picture")
+        out = tmp_path / "out"
+        said = complaint(
+            capsys, "propose", config_file, tmp_path / "a.jpg", "--weights", run[1], "--out", out
+        )
+        assert "a.jpg" in said
+        assert not out.exists()
+
+    def test_training_picture_that_is_no_picture(self, capsys, config_file, broken_root, tmp_path):
+        for path in (broken_root / "train").iterdir():
+            path.write_bytes(path.read_bytes()[:100])
+        said = self.train(capsys, config_file, tmp_path / "w", "--data.root", broken_root)
+        assert ".png" in said
+
+    def test_no_gpu(self, capsys, config_file, tmp_path):
+        said = self.train(capsys, config_file, tmp_path / "w", "--platform", "gpu")
+        assert "no GPU" in said
+
+    def test_work_directory_that_cannot_be_written(self, capsys, config_file, tmp_path):
+        (tmp_path / "file").touch()
+        said = self.train(capsys, config_file, tmp_path / "file" / "w")
+        assert str(tmp_path / "file") in said
+
+    def test_diverging_loss(self, capsys, config_file, tmp_path):
+        said = self.train(
+            capsys,
+            config_file,
+            tmp_path / "w",
+            "--optim.learning-rate",
+            "1e30",
+            "--optim.warmup-steps",
+            "0",
+        )
+        assert "step " in said
+        assert ".png" in said

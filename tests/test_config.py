@@ -1,0 +1,323 @@
+"""Configs: the shipped ones against the reference's facts, refusals by key, files and JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rpn_jax.config import (
+    AnchorConfig,
+    Config,
+    PixelConfig,
+    config_from_json,
+    config_names,
+    config_to_json,
+    load_config,
+    nearest,
+    replace,
+)
+from rpn_jax.errors import UserError
+
+CAFFE_PIXELS = PixelConfig(order="bgr", mean=(103.53, 116.28, 123.675), std=(1.0, 1.0, 1.0))
+
+# name: depth, groups, base width, style, trained norms, epochs
+REFERENCE = {
+    "rpn_r50-caffe_fpn_1x_coco": (50, 1, 64, "caffe", False, 12),
+    "rpn_r50_fpn_1x_coco": (50, 1, 64, "pytorch", True, 12),
+    "rpn_r50_fpn_2x_coco": (50, 1, 64, "pytorch", True, 24),
+    "rpn_r101-caffe_fpn_1x_coco": (101, 1, 64, "caffe", False, 12),
+    "rpn_r101_fpn_1x_coco": (101, 1, 64, "pytorch", True, 12),
+    "rpn_r101_fpn_2x_coco": (101, 1, 64, "pytorch", True, 24),
+    "rpn_x101-32x4d_fpn_1x_coco": (101, 32, 4, "pytorch", True, 12),
+    "rpn_x101-32x4d_fpn_2x_coco": (101, 32, 4, "pytorch", True, 24),
+    "rpn_x101-64x4d_fpn_1x_coco": (101, 64, 4, "pytorch", True, 12),
+    "rpn_x101-64x4d_fpn_2x_coco": (101, 64, 4, "pytorch", True, 24),
+    "rpn_r50-caffe-c4_1x_coco": (50, 1, 64, "caffe", False, 12),
+}
+C4 = "rpn_r50-caffe-c4_1x_coco"
+
+# key, impossible value, what the refusal says is right
+REFUSALS: list[tuple[str, Any, str]] = [
+    ("model.backbone.depth", 51, "one of 18, 34, 50, 101, 152"),
+    ("model.backbone.depth", 50.0, "one of 18, 34, 50, 101, 152"),
+    ("model.backbone.style", "torch", "one of 'pytorch', 'caffe'"),
+    ("model.backbone.groups", 0, "1 or more"),
+    ("model.backbone.base_width", 0, "1 or more"),
+    ("model.backbone.num_stages", 5, "1 to 4"),
+    ("model.backbone.num_stages", 0, "1 to 4"),
+    ("model.backbone.norm", "layer", "one of 'frozen', 'batch', 'group'"),
+    ("model.backbone.train_norm", 1, "true or false"),
+    ("model.backbone.frozen_stages", -2, "-1 to 4 (num_stages)"),
+    ("model.backbone.frozen_stages", 5, "-1 to 4 (num_stages)"),
+    ("model.anchors.strides", (4, 8, 16, 32), "(4, 8, 16, 32, 64), the strides of this backbone"),
+    ("model.anchors.strides", (), "one or more positive numbers"),
+    ("model.anchors.scales", (8.0, 0.0), "one or more positive numbers"),
+    ("model.anchors.ratios", (-1.0,), "one or more positive numbers"),
+    ("model.neck", "pan", "one of 'fpn', 'none'"),
+    ("model.neck_channels", 0, "1 or more"),
+    ("model.head_channels", 0, "1 or more"),
+    ("model.precision", "float16", "one of 'float32', 'tf32', 'bfloat16'"),
+    ("pixels.order", "grb", "one of 'rgb', 'bgr'"),
+    ("pixels.mean", (0.0, 0.0), "tuple[float, float, float]"),
+    ("pixels.std", (1.0, 0.0, 1.0), "positive"),
+    ("loss.positive_iou", 1.1, "above 0, at most 1"),
+    ("loss.negative_iou", 0, "above 0, at most 1"),
+    ("loss.negative_iou", 0.8, "at most loss.positive_iou, 0.7"),
+    ("loss.min_positive_iou", -0.1, "above 0, at most 1"),
+    ("loss.samples_per_image", -1, ">= 0"),
+    ("loss.positive_fraction", 2.0, "above 0, at most 1"),
+    ("proposals.nms_pre", 0, "1 or more"),
+    ("proposals.nms_iou", 1.5, "0 to 1"),
+    ("proposals.max_proposals", 0, "1 or more"),
+    ("proposals.min_size", -1.0, "0 or more"),
+    ("data.dataset", "voc", "one of 'coco', 'tfds', 'shapes'"),
+    ("data.scale", (800, 1333), "(long, short), long side first"),
+    ("data.buckets", ((800, 1333), (1344, 800)), "sides in multiples of 32"),
+    ("data.buckets", ((800, 1344),), "one that holds 1333x800 (height x width)"),
+    ("data.buckets", (), "one that holds 800x1333 (height x width)"),
+    ("data.batch_size", 0, "1 or more"),
+    ("data.eval_batch_size", 0, "1 or more"),
+    ("data.flip_probability", 1.5, "0 to 1"),
+    ("data.min_image_size", -1, "0 or more"),
+    ("data.clip_boxes", "yes", "true or false"),
+    ("data.loader_threads", 0, "1 or more"),
+    ("optim.learning_rate", 0.0, "above 0"),
+    ("optim.learning_rate", float("nan"), "a finite number"),
+    ("optim.momentum", 1.0, "0 to below 1"),
+    ("optim.weight_decay", -1e-4, "0 or more"),
+    ("optim.warmup_steps", -1, "0 or more"),
+    ("optim.warmup_ratio", 0.0, "above 0, <= 1"),
+    ("optim.decay_epochs", (11, 8), "ascending epochs from 1"),
+    ("optim.decay_epochs", (0, 8), "ascending epochs from 1"),
+    ("optim.decay_factor", 0.0, "above 0, <= 1"),
+    ("optim.base_batch_size", 0, "1 or more"),
+    ("optim.clip_norm", -1.0, "0 or more"),
+    ("train.epochs", 0, "1 or more"),
+    ("train.seed", 2**32, "0 to 2**32 - 1"),
+    ("train.eval_every", -1, "0 or more"),
+    ("train.log_every", 0, "1 or more"),
+    ("train.keep_last", 0, "1 or more"),
+]
+FREE_TEXTS = {"name", "data.root", "data.train_split", "data.eval_split", "train.init_weights"}
+
+
+def with_value(config: Any, key: str, value: object) -> Any:
+    """``config`` with the field at the dotted ``key`` replaced."""
+    head, _, rest = key.partition(".")
+    return replace(
+        config, **{head: with_value(getattr(config, head), rest, value) if rest else value}
+    )
+
+
+def leaf_keys(config: Any, prefix: str = "") -> list[str]:
+    """Dotted keys of every field that is no section."""
+    keys = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        key = prefix + field.name
+        keys += leaf_keys(value, f"{key}.") if dataclasses.is_dataclass(value) else [key]
+    return keys
+
+
+def test_the_shipped_configs_are_the_eleven_of_the_reference_and_two_small_ones() -> None:
+    assert set(config_names()) == {*REFERENCE, "rpn_r18_fpn_gn_small", "rpn_demo"}
+
+
+@pytest.mark.parametrize("name", config_names())
+def test_a_config_carries_the_name_of_its_file(name: str) -> None:
+    assert load_config(name).name == name
+
+
+@pytest.mark.parametrize("name", REFERENCE)
+def test_reference_configs_state_the_reference_facts(name: str) -> None:
+    depth, groups, base_width, style, train_norm, epochs = REFERENCE[name]
+    config = load_config(name)
+    backbone = config.model.backbone
+    assert (backbone.depth, backbone.groups, backbone.base_width) == (depth, groups, base_width)
+    assert (backbone.style, backbone.train_norm) == (style, train_norm)
+    assert (backbone.norm, backbone.frozen_stages) == ("frozen", 1)
+    assert config.pixels == (CAFFE_PIXELS if style == "caffe" else PixelConfig())
+    assert config.train.epochs == epochs
+    assert config.optim.decay_epochs == {12: (8, 11), 24: (16, 22)}[epochs]
+    assert (config.optim.learning_rate, config.data.batch_size) == (0.02, 16)
+    assert config.data.scale == (1333, 800)
+
+
+@pytest.mark.parametrize("name", [name for name in REFERENCE if name != C4])
+def test_pyramid_configs_have_five_levels(name: str) -> None:
+    config = load_config(name)
+    assert (config.model.neck, config.model.head_channels) == ("fpn", 256)
+    assert config.model.anchors == AnchorConfig((4, 8, 16, 32, 64), (8.0,), (0.5, 1.0, 2.0))
+    assert (config.proposals.nms_pre, config.proposals.max_proposals) == (2000, 1000)
+
+
+def test_c4_has_one_level_of_stride_16() -> None:
+    config = load_config(C4)
+    assert (config.model.neck, config.model.head_channels) == ("none", 1024)
+    assert config.model.backbone.num_stages == 3
+    assert config.model.anchors.strides == (16,)
+    assert config.model.anchors.scales == (2, 4, 8, 16, 32)
+    assert config.model.anchors.per_cell == 15
+    assert (config.proposals.nms_pre, config.proposals.max_proposals) == (12000, 2000)
+
+
+def test_the_small_config_trains_every_parameter_of_a_group_normed_resnet18() -> None:
+    config = load_config("rpn_r18_fpn_gn_small")
+    backbone = config.model.backbone
+    assert (backbone.depth, backbone.norm, backbone.frozen_stages) == (18, "group", -1)
+    assert (config.data.scale, config.data.batch_size) == ((320, 240), 4)
+    assert (config.data.train_split, config.data.eval_split) == ("train", "test")
+    assert (config.optim.learning_rate, config.optim.base_batch_size) == (0.01, 4)
+    assert (config.optim.warmup_steps, config.train.epochs) == (100, 12)
+
+
+@pytest.mark.parametrize(("key", "value", "wanted"), REFUSALS)
+def test_an_impossible_value_is_refused_with_its_key_and_range(
+    key: str, value: object, wanted: str
+) -> None:
+    with pytest.raises(UserError) as refusal:
+        with_value(Config(), key, value)
+    message = str(refusal.value)
+    assert message.startswith(f"{key} = {value!r}: must be ")
+    assert wanted in message
+    assert "\n" not in message
+
+
+def test_every_field_has_a_refusal_above() -> None:
+    assert set(leaf_keys(Config())) - FREE_TEXTS == {key for key, _, _ in REFUSALS}
+
+
+@pytest.mark.parametrize("key", leaf_keys(Config()))
+def test_a_value_of_another_type_is_refused_with_its_key(key: str) -> None:
+    with pytest.raises(UserError, match=rf"^{key} = None: must be "):
+        with_value(Config(), key, None)
+
+
+@pytest.mark.parametrize("depth", [18, 34])
+def test_shallow_networks_have_no_groups(depth: int) -> None:
+    with pytest.raises(UserError, match=rf"backbone\.groups = 32: must be 1, .* at depth {depth}"):
+        with_value(with_value(Config(), "model.backbone.depth", depth), "model.backbone.groups", 32)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("proposals.nms_iou", 0.0),
+        ("proposals.nms_iou", 1.0),
+        ("loss.samples_per_image", 0),
+        ("loss.negative_iou", 0.7),
+        ("optim.momentum", 0.0),
+        ("optim.decay_epochs", ()),
+        ("optim.learning_rate", 1),
+        ("data.flip_probability", 1.0),
+        ("train.eval_every", 0),
+        ("train.seed", 2**32 - 1),
+    ],
+)
+def test_values_at_the_edge_of_their_range_are_accepted(key: str, value: object) -> None:
+    with_value(Config(), key, value)
+
+
+@pytest.mark.parametrize("name", config_names())
+def test_json_gives_the_same_config_back(name: str, tmp_path: Path) -> None:
+    config = with_value(load_config(name), "optim.learning_rate", 0.1 + 0.2)
+    path = tmp_path / "config.json"
+    config_to_json(config, path)
+    assert config_from_json(path) == config
+    assert load_config(path) == config
+    assert load_config(str(path)) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "'the file' is no object"),
+        ('{"modle": {}}', "unknown key 'modle'; did you mean 'model'?"),
+        (
+            '{"optim": {"learning_rat": 1}}',
+            "unknown key 'optim.learning_rat'; did you mean 'learning_rate'?",
+        ),
+        ('{"data": 3}', "'data.' is no object"),
+        ('{"optim": {"momentum": 2}}', "optim.momentum = 2: must be 0 to below 1"),
+        ('{"train": {"epochs": "12"}}', "train.epochs = '12': must be a whole number"),
+    ],
+)
+def test_a_broken_json_config_is_refused_in_one_line(
+    text: str, wanted: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    with pytest.raises(UserError) as refusal:
+        load_config(path)
+    assert wanted in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_json_may_leave_fields_to_their_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"train": {"epochs": 3}}))
+    assert load_config(path) == with_value(Config(), "train.epochs", 3)
+
+
+def test_a_missing_json_config_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"absent\.json: cannot be read \(No such file"):
+        load_config(tmp_path / "absent.json")
+
+
+def test_a_python_config_from_elsewhere_loads(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from rpn_jax.config import load_config, replace\n"
+        'CONFIG = replace(load_config("rpn_demo"), name="mine")\n'
+    )
+    assert load_config(path) == replace(load_config("rpn_demo"), name="mine")
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("", "defines no CONFIG of type rpn_jax.config.Config"),
+        ("CONFIG = {}", "defines no CONFIG of type rpn_jax.config.Config"),
+        ("CONFIG = (", "does not run (SyntaxError: "),
+        ("from rpn_jax.config import Config\nCONFIG = Config(lr=1)", "does not run (TypeError: "),
+        (
+            "from rpn_jax.config import TrainConfig\nCONFIG = TrainConfig(epochs=0)",
+            "train.epochs = 0: must be 1 or more",
+        ),
+    ],
+)
+def test_a_broken_python_config_is_refused_in_one_line(
+    text: str, wanted: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    with pytest.raises(UserError) as refusal:
+        load_config(path)
+    assert wanted in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_missing_python_config_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"absent\.py: no such file"):
+        load_config(tmp_path / "absent.py")
+
+
+def test_an_unknown_name_is_answered_with_the_nearest_and_all_known() -> None:
+    with pytest.raises(UserError) as refusal:
+        load_config("rpn_r50_fpn_1x")
+    message = str(refusal.value)
+    assert "config 'rpn_r50_fpn_1x'" in message
+    assert "did you mean 'rpn_r50_fpn_1x_coco'?" in message
+    assert all(name in message for name in config_names())
+
+
+def test_nearest_names_one_or_none() -> None:
+    assert nearest("learning_rte", ["momentum", "learning_rate"]) == (
+        "; did you mean 'learning_rate'?"
+    )
+    assert nearest("zzz", ["momentum", "learning_rate"]) == ""
