@@ -11,15 +11,15 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
 import numpy as np
 
-from rpn_jax.config import Config, config_to_json
+from rpn_jax.config import Config, config_changes, config_to_json, load_config
 from rpn_jax.errors import UserError
+from rpn_jax.output import make_folder
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 BEST_BY = "AR@1000"
 """The metric by which a run's best checkpoint is told."""
 
+CONFIG_FILE = "config.json"
 CHECKPOINTS, VARIABLES, OPTIMIZER = "checkpoints", "variables", "optimizer"
 
 Tree = TypeVar("Tree")
@@ -58,7 +59,7 @@ class Checkpoints:
         Raises:
           UserError: a work directory that cannot be written.
         """
-        _check_writable(workdir)
+        make_folder(workdir)
         self.folder = workdir.resolve() / CHECKPOINTS
         self._manager = _manager(self.folder, keep_last)
 
@@ -155,11 +156,11 @@ def save_variables(folder: str | Path, config: Config, variables: Any) -> None:
     folder = Path(folder)
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise UserError(f"weights {folder}: exists already; name a new folder or remove this one")
-    _check_writable(folder.parent)
+    make_folder(folder.parent)
     temporary = folder.resolve().with_name(f".{folder.resolve().name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir()
-        config_to_json(config, temporary / "config.json")
+        config_to_json(config, temporary / CONFIG_FILE)
         _write_item(temporary / VARIABLES, _host_copy(variables))
         temporary.replace(folder)
     except OSError as error:
@@ -208,6 +209,26 @@ def check_variables(expected: Any, variables: Any, folder: str | Path) -> None:
     _check_arrays(
         _by_name(expected), _by_name(variables), f"weights {folder}: are of another model"
     )
+
+
+def check_same_model(config: Config, folder: str | Path) -> None:
+    """Compare the config that weights were made with, where they hold it, with the one in use.
+
+    Two models of equal shapes may differ in their strides' place, their pixels or their anchors.
+
+    Raises:
+      UserError: they differ in the model or the pixels (the precision may differ).
+    """
+    folder = Path(folder)
+    for path in (folder / CONFIG_FILE, folder.parent.parent / CONFIG_FILE):
+        if path.is_file():
+            for key, theirs, ours in config_changes(load_config(path), config):
+                if key.startswith(("model.", "pixels.")) and key != "model.precision":
+                    raise UserError(
+                        f"weights {folder}: are of another model: {key} is {theirs!r} there and "
+                        f"{ours!r} in the config"
+                    )
+            return
 
 
 def _check_arrays(expected: dict[str, Any], found: dict[str, Any], opening: str) -> None:
@@ -259,17 +280,6 @@ def _in_structure(tree: Tree, named: dict[str, Any]) -> Tree:
 def _host_copy(tree: Tree) -> Tree:
     # Copied, because the training step donates these buffers while they are being written.
     return jax.tree.map(np.array, tree)
-
-
-def _check_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"folder {folder}: cannot be written ({error.strerror}); choose another one"
-        ) from None
 
 
 def _manager(folder: Path, keep_last: int) -> ocp.CheckpointManager:

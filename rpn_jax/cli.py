@@ -78,7 +78,9 @@ class Propose:
     """Write the proposals for pictures, folders of pictures or globs; no annotations needed."""
 
     config: Overrides
-    pictures: Annotated[tuple[str, ...], tyro.conf.Positional] = tyro.MISSING
+    pictures: Annotated[
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PICTURES")
+    ] = tyro.MISSING
     """Pictures, folders of pictures, or globs in quotes, all in one place."""
     weights: Path = tyro.MISSING
     """Folder of weights, or a work directory of 'train'."""

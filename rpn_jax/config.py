@@ -12,6 +12,7 @@ import difflib
 import json
 import math
 import runpy
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -412,6 +413,16 @@ def config_from_json(path: Path) -> Config:
     except ValueError as error:
         raise UserError(f"config {path}: is not JSON ({error})") from None
     return _from_dict(Config, values, path)
+
+
+def config_changes(before: Any, now: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(key, old value, new value) of every field in which two configs differ."""
+    for item in dataclasses.fields(now):
+        key, old, new = prefix + item.name, getattr(before, item.name), getattr(now, item.name)
+        if dataclasses.is_dataclass(new):
+            yield from config_changes(old, new, f"{key}.")
+        elif old != new:
+            yield key, old, new
 
 
 def nearest(word: str, known: list[str]) -> str:

@@ -20,6 +20,7 @@ from rpn_jax.structures import Batch, Proposals
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int, UInt8
+    from rich.console import Console
 
     from rpn_jax.data.dataset import Dataset
 
@@ -54,7 +55,7 @@ def make_propose_function(config: Config) -> ProposeFunction:
         scale_factors: Float[Array, "B 2"],
     ) -> Proposals:
         normalized = normalize_images(images, image_sizes, config.pixels)
-        outputs = model.apply(variables, normalized)
+        outputs: Any = model.apply(variables, normalized)
         return propose(config, outputs, image_sizes, scale_factors)
 
     return propose_batch
@@ -93,6 +94,43 @@ def propose_dataset(
         ids = [dataset.pictures[index].image_id for index in indices]
         yield from picture_proposals(ids, jax.device_get(proposals))
         on_pictures(len(ids))
+
+
+def propose_with_progress(
+    propose_function: ProposeFunction,
+    variables: Variables,
+    dataset: Dataset,
+    config: Config,
+    console: Console,
+) -> list[PictureProposals]:
+    """`propose_dataset` in the dataset's order, behind a progress bar."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("proposing"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("pictures"),
+        TimeElapsedColumn(),
+        TextColumn("<"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=len(dataset.pictures))
+
+        def advance(pictures: int) -> None:
+            progress.advance(task, pictures)
+
+        results = list(propose_dataset(propose_function, variables, dataset, config, advance))
+    position = {picture.image_id: index for index, picture in enumerate(dataset.pictures)}
+    return sorted(results, key=lambda result: position[result.image_id])
 
 
 class Proposer:

@@ -15,6 +15,7 @@ import rpn_jax
 from rpn_jax import cli, commands
 from rpn_jax.config import config_to_json, load_config
 from rpn_jax.errors import UserError
+from rpn_jax.run_log import RunLog
 
 
 def lines_of(path):
@@ -82,7 +83,7 @@ def test_a_resumed_run_ends_with_the_same_bits(run, tmp_path):
 
 def test_an_interrupted_run_saves_and_goes_on_in_the_middle_of_an_epoch(run, tmp_path, monkeypatch):
     config, workdir = run
-    told = commands.RunLog.step
+    told = RunLog.step
 
     def interrupt_at_the_second_step(log, step, metrics):
         told(log, step, metrics)
@@ -90,8 +91,9 @@ def test_an_interrupted_run_saves_and_goes_on_in_the_middle_of_an_epoch(run, tmp
             signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(commands.RunLog, "step", interrupt_at_the_second_step)
-        commands.train(config, tmp_path, resume=False, auto_scale_lr=False)
+        patch.setattr(RunLog, "step", interrupt_at_the_second_step)
+        with pytest.raises(KeyboardInterrupt):
+            commands.train(config, tmp_path, resume=False, auto_scale_lr=False)
     saved = [int(p.name) for p in (tmp_path / "checkpoints").iterdir()]
     assert len(saved) == 1
     assert saved[0] % 3 != 0
@@ -103,6 +105,18 @@ def test_a_work_directory_with_a_run_is_not_overwritten(run):
     config, workdir = run
     with pytest.raises(UserError, match=r"holds a run up to step 6; pass --resume"):
         commands.train(config, workdir, resume=False, auto_scale_lr=False)
+
+
+def test_going_on_with_another_config_tells_what_changed(run, tmp_path, capsys):
+    config, _ = run
+    commands.train(with_epochs(config, 1), tmp_path, resume=False, auto_scale_lr=False)
+    capsys.readouterr()
+    commands.train(config, tmp_path, resume=True, auto_scale_lr=False)
+    said = capsys.readouterr().out
+    assert "train.epochs was 1 in this run so far, and is 2 from here on" in said
+    assert "going on after step 3" in said
+    commands.train(config, tmp_path, resume=True, auto_scale_lr=False)
+    assert "going on after step 6" in capsys.readouterr().out
 
 
 def test_training_starts_from_given_weights(run, tmp_path):
@@ -243,6 +257,11 @@ class TestBadInput:
         )
         assert "rpn_head" in said
         assert "48" in said
+
+    def test_weights_of_another_model_with_the_same_shapes(self, capsys, run, config_file):
+        flags = ["--weights", run[1], "--pixels.order", "bgr"]
+        said = complaint(capsys, "evaluate", config_file, *flags)
+        assert "pixels.order is 'rgb' there and 'bgr' in the config" in said
 
     def test_picture_that_is_no_picture(self, capsys, run, config_file, tmp_path):
         (tmp_path / "a.jpg").write_text("no picture")

@@ -49,8 +49,8 @@ def looped_loss(outputs: RPNOutputs, boxes: np.ndarray, mask: np.ndarray) -> tup
     batch = len(boxes)
     logits = np.concatenate([np.asarray(x).reshape(batch, -1) for x in outputs.objectness], 1)
     deltas = np.concatenate([np.asarray(x).reshape(batch, -1, 4) for x in outputs.deltas], 1)
-    anchors = np.concatenate(grid_anchors(SHAPES, ANCHORS))
-    valid = np.asarray(anchor_validity(SHAPES, ANCHORS, SIZES))
+    anchors = np.concatenate(jax.jit(lambda: grid_anchors(SHAPES, ANCHORS))())
+    valid = np.asarray(jax.jit(lambda: anchor_validity(SHAPES, ANCHORS, SIZES))())
     totals = np.zeros(3)
     for i in range(batch):
         labels = detection.assign(anchors, valid[i], boxes[i], mask[i])

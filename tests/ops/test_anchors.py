@@ -69,11 +69,10 @@ def test_wrong_number_of_levels_is_refused():
 @pytest.mark.parametrize("name", CASES)
 def test_equal_to_the_reference(name):
     case = load_case(name)
-    anchors = np.concatenate(grid_anchors(case.level_shapes, case.config.model.anchors))
+    anchors = case.anchors()
     assert len(anchors) == case.fields["num_anchors"]
     np.testing.assert_array_equal(
         anchors[:: int(case.fields["anchors_stride"])], case.fields["anchors"]
     )
-    valid = anchor_validity(case.level_shapes, case.config.model.anchors, case.image_sizes)
-    for picture, exists in enumerate(valid):
+    for picture, exists in enumerate(case.validity()):
         np.testing.assert_array_equal(exists, case.fields[f"assigned_{picture}"] != -2)

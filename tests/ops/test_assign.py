@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rpn_jax.ops import anchor_validity, assign_anchors, grid_anchors
+from rpn_jax.ops import assign_anchors
 from tests.oracles import detection
 from tests.oracles.boxes import grid_boxes, random_boxes
 from tests.oracles.golden import CASES, load_case, needs_golden
@@ -102,9 +102,8 @@ def test_vmap_gives_each_picture_its_own_labels():
 @pytest.mark.parametrize("name", CASES)
 def test_every_label_of_the_reference(name):
     case = load_case(name)
-    config = case.config.model.anchors
-    anchors = jnp.concatenate(grid_anchors(case.level_shapes, config))
-    valid = anchor_validity(case.level_shapes, config, case.image_sizes)
+    anchors = case.anchors()
+    valid = case.validity()
     labels = jax.vmap(assign, (None, 0, 0, 0))(anchors, valid, case.boxes_xyxy, case.box_mask)
     for picture, got in enumerate(labels):
         np.testing.assert_array_equal(got, case.fields[f"assigned_{picture}"])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from rpn_jax.config import (
     ModelConfig,
     ProposalConfig,
 )
+from rpn_jax.ops import anchor_validity, grid_anchors
 from rpn_jax.structures import RPNOutputs
 
 FOLDER = Path(__file__).resolve().parents[2].parent / "shared" / "golden"
@@ -39,8 +41,19 @@ class Case:
     box_mask: np.ndarray
     fields: dict[str, np.ndarray]
 
-    @property
-    def level_shapes(self) -> list[tuple[int, int]]:
+    def anchors(self) -> np.ndarray:
+        """What `grid_anchors` makes of this case, f32[K, 4]."""
+        levels = jax.jit(lambda: grid_anchors(self._level_shapes(), self.config.model.anchors))()
+        return np.concatenate(levels)
+
+    def validity(self) -> np.ndarray:
+        """What `anchor_validity` makes of this case, bool[B, K]."""
+        config = self.config.model.anchors
+        return np.asarray(
+            jax.jit(lambda: anchor_validity(self._level_shapes(), config, self.image_sizes))()
+        )
+
+    def _level_shapes(self) -> list[tuple[int, int]]:
         return [(level.shape[1], level.shape[2]) for level in self.outputs.objectness]
 
 

@@ -1,0 +1,283 @@
+"""A training run of an RPN: where config, data, model, losses, training and evaluation meet."""
+
+from __future__ import annotations
+
+import platform
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import jaxlib
+import numpy as np
+import optax
+from rich.console import Console
+
+import rpn_jax
+from rpn_jax.checkpoints import CONFIG_FILE, Checkpoints
+from rpn_jax.config import Config, config_changes, config_to_json, load_config
+from rpn_jax.data.dataset import Dataset, open_dataset
+from rpn_jax.data.pipeline import batch_shapes, prefetch, steps_per_epoch, train_batches
+from rpn_jax.errors import UserError
+from rpn_jax.evaluation import PROPOSAL_COUNTS, recall_table
+from rpn_jax.evaluation import evaluate as evaluate_recall
+from rpn_jax.losses import rpn_loss
+from rpn_jax.models import RPN, init_variables
+from rpn_jax.ops.pixels import normalize_images
+from rpn_jax.optim import learning_rate_schedule, make_optimizer, trainable_parameters
+from rpn_jax.output import write_json
+from rpn_jax.proposer import ProposeFunction, make_propose_function, propose_with_progress
+from rpn_jax.run_log import RunLog
+from rpn_jax.structures import Batch
+from rpn_jax.training import (
+    DEVICE_AXIS,
+    LossFunction,
+    TrainState,
+    compile_steps,
+    initial_state,
+    make_step,
+    replicate,
+    run_steps,
+    split_batch,
+)
+
+ENVIRONMENT_FILE = "environment.json"
+PACKAGES = (rpn_jax, jax, jaxlib, flax, optax, np)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What stays the same from the first step of a run to its last."""
+
+    config: Config
+    workdir: Path
+    console: Console
+    train_data: Dataset
+    eval_data: Dataset | None
+    epoch_steps: int
+    optimizer: optax.GradientTransformation
+    step_function: jax.stages.Wrapped
+    propose_function: ProposeFunction
+
+    @property
+    def last_step(self) -> int:
+        """Steps at the end of training."""
+        return self.epoch_steps * self.config.train.epochs
+
+
+def train_run(
+    config: Config, workdir: Path, resume: bool, auto_scale_lr: bool, console: Console
+) -> None:
+    """Train, evaluate and keep checkpoints in ``workdir``; `rpn_jax.commands.train`."""
+    variables = _starting_variables(config)
+    run = _prepare(config, workdir, auto_scale_lr, variables, console)
+    with Checkpoints(workdir, config.train.keep_last) as checkpoints, _signals() as should_stop:
+        state = _first_state(initial_state(variables, run.optimizer), checkpoints, resume)
+        _record(run)
+        _introduce(run, int(state.step))
+        log = RunLog(
+            workdir,
+            console,
+            config.data.batch_size,
+            run.epoch_steps,
+            int(state.step),
+            run.last_step,
+            config.train.log_every,
+        )
+        with log:
+            done = _train_epochs(run, replicate(state), checkpoints, log, should_stop)
+    console.print(f"results are in {workdir}: checkpoints/, metrics.jsonl and event files")
+    if done < run.last_step:
+        console.print(f"stopped after step {done} of {run.last_step}; --resume goes on from there")
+        raise KeyboardInterrupt
+
+
+def rpn_loss_function(config: Config) -> LossFunction:
+    """The loss of an RPN on a device's batch, for `rpn_jax.training`."""
+    model = RPN(config.model, axis_name=DEVICE_AXIS)
+
+    def loss_function(
+        variables: dict[str, Any], batch: Batch, rng: jax.Array
+    ) -> tuple[dict[str, jax.Array], dict[str, Any]]:
+        images = normalize_images(batch.images, batch.image_sizes, config.pixels)
+        outputs, updates = model.apply(variables, images, train=True, mutable=["batch_stats"])
+        terms = rpn_loss(
+            config,
+            outputs,
+            batch.boxes_xyxy,
+            batch.box_mask,
+            batch.image_sizes,
+            rng,
+            axis_name=DEVICE_AXIS,
+        )
+        return terms, {**variables, **updates}
+
+    return loss_function
+
+
+def _prepare(
+    config: Config,
+    workdir: Path,
+    auto_scale_lr: bool,
+    variables: dict[str, Any],
+    console: Console,
+) -> Run:
+    train_data = open_dataset(config.data, config.data.train_split)
+    evaluates = config.train.eval_every > 0
+    epoch_steps = steps_per_epoch(train_data, config.data)
+    schedule = learning_rate_schedule(
+        config.optim, epoch_steps, config.data.batch_size, auto_scale_lr
+    )
+    trainable = trainable_parameters(variables["params"], config.model.backbone)
+    optimizer = make_optimizer(config.optim, schedule, trainable)
+    loss_function = rpn_loss_function(config)
+    return Run(
+        config=config,
+        workdir=workdir,
+        console=console,
+        train_data=train_data,
+        eval_data=open_dataset(config.data, config.data.eval_split) if evaluates else None,
+        epoch_steps=epoch_steps,
+        optimizer=optimizer,
+        step_function=make_step(loss_function, optimizer, schedule, config.train.seed),
+        propose_function=make_propose_function(config),
+    )
+
+
+def _starting_variables(config: Config) -> dict[str, Any]:
+    if not config.train.init_weights:
+        return init_variables(config, config.train.seed)
+    from rpn_jax.torch_weights import initial_variables
+
+    return initial_variables(config, config.train.init_weights)
+
+
+def _first_state(fresh: TrainState, checkpoints: Checkpoints, resume: bool) -> TrainState:
+    """The state to go on from: ``fresh``, or with ``resume`` the last one saved, if any."""
+    latest = checkpoints.latest_step()
+    if latest is not None and not resume:
+        raise UserError(
+            f"work directory {checkpoints.folder.parent}: holds a run up to step {latest}; "
+            "pass --resume to go on, or choose another --workdir"
+        )
+    restored = checkpoints.restore_latest(fresh.variables, fresh.opt_state)
+    if restored is None:
+        return fresh
+    step, variables, opt_state = restored
+    return TrainState(jnp.asarray(step, jnp.int32), variables, opt_state)
+
+
+def _record(run: Run) -> None:
+    """Keep what decides a run's figures beside them; tell what differs from an earlier part."""
+    path = run.workdir / CONFIG_FILE
+    if path.exists():
+        for key, old, new in config_changes(load_config(path), run.config):
+            run.console.print(f"{key} was {old} in this run so far, and is {new} from here on")
+    config_to_json(run.config, path)
+    environment = {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "devices": [device.device_kind for device in jax.local_devices()],
+        "packages": {package.__name__: package.__version__ for package in PACKAGES},
+    }
+    write_json(run.workdir / ENVIRONMENT_FILE, environment)
+
+
+def _introduce(run: Run, done: int) -> None:
+    devices = jax.local_devices()
+    pictures = run.train_data.pictures
+    run.console.print(
+        f"training {run.config.name} on {len(devices)} x {devices[0].device_kind}: "
+        f"{len(pictures)} pictures with {sum(len(p.boxes_xyxy) for p in pictures)} boxes in "
+        f"'{run.config.data.train_split}', {run.config.train.epochs} epochs of {run.epoch_steps} "
+        f"steps of {run.config.data.batch_size} pictures",
+        soft_wrap=True,
+    )
+    if done:
+        run.console.print(f"going on after step {done}")
+
+
+def _train_epochs(
+    run: Run,
+    state: TrainState,
+    checkpoints: Checkpoints,
+    log: RunLog,
+    should_stop: Callable[[], bool],
+) -> int:
+    """Train to the end, or until asked to stop, saving after each epoch; the steps done."""
+    data, seed = run.config.data, run.config.train.seed
+    compiled = compile_steps(run.step_function, state, batch_shapes(run.train_data, data), log)
+    done = int(state.step)
+    batches = prefetch(train_batches(run.train_data, data, seed, done), split_batch)
+    while done < run.last_step and not should_stop():
+        log.restart_clock()
+        epoch = done // run.epoch_steps + 1
+        steps = epoch * run.epoch_steps - done
+        state = run_steps(
+            compiled, state, batches, done, steps, log, _names_in(run.train_data), should_stop
+        )
+        done = int(state.step)
+        figures = None
+        if done == epoch * run.epoch_steps and _evaluates_after(run, epoch):
+            figures = _measure(run, state)
+            log.evaluated(done, figures)
+            _show(run, epoch, figures)
+        checkpoints.save(done, state.variables, state.opt_state, figures)
+    return done
+
+
+def _names_in(dataset: Dataset) -> Callable[[np.ndarray], list[str]]:
+    return lambda indices: [dataset.pictures[index].name for index in indices]
+
+
+def _evaluates_after(run: Run, epoch: int) -> bool:
+    if run.eval_data is None:
+        return False
+    return epoch % run.config.train.eval_every == 0 or epoch == run.config.train.epochs
+
+
+def _measure(run: Run, state: TrainState) -> dict[str, float]:
+    assert run.eval_data is not None
+    results = propose_with_progress(
+        run.propose_function, state.variables, run.eval_data, run.config, run.console
+    )
+    return evaluate_recall(run.eval_data.annotations, results)
+
+
+def _show(run: Run, epoch: int, figures: dict[str, float]) -> None:
+    """One line after an epoch, the whole table after the last."""
+    if epoch == run.config.train.epochs:
+        run.console.print(recall_table(figures))
+        return
+    recalls = ", ".join(f"AR@{count} {figures[f'AR@{count}']:.3f}" for count in PROPOSAL_COUNTS)
+    run.console.print(f"epoch {epoch}: {recalls} (proposal)")
+
+
+@contextmanager
+def _signals() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C or SIGTERM into a polite stop; a second one acts at once."""
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        restore()
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield lambda: bool(received)
+    finally:
+        restore()
