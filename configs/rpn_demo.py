@@ -1,14 +1,25 @@
-"""ResNet-18 with group norm, FPN, on pictures drawn by code: no download, minutes on a CPU.
+"""A small network on pictures drawn by code: no download, minutes on a CPU.
+
+Three stages of a ResNet-18 with group norm and a narrow pyramid; anchors of two sizes an octave,
+16 to 181 pixels, for pictures of 160x128; 64 samples a picture, which weigh its few boxes more.
 
 rpn-jax demo --workdir runs/demo
 """
 
-from rpn_jax.config import load_config, replace
+from rpn_jax.config import AnchorConfig, load_config, replace
 
 BASE = load_config("rpn_r18_fpn_gn_small")
 CONFIG = replace(
     BASE,
     name="rpn_demo",
+    model=replace(
+        BASE.model,
+        backbone=replace(BASE.model.backbone, num_stages=3),
+        neck_channels=64,
+        head_channels=64,
+        anchors=AnchorConfig(strides=(4, 8, 16, 32), scales=(4.0, 5.66)),
+    ),
+    loss=replace(BASE.loss, samples_per_image=64),
     data=replace(
         BASE.data,
         dataset="shapes",
@@ -16,5 +27,8 @@ CONFIG = replace(
         scale=(160, 128),
         buckets=((128, 160), (160, 128)),
     ),
-    train=replace(BASE.train, epochs=6),
+    optim=replace(
+        BASE.optim, learning_rate=0.02, warmup_steps=50, decay_epochs=(2,), clip_norm=5.0
+    ),
+    train=replace(BASE.train, epochs=3),
 )

@@ -23,7 +23,9 @@ from typing import Annotated, Literal, NoReturn, TypeVar, get_type_hints
 import tyro
 
 from rpn_jax import __version__
+from rpn_jax.benchmark.options import Options, parse_options
 from rpn_jax.config import Config, config_names, load_config, nearest
+from rpn_jax.devices import use_platform
 from rpn_jax.errors import UserError
 
 Overrides = Annotated[Config, tyro.conf.arg(name="")]
@@ -51,6 +53,7 @@ class Train:
     platform: Platform = "auto"
 
     def run(self) -> None:
+        use_platform(self.platform)
         from rpn_jax import commands
 
         commands.train(self.config, self.workdir, self.resume, self.auto_scale_lr)
@@ -65,12 +68,16 @@ class Evaluate:
     """Folder of weights, or a work directory of 'train'."""
     out: OptionalPath = None
     """JSON file to write the results to."""
+    exact_padding: Switch = False
+    """Pad each picture to a multiple of 32 pixels and no further, as the reference does; compiles
+    once a size."""
     platform: Platform = "auto"
 
     def run(self) -> None:
+        use_platform(self.platform)
         from rpn_jax import commands
 
-        commands.evaluate(self.config, self.weights, self.out)
+        commands.evaluate(self.config, self.weights, self.out, self.exact_padding)
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,9 @@ class Propose:
     """Folder to write to: proposals.json, in COCO results format, and drawn pictures."""
     draw: int = 0
     """Proposals to draw on a copy of each picture, the best ones; 0 draws none."""
+    exact_padding: Switch = False
+    """Pad each picture to a multiple of 32 pixels and no further, as the reference does; compiles
+    once a size."""
     platform: Platform = "auto"
 
     def run(self) -> None:
@@ -95,9 +105,61 @@ class Propose:
             raise UserError("propose: no picture given; name pictures, folders or globs in quotes")
         if self.draw < 0:
             raise UserError(f"--draw {self.draw}: must be 0 or more")
+        use_platform(self.platform)
         from rpn_jax import commands
 
-        commands.propose(self.config, self.weights, list(self.pictures), self.out, self.draw)
+        commands.propose(
+            self.config,
+            self.weights,
+            list(self.pictures),
+            self.out,
+            self.draw,
+            self.exact_padding,
+        )
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Turn a published PyTorch file into a folder of weights, or such a folder back into a file."""
+
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")] = tyro.MISSING
+    """A .pth or .pkl file, an https URL, or a name such as torchvision://resnet50; with --to-torch
+    a folder of weights or a work directory."""
+    out: Annotated[
+        Path | None, tyro.conf.Positional, tyro.conf.DisallowNone, tyro.conf.arg(metavar="[OUT]")
+    ] = None
+    """Folder to write, a new one."""
+    config: Annotated[str | None, tyro.conf.DisallowNone] = None
+    """Name or path of the config that the weights are for; by default the one that they fit."""
+    to_torch: OptionalPath = None
+    """The .pth file to write the weights of SOURCE to, under the original's key names."""
+    platform: Platform = "auto"
+
+    def run(self) -> None:
+        if (self.out is None) == (self.to_torch is None):
+            raise UserError(
+                "convert: give a folder OUT to write, or --to-torch FILE.pth, one of both"
+            )
+        use_platform(self.platform)
+        from rpn_jax import commands
+
+        if self.out is not None:
+            commands.convert(self.source, self.out, self.config)
+        elif self.to_torch is not None:
+            commands.convert_to_torch(Path(self.source), self.to_torch)
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Time a model's stages, its training step, and PyTorch beside them."""
+
+    options: Options
+    """Read without tyro: ``python -m rpn_jax.benchmark`` runs where tyro is not installed."""
+
+    def run(self) -> None:
+        from rpn_jax.benchmark import command
+
+        command.run(self.options)
 
 
 @dataclass(frozen=True)
@@ -109,16 +171,19 @@ class Demo:
     platform: Platform = "auto"
 
     def run(self) -> None:
+        use_platform(self.platform)
         from rpn_jax import commands
 
         commands.demo(self.workdir)
 
 
-Verb = Train | Evaluate | Propose | Demo
+Verb = Train | Evaluate | Propose | Convert | Benchmark | Demo
 VERBS: dict[str, type[Verb]] = {
     "train": Train,
     "evaluate": Evaluate,
     "propose": Propose,
+    "convert": Convert,
+    "benchmark": Benchmark,
     "demo": Demo,
 }
 
@@ -131,7 +196,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         verb = parse(list(sys.argv[1:] if arguments is None else arguments))
-        _use_platform(verb.platform)
         verb.run()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -159,8 +223,10 @@ def parse(words: list[str]) -> Verb:
         said = f"unknown verb '{name}'{nearest(name, list(VERBS))}" if name else "no verb"
         raise UserError(f"{said} (verbs: {verbs}; 'rpn-jax --help' explains them)")
     verb = VERBS[name]
-    if issubclass(verb, Demo):
-        return _read_flags(verb(), rest, "rpn-jax demo")
+    if issubclass(verb, Benchmark):
+        return verb(parse_options(rest, f"rpn-jax {name}"))
+    if issubclass(verb, Convert | Demo):
+        return _read_flags(verb(), rest, f"rpn-jax {name}")
     config, rest = _leading_config(name, rest)
     return _read_flags(verb(config=config), rest, f"rpn-jax {name} CONFIG")
 
@@ -249,21 +315,3 @@ def _one_line(box: str) -> str:
 
 def _is_rule(row: str) -> bool:
     return set(row) <= set("─╰╯-")
-
-
-def _use_platform(platform: str) -> None:
-    """Start JAX on the CPU, or make sure that it started on a GPU; 'auto' takes what it prefers."""
-    import jax
-
-    if platform == "cpu":
-        jax.config.update("jax_platforms", "cpu")
-    try:
-        backend = jax.default_backend()
-    except RuntimeError as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"--platform {platform}: JAX does not start ({reason})") from None
-    if platform == "gpu" and backend != "gpu":
-        raise UserError(
-            f"--platform gpu: JAX sees no GPU, only '{backend}' "
-            "(the extras cuda12 and cuda13 install JAX for NVIDIA GPUs)"
-        )

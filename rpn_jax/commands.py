@@ -1,4 +1,4 @@
-"""The verbs of the command line as functions: train, evaluate, propose, demo."""
+"""The verbs of the command line as functions."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from rich.console import Console
 
 from rpn_jax.checkpoints import check_same_model, check_variables, load_variables
 from rpn_jax.compilation_cache import use_compilation_cache
-from rpn_jax.config import Config, load_config
+from rpn_jax.config import Config, load_config, replace
 from rpn_jax.data.dataset import Dataset, open_dataset
 from rpn_jax.data.files import PictureFiles, find_pictures
+from rpn_jax.data.pipeline import with_exact_padding
 from rpn_jax.evaluation import PictureProposals, json_figures, recall_table, write_results
 from rpn_jax.evaluation import evaluate as evaluate_recall
 from rpn_jax.models import variable_shapes
@@ -41,8 +42,16 @@ def train(config: Config, workdir: Path, resume: bool, auto_scale_lr: bool) -> N
     train_run(config, workdir, resume, auto_scale_lr, Console())
 
 
-def evaluate(config: Config, weights: Path, out: Path | None) -> dict[str, float]:
+def evaluate(
+    config: Config, weights: Path, out: Path | None, exact_padding: bool
+) -> dict[str, float]:
     """Measure the recall of proposals on ``data.eval_split``, print it, and write it to ``out``.
+
+    Args:
+      config: the network's config.
+      weights: its weights.
+      out: JSON file to write, if any.
+      exact_padding: pad each picture to a multiple of 32 pixels and no further.
 
     Raises:
       UserError: bad data, weights of another model, or an ``out`` that cannot be written.
@@ -53,6 +62,8 @@ def evaluate(config: Config, weights: Path, out: Path | None) -> dict[str, float
         make_folder(out.parent)
     dataset = open_dataset(config.data, config.data.eval_split)
     variables = _weights_of(config, weights)
+    if exact_padding:
+        config = _exactly_padded(config, dataset)
     results = propose_with_progress(
         make_propose_function(config), variables, dataset, config, console
     )
@@ -64,6 +75,7 @@ def evaluate(config: Config, weights: Path, out: Path | None) -> dict[str, float
             "weights": str(weights),
             "split": config.data.eval_split,
             "pictures": len(dataset.pictures),
+            "exact_padding": exact_padding,
             "figures": json_figures(figures),
         }
         write_json(out, record)
@@ -71,7 +83,14 @@ def evaluate(config: Config, weights: Path, out: Path | None) -> dict[str, float
     return figures
 
 
-def propose(config: Config, weights: Path, pictures: list[str], out: Path, draw: int) -> None:
+def propose(
+    config: Config,
+    weights: Path,
+    pictures: list[str],
+    out: Path,
+    draw: int,
+    exact_padding: bool,
+) -> None:
     """Write proposals for picture files: ``OUT/proposals.json``, and drawn pictures.
 
     Args:
@@ -80,6 +99,7 @@ def propose(config: Config, weights: Path, pictures: list[str], out: Path, draw:
       pictures: paths, folders or globs.
       out: folder to write to.
       draw: boxes to draw on a copy of each picture; 0 draws none.
+      exact_padding: pad each picture to a multiple of 32 pixels and no further.
 
     Raises:
       UserError: a picture that is missing or is none, weights of another model, or an ``out``
@@ -90,6 +110,8 @@ def propose(config: Config, weights: Path, pictures: list[str], out: Path, draw:
     dataset = PictureFiles(find_pictures(pictures))
     variables = _weights_of(config, weights)
     make_folder(out)
+    if exact_padding:
+        config = _exactly_padded(config, dataset)
     results = propose_with_progress(
         make_propose_function(config), variables, dataset, config, console
     )
@@ -98,6 +120,37 @@ def propose(config: Config, weights: Path, pictures: list[str], out: Path, draw:
     console.print(f"proposals in {out / PROPOSALS_FILE}, their pictures in {out / PICTURES_FILE}")
     if draw:
         _draw(console, out, dataset, results, draw, with_truth=False)
+
+
+def convert(source: str, out: Path, config_name: str | None) -> None:
+    """Turn a PyTorch file into a folder of weights, and print what became of every key.
+
+    Args:
+      source: a path, an https URL, or a name such as ``torchvision://resnet50``.
+      out: folder to write, a new one.
+      config_name: name or path of the config that the weights are for; None finds it.
+
+    Raises:
+      UserError: a source that cannot be had, is refused or does not fit, or an ``out`` that exists.
+    """
+    from rpn_jax import torch_weights
+
+    console = Console()
+    report = torch_weights.convert(source, out, config_name)
+    torch_weights.print_report(report, console)
+    console.print(f"weights are in {out}")
+
+
+def convert_to_torch(weights: Path, file: Path) -> None:
+    """Write weights as a PyTorch file under the original's key names.
+
+    Raises:
+      UserError: no such weights, or a file that exists or cannot be written.
+    """
+    from rpn_jax import torch_weights
+
+    torch_weights.to_torch(weights, file)
+    Console().print(f"weights are in {file}")
 
 
 def demo(workdir: Path) -> None:
@@ -113,6 +166,10 @@ def demo(workdir: Path) -> None:
     folder = workdir / "pictures"
     make_folder(folder)
     _draw(console, folder, dataset, results[:DEMO_PICTURES], DEMO_BOXES, with_truth=True)
+
+
+def _exactly_padded(config: Config, dataset: Dataset) -> Config:
+    return replace(config, data=with_exact_padding(dataset, config.data))
 
 
 def _weights_of(config: Config, folder: Path) -> dict[str, Any]:

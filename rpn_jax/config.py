@@ -328,7 +328,8 @@ class TrainConfig:
     seed: int = 0
     """Fixes the initial weights, the order of the data, the flips and the sampling."""
     init_weights: str = ""
-    """Folder of weights to start from; empty starts from random ones."""
+    """Weights to start from: a folder, a .pth or .pkl file, an https URL, or a name such as
+    torchvision://resnet50; a backbone's are completed at random. Empty starts from random ones."""
     eval_every: int = 1
     """Evaluate after every this many epochs, and after the last; 0 never."""
     log_every: int = 10

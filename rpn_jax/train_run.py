@@ -28,17 +28,13 @@ from rpn_jax.data.pipeline import batch_shapes, prefetch, steps_per_epoch, train
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation import PROPOSAL_COUNTS, recall_table
 from rpn_jax.evaluation import evaluate as evaluate_recall
-from rpn_jax.losses import rpn_loss
-from rpn_jax.models import RPN, init_variables
-from rpn_jax.ops.pixels import normalize_images
+from rpn_jax.models import init_variables
+from rpn_jax.objective import rpn_loss_function
 from rpn_jax.optim import learning_rate_schedule, make_optimizer, trainable_parameters
 from rpn_jax.output import write_json
 from rpn_jax.proposer import ProposeFunction, make_propose_function, propose_with_progress
 from rpn_jax.run_log import RunLog
-from rpn_jax.structures import Batch
 from rpn_jax.training import (
-    DEVICE_AXIS,
-    LossFunction,
     TrainState,
     compile_steps,
     initial_state,
@@ -97,29 +93,6 @@ def train_run(
     if done < run.last_step:
         console.print(f"stopped after step {done} of {run.last_step}; --resume goes on from there")
         raise KeyboardInterrupt
-
-
-def rpn_loss_function(config: Config) -> LossFunction:
-    """The loss of an RPN on a device's batch, for `rpn_jax.training`."""
-    model = RPN(config.model, axis_name=DEVICE_AXIS)
-
-    def loss_function(
-        variables: dict[str, Any], batch: Batch, rng: jax.Array
-    ) -> tuple[dict[str, jax.Array], dict[str, Any]]:
-        images = normalize_images(batch.images, batch.image_sizes, config.pixels)
-        outputs, updates = model.apply(variables, images, train=True, mutable=["batch_stats"])
-        terms = rpn_loss(
-            config,
-            outputs,
-            batch.boxes_xyxy,
-            batch.box_mask,
-            batch.image_sizes,
-            rng,
-            axis_name=DEVICE_AXIS,
-        )
-        return terms, {**variables, **updates}
-
-    return loss_function
 
 
 def _prepare(

@@ -11,9 +11,9 @@ import numpy as np
 
 from rpn_jax.config import AnchorConfig, BackboneConfig, Config, ModelConfig
 from rpn_jax.models import init_variables
+from rpn_jax.objective import rpn_loss_function
 from rpn_jax.optim import learning_rate_schedule, make_optimizer, trainable_parameters
 from rpn_jax.structures import Batch
-from rpn_jax.train_run import rpn_loss_function
 from rpn_jax.training import initial_state, make_step, replicate, split_batch
 
 PICTURES, SIDE, BOXES, STEPS = 4, 64, 3, 3

@@ -17,6 +17,8 @@ import jax
 import pytest
 
 from rpn_jax import __version__, commands
+from rpn_jax.benchmark import command as benchmark_command
+from rpn_jax.benchmark.options import parse_options
 from rpn_jax.cli import VERBS, Train, main, parse
 from rpn_jax.config import Config, config_names, config_to_json, load_config
 from rpn_jax.errors import UserError
@@ -31,9 +33,11 @@ PROPOSE = ["propose", R50, "--weights", "w", "--out", "p"]
 @pytest.fixture(autouse=True)
 def work(monkeypatch: pytest.MonkeyPatch) -> dict[str, Mock]:
     """The functions behind the verbs, replaced by mocks of the same signature."""
-    mocks = {verb: create_autospec(getattr(commands, verb)) for verb in VERBS}
+    verbs = [*VERBS, "convert_to_torch"]
+    homes = {verb: (commands, verb) for verb in verbs} | {"benchmark": (benchmark_command, "run")}
+    mocks = {verb: create_autospec(getattr(*home)) for verb, home in homes.items()}
     for verb, mock in mocks.items():
-        monkeypatch.setattr(commands, verb, mock)
+        monkeypatch.setattr(*homes[verb], mock)
     return mocks
 
 
@@ -75,7 +79,7 @@ def test_evaluate_passes_weights_and_out(work: dict[str, Mock]) -> None:
     assert main(["evaluate", R50, "--weights", "w", "--out", "recall.json"]) == 0
     assert main(["evaluate", R50, "--weights", "w", "--data.eval-split", "test"]) == 0
     first, second = work["evaluate"].call_args_list
-    assert first.args == (load_config(R50), Path("w"), Path("recall.json"))
+    assert first.args == (load_config(R50), Path("w"), Path("recall.json"), False)
     assert second.args[0].data.eval_split == "test"
     assert second.args[2] is None
 
@@ -86,8 +90,25 @@ def test_evaluate_passes_weights_and_out(work: dict[str, Mock]) -> None:
 def test_propose_passes_pictures_in_order(words: str, work: dict[str, Mock]) -> None:
     assert main(["propose", R50, *words.format("a.jpg folder/ b*.png").split()]) == 0
     work["propose"].assert_called_once_with(
-        load_config(R50), Path("w"), ["a.jpg", "folder/", "b*.png"], Path("p"), 5
+        load_config(R50), Path("w"), ["a.jpg", "folder/", "b*.png"], Path("p"), 5, False
     )
+
+
+def test_convert_goes_either_way(work: dict[str, Mock]) -> None:
+    assert main(["convert", "a.pth", "out", "--config", R50]) == 0
+    assert main(["convert", "mmdetection://x", "out"]) == 0
+    assert main(["convert", "weights", "--to-torch", "a.pth"]) == 0
+    assert [call.args for call in work["convert"].call_args_list] == [
+        ("a.pth", Path("out"), R50),
+        ("mmdetection://x", Path("out"), None),
+    ]
+    work["convert_to_torch"].assert_called_once_with(Path("weights"), Path("a.pth"))
+
+
+@pytest.mark.parametrize("words", ["convert a.pth", "convert a.pth out --to-torch b.pth"])
+def test_convert_wants_one_way(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words.split()) == 2
+    assert "give a folder OUT to write, or --to-torch FILE.pth" in capsys.readouterr().err
 
 
 def test_demo_needs_no_words(work: dict[str, Mock]) -> None:
@@ -97,6 +118,12 @@ def test_demo_needs_no_words(work: dict[str, Mock]) -> None:
         (Path("runs/demo"),),
         (Path("elsewhere"),),
     ]
+
+
+def test_benchmark_hands_on_its_words(work: dict[str, Mock]) -> None:
+    words = [R50, "--train", "--batch-sizes", "1", "16", "--precisions", "bfloat16"]
+    assert main(["benchmark", *words]) == 0
+    work["benchmark"].assert_called_once_with(parse_options(words, "any"))
 
 
 @pytest.mark.parametrize(
@@ -199,6 +226,9 @@ BAD_INPUT = [
     (PROPOSE, "no picture given"),
     ([*PROPOSE, "--draw", "-1", "a.jpg"], "--draw -1: must be 0 or more"),
     (["demo", "stray"], "stray"),
+    (["benchmark"], "name one CONFIG, or pass --all"),
+    (["benchmark", R50, "--rnus", "3"], "unknown word '--rnus'; did you mean '--runs'?"),
+    (["benchmark", R50, "--runs", "0"], "'0' must be a whole number, 1 or more"),
 ]
 
 

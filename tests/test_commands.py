@@ -137,7 +137,7 @@ def test_training_starts_from_given_weights(run, tmp_path):
 def test_evaluation_measures_what_training_did(run, tmp_path):
     config, workdir = run
     out = tmp_path / "deep" / "recall.json"
-    figures = commands.evaluate(config, workdir / "checkpoints" / "6", out)
+    figures = commands.evaluate(config, workdir / "checkpoints" / "6", out, exact_padding=False)
     last = lines_of(workdir / "metrics.jsonl")[-1]
     for name, value in json.loads(out.read_text())["figures"].items():
         assert value == pytest.approx(last[name])
@@ -146,7 +146,9 @@ def test_evaluation_measures_what_training_did(run, tmp_path):
 
 def test_propose_writes_boxes_in_original_pixels_and_pictures(run, tmp_path):
     config, workdir = run
-    commands.propose(config, workdir, [config.data.root + "/test"], tmp_path, draw=5)
+    commands.propose(
+        config, workdir, [config.data.root + "/test"], tmp_path, 5, exact_padding=False
+    )
     pictures = {p["id"]: p for p in json.loads((tmp_path / "pictures.json").read_text())["images"]}
     results = json.loads((tmp_path / "proposals.json").read_text())
     assert len(pictures) == 3
@@ -163,6 +165,18 @@ def test_propose_writes_boxes_in_original_pixels_and_pictures(run, tmp_path):
     assert len(list(tmp_path.glob("*.png"))) == 3
 
 
+def test_exact_padding_makes_a_picture_independent_of_the_buckets(run, tmp_path):
+    config, workdir = run
+    wide = replace(config, data=replace(config.data, buckets=((128, 128),)))
+    source = [config.data.root + "/test"]
+    results = {}
+    for name, used, exact in (("64", config, False), ("128", wide, False), ("exact", wide, True)):
+        commands.propose(used, workdir, source, tmp_path / name, 0, exact_padding=exact)
+        results[name] = json.loads((tmp_path / name / "proposals.json").read_text())
+    assert results["exact"] == results["64"]
+    assert results["exact"] != results["128"]
+
+
 def test_proposer_takes_files_and_arrays_in_any_order(run):
     config, workdir = run
     proposer = rpn_jax.Proposer(config, rpn_jax.load_variables(workdir))
@@ -176,6 +190,14 @@ def test_proposer_takes_files_and_arrays_in_any_order(run):
     assert len(results[0].scores) > 0
     assert np.all(np.diff(results[0].scores) <= 0)
     assert proposer([]) == []
+
+
+def test_weights_go_to_torch_and_back_bit_for_bit(run, config_file, tmp_path):
+    _, workdir = run
+    file, out = tmp_path / "weights.pth", tmp_path / "back"
+    assert cli.main(["convert", str(workdir), "--to-torch", str(file)]) == 0
+    assert cli.main(["convert", str(file), str(out), "--config", str(config_file)]) == 0
+    assert_same(leaves_of(out), leaves_of(workdir))
 
 
 @pytest.fixture

@@ -10,13 +10,14 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, TypeVar
 
 import jax
 import numpy as np
 
+from rpn_jax.config import CANVAS_MULTIPLE
 from rpn_jax.data import transforms
 from rpn_jax.errors import UserError
 from rpn_jax.structures import Batch
@@ -77,6 +78,24 @@ def assign_buckets(pictures: Sequence[Picture], config: DataConfig) -> Int[np.nd
         )
 
     return np.array([smallest(picture) for picture in pictures], np.int64)
+
+
+def with_exact_padding(dataset: Dataset, config: DataConfig) -> DataConfig:
+    """A config whose buckets hold every picture with the least padding, as the reference pads.
+
+    Each size that occurs, rounded up to a multiple of `CANVAS_MULTIPLE`, becomes a bucket, and
+    each bucket is compiled for: exact, at the price of compiling more often.
+    """
+    tight = {_tight_canvas(picture, config.scale) for picture in dataset.pictures}
+    return replace(config, buckets=(*sorted(tight), *config.buckets))
+
+
+def _tight_canvas(picture: Picture, scale: tuple[int, int]) -> tuple[int, int]:
+    height, width = transforms.resized_size(picture.height, picture.width, scale)
+    return (
+        -(-height // CANVAS_MULTIPLE) * CANVAS_MULTIPLE,
+        -(-width // CANVAS_MULTIPLE) * CANVAS_MULTIPLE,
+    )
 
 
 def padded_boxes(dataset: Dataset) -> int:

@@ -21,7 +21,7 @@ from rpn_jax.errors import UserError
 if TYPE_CHECKING:
     from jaxtyping import Float32, UInt8
 
-SPLIT_SIZES = {"train": 512, "eval": 64}
+SPLIT_SIZES = {"train": 2048, "eval": 64}
 """Pictures of each split."""
 SPLIT_SEEDS = {"train": 1, "eval": 2}
 """Part of the seed of each picture: no two splits share one."""
@@ -33,19 +33,19 @@ PORTRAIT = (320, 240)
 """(height, width) in pixels of the others."""
 PORTRAIT_SHARE = 0.25
 """Probability of a portrait."""
-FIGURES = (4, 13)
+FIGURES = (3, 9)
 """Figures put on a picture: at least, and below."""
-FIGURE_SIZES = (20.0, 190.0)
+FIGURE_SIZES = (48.0, 180.0)
 """Smallest and largest diameter, pixels; logarithms of diameters are uniform."""
-CONTRASTS = (14.0, 110.0)
+CONTRASTS = (60.0, 130.0)
 """Lowest and highest difference in grey levels to what lies under a figure; as diameters."""
-MIN_VISIBLE = 0.3
+MIN_VISIBLE = 0.7
 """A figure of which less can be seen is not put there."""
 MIN_SIDE = 12
 """A figure whose part in the picture is narrower or lower, pixels, is not put there."""
 SPECKS = (15, 60)
 """Specks on a background: at least, and below; each is 2 to 6 pixels wide."""
-LINES = (3, 12)
+LINES = (2, 8)
 """Lines on a background: at least, and below."""
 
 
@@ -62,14 +62,13 @@ def _points(*points: tuple[float, float]) -> Float32[np.ndarray, "P 2"]:
 
 OUTLINES: dict[str, tuple[Float32[np.ndarray, "P 2"], ...]] = {
     "disc": (_regular(64),),
-    "ellipse": (_regular(64) * _points((1.0, 0.5)),),
+    "ellipse": (_regular(64) * _points((1.0, 0.6)),),
     "ring": (_regular(64), _regular(64) * 0.6),
     "triangle": (_regular(3),),
     "square": (_regular(4),),
-    "bar": (_points((-1, -0.3), (1, -0.3), (1, 0.3), (-1, 0.3)),),
+    "bar": (_points((-0.9, -0.42), (0.9, -0.42), (0.9, 0.42), (-0.9, 0.42)),),
     "hexagon": (_regular(6),),
     "star": (_regular(10, (1.0, 0.42)),),
-    "half": (_regular(64)[:33],),
     "cross": (
         _points(
             *((-1, -0.3), (-0.3, -0.3), (-0.3, -1), (0.3, -1), (0.3, -0.3), (1, -0.3)),

@@ -1,0 +1,353 @@
+"""The command: which sections are measured, in which order; printed and kept as they come."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import sys
+from collections.abc import Iterator
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rpn_jax.benchmark import files, growth
+from rpn_jax.benchmark.device import Peaks, environment, measure_peaks
+from rpn_jax.benchmark.figures import Row, Section
+from rpn_jax.benchmark.inputs import Canvas
+from rpn_jax.benchmark.options import Options
+from rpn_jax.benchmark.process import import_rows, memory_row
+from rpn_jax.benchmark.report import RESULTS_FILE, table, write_results
+from rpn_jax.benchmark.stages import inference_rows, whole_row
+from rpn_jax.benchmark.timing import Effort
+from rpn_jax.benchmark.training import BOXES, matching_row, training_row
+from rpn_jax.config import Config, config_names, load_config, replace
+from rpn_jax.devices import use_platform
+from rpn_jax.models import init_variables
+from rpn_jax.output import make_folder
+
+if TYPE_CHECKING:
+    from rpn_jax.models.layers import Precision
+    from rpn_jax.models.rpn import Variables
+
+REFERENCE_SUFFIX = "_coco"
+"""Ends the names of the eleven configs of the reference."""
+
+NOTES = {
+    "peaks": "What this device reached in this run: a large matrix product, and a large copy "
+    "(bytes read and written).",
+    "inference": "Pictures lie on the device as uint8. Post-processing and its parts work on made "
+    "head outputs, 40 objects a picture; end to end they see those of random weights. Times are "
+    "of one call, waited for, until results exist. memory_mb: arguments, results and temporaries "
+    "of the compiled program. The roofline is the larger of FLOPs over the measured matrix peak "
+    "and XLA's count of bytes over the measured copy peak.",
+    "training": f"Forward, matching, sampling, losses, backward and SGD of the real step, {BOXES} "
+    "boxes a picture, on all devices; memory_mb and achieved_tflops are a device's.",
+    "matching": "Matching, sampling and targets of one picture's anchors.",
+    "inference_peers": "PyTorch in the same run, with the same weights, pictures and sizes. "
+    "times_ours_P: its time over ours of the same stage with precision P; above 1 ours is quicker.",
+    "training_peers": "PyTorch in the same run. torchvision's step has matching, sampling and its "
+    "losses, but proposes nothing; plain PyTorch's has a stand-in for the loss, and neither "
+    "matching nor sampling. times_ours_P: its time over ours; above 1 ours is quicker.",
+    "growth": "unit_cost_to_first: cost of a unit over that of the axis's first row; 1 is linear. "
+    "Batch size and megapixels: end to end. Candidates: post-processing. Boxes: matching and "
+    "sampling. Devices: the training step, the batch growing with them.",
+    "worst_cases": "NMS of one picture's levels.",
+    "reading": "Files decoded, resized, padded and batched on the host.",
+    "files": "From files to proposals on the host, against the device alone on full batches.",
+    "imports": "In a fresh interpreter.",
+    "memory": "Peaks of a process of its own that compiles inference and runs it.",
+    "configs": "End to end on the device: pictures a second at the median, and memory of the "
+    "compiled program; train_: the same for the training step. Schedules of one network share its "
+    "figures.",
+}
+"""What each section's rows are."""
+
+
+def run(options: Options) -> None:
+    """Measure, print each section when it is done, and keep all in ``options.out``.
+
+    Raises:
+      UserError: no such config, folder or device; packages that are missing for what is asked.
+    """
+    if options.peers:
+        # Otherwise JAX takes most of a GPU's memory, and PyTorch has to do with the rest.
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    use_platform(options.platform)
+    if options.out is not None:
+        make_folder(options.out)
+    sections: list[Section] = []
+    for section in _sections(options):
+        print(table(section), flush=True)
+        sections.append(section)
+        if options.out is not None:
+            write_results(options.out, environment(), _plain(options), sections)
+    if options.out is not None:
+        _plot(options)
+
+
+def canvas_of(options: Options, config: Config) -> Canvas:
+    """The size that was asked for, or the config's largest canvas."""
+    return options.size or max(config.data.buckets, key=math.prod)
+
+
+def _sections(options: Options) -> Iterator[Section]:
+    if options.all:
+        yield _section("configs", _config_rows(options))
+        return
+    assert options.config is not None
+    config = load_config(options.config)
+    canvas = canvas_of(options, config)
+    effort = Effort(options.runs, options.seconds)
+    if options.process:
+        yield _section("imports", import_rows())
+        yield _section(
+            "memory",
+            [memory_row(options.config, precision, canvas) for precision in options.precisions],
+        )
+    if options.matching:
+        _say("matching")
+        yield _section("matching", [matching_row(config, canvas, BOXES, effort)])
+    variables = init_variables(config)
+    if options.inference or options.train:
+        yield _section("peaks", [_peak_row(precision) for precision in options.precisions])
+    if options.inference:
+        rows = _inference_rows(options, config, variables, canvas, effort)
+        yield _section("inference", rows)
+        if options.peers:
+            yield _peers_section(options, config, variables, canvas, effort, rows, train=False)
+    if options.train:
+        rows = _training_rows(options, config, variables, canvas, effort)
+        yield _section("training", rows)
+        if options.peers:
+            yield _peers_section(options, config, variables, canvas, effort, rows, train=True)
+    if options.growth:
+        yield from _growth_sections(options, config, variables, canvas, effort)
+    if options.files:
+        yield from _files_sections(options, config, variables, canvas, effort)
+
+
+def _section(name: str, rows: list[Row]) -> Section:
+    return Section(name, NOTES[name], rows)
+
+
+@cache
+def _peaks(precision: Precision) -> Peaks:
+    _say(f"peaks in {precision}")
+    return measure_peaks(precision)
+
+
+def _peak_row(precision: Precision) -> Row:
+    peaks = _peaks(precision)
+    return {
+        "precision": precision,
+        "matmul_tflops": peaks.flops_per_second / 1e12,
+        "copy_gb_per_s": peaks.bytes_per_second / 1e9,
+    }
+
+
+def _case(precision: Precision, batch_size: int, canvas: Canvas) -> Row:
+    return {"precision": precision, "batch": batch_size, "size": f"{canvas[0]}x{canvas[1]}"}
+
+
+def _with_precision(config: Config, precision: Precision) -> Config:
+    return replace(config, model=replace(config.model, precision=precision))
+
+
+def _inference_rows(
+    options: Options, config: Config, variables: Variables, canvas: Canvas, effort: Effort
+) -> list[Row]:
+    rows = []
+    for precision in options.precisions:
+        for batch_size in options.batch_sizes:
+            _say(f"inference of {config.name} in {precision}, batch {batch_size}")
+            case = _case(precision, batch_size, canvas)
+            rows += [
+                {**case, **row}
+                for row in inference_rows(
+                    _with_precision(config, precision),
+                    variables,
+                    batch_size,
+                    canvas,
+                    _peaks(precision),
+                    effort,
+                )
+            ]
+    return rows
+
+
+def _training_rows(
+    options: Options, config: Config, variables: Variables, canvas: Canvas, effort: Effort
+) -> list[Row]:
+    rows = []
+    for precision in options.precisions:
+        for batch_size in options.batch_sizes:
+            _say(f"training of {config.name} in {precision}, batch {batch_size}")
+            row = training_row(
+                _with_precision(config, precision),
+                variables,
+                batch_size,
+                canvas,
+                _peaks(precision),
+                effort,
+            )
+            rows.append({**_case(precision, batch_size, canvas), **row})
+    return rows
+
+
+def _peers_section(
+    options: Options,
+    config: Config,
+    variables: Variables,
+    canvas: Canvas,
+    effort: Effort,
+    our_rows: list[Row],
+    train: bool,
+) -> Section:
+    name = "training_peers" if train else "inference_peers"
+    if find_spec("torch") is None:
+        return Section(name, "Left out: torch is not installed.", [])
+    from rpn_jax.benchmark.peers import peer_rows, with_ratios
+
+    rows: list[Row] = []
+    for batch_size in options.batch_sizes:
+        _say(f"PyTorch, batch {batch_size}")
+        rows += [
+            {"batch": batch_size, **row}
+            for row in peer_rows(config, variables, batch_size, canvas, train, effort)
+        ]
+    return _section(name, with_ratios(rows, our_rows))
+
+
+def _growth_sections(
+    options: Options, config: Config, variables: Variables, canvas: Canvas, effort: Effort
+) -> Iterator[Section]:
+    precision, largest_batch = options.precisions[0], max(options.batch_sizes)
+    config = _with_precision(config, precision)
+    batch_sizes = growth.doubling_up_to(largest_batch)
+    canvases = growth.canvases_up_to(canvas)
+    assert options.config is not None
+    _say("growth")
+    rows = [
+        *growth.batch_growth(config, variables, batch_sizes, canvas, effort),
+        *growth.size_growth(config, variables, canvases, effort),
+        *growth.candidate_growth(config, growth.CANDIDATES, canvas, effort),
+        *growth.box_growth(config, growth.BOXES, canvas, effort),
+        *growth.device_growth(
+            options.config, precision, largest_batch, canvas, growth.device_counts(), effort
+        ),
+    ]
+    yield _section("growth", rows)
+    yield _section("worst_cases", growth.worst_case_rows(config, canvas, effort))
+
+
+def _files_sections(
+    options: Options, config: Config, variables: Variables, canvas: Canvas, effort: Effort
+) -> Iterator[Section]:
+    missing = files.missing_packages()
+    if missing:
+        yield Section("files", f"Left out: {', '.join(missing)} not installed.", [])
+        return
+    from rpn_jax.data.files import find_pictures
+
+    threads = files.thread_counts()
+    with files.picture_folder(options.pictures) as folder:
+        pictures = find_pictures([str(folder)])
+        for batch_size in options.batch_sizes:
+            _say(f"files, batch {batch_size}")
+            sized = files.config_for_canvas(config, canvas, batch_size)
+            yield _section("reading", files.reading_rows(sized, pictures, threads, effort))
+            yield _section(
+                "files",
+                [
+                    {
+                        "precision": precision,
+                        **files.proposing_row(
+                            _with_precision(sized, precision),
+                            variables,
+                            pictures,
+                            threads[-1],
+                            effort,
+                        ),
+                    }
+                    for precision in options.precisions
+                ],
+            )
+
+
+def _config_rows(options: Options) -> list[Row]:
+    """A row for each config of the reference, precision and batch size."""
+    effort = Effort(options.runs, options.seconds)
+    measured: dict[tuple[object, ...], Row] = {}
+    rows: list[Row] = []
+    for name in (name for name in config_names() if name.endswith(REFERENCE_SUFFIX)):
+        config = load_config(name)
+        canvas = canvas_of(options, config)
+        for precision in options.precisions:
+            for batch_size in options.batch_sizes:
+                key = (config.model, config.pixels, config.proposals, precision, batch_size)
+                if key not in measured:
+                    _say(f"{name} in {precision}, batch {batch_size}")
+                    measured[key] = _config_figures(
+                        _with_precision(config, precision), batch_size, canvas, options, effort
+                    )
+                rows.append(
+                    {
+                        "config": name,
+                        "backbone": backbone_name(config),
+                        "style": config.model.backbone.style,
+                        **_case(precision, batch_size, canvas),
+                        **measured[key],
+                    }
+                )
+    return rows
+
+
+def _config_figures(
+    config: Config, batch_size: int, canvas: Canvas, options: Options, effort: Effort
+) -> Row:
+    peaks = _peaks(config.model.precision)
+    variables = init_variables(config)
+    whole = whole_row(config, variables, batch_size, canvas, peaks, effort)
+    figures: Row = {
+        "memory_mb": whole["memory_mb"],
+        "fps": whole["pictures_per_s"],
+        "gflop_per_picture": whole["gflop_per_picture"],
+        "share_of_roofline": whole["share_of_roofline"],
+    }
+    if options.train:
+        step = training_row(config, variables, batch_size, canvas, peaks, effort)
+        figures["train_memory_mb"] = step["memory_mb"]
+        figures["train_pictures_per_s"] = step["pictures_per_s"]
+    return figures
+
+
+def backbone_name(config: Config) -> str:
+    """As in the published table: R-50-FPN, X-101-32x4d-FPN, R-50-C4."""
+    backbone = config.model.backbone
+    neck = "FPN" if config.model.neck == "fpn" else f"C{backbone.num_stages + 1}"
+    if backbone.groups == 1:
+        return f"R-{backbone.depth}-{neck}"
+    return f"X-{backbone.depth}-{backbone.groups}x{backbone.base_width}d-{neck}"
+
+
+def _plot(options: Options) -> None:
+    assert options.out is not None
+    if find_spec("matplotlib") is None:
+        print(f"no plots: Matplotlib is not installed; results are in {options.out}")
+        return
+    from rpn_jax.benchmark.plots import plot_results
+
+    for path in plot_results(options.out / RESULTS_FILE, options.out):
+        print(f"plot: {path}")
+
+
+def _plain(options: Options) -> dict[str, object]:
+    """The options as JSON holds them."""
+    values = dataclasses.asdict(options)
+    return {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
+
+
+def _say(what: str) -> None:
+    print(f"measuring {what} ...", file=sys.stderr, flush=True)

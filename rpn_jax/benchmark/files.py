@@ -1,0 +1,145 @@
+"""From picture files: how fast they are read, and how fast they become proposals."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from rpn_jax.benchmark.figures import Row, timing_columns
+from rpn_jax.benchmark.inputs import Canvas, make_pictures
+from rpn_jax.benchmark.stages import (
+    CALLS_IN_FLIGHT,
+    time_in_flight,
+    whole_arguments,
+    whole_function,
+)
+from rpn_jax.benchmark.timing import Effort, compile_program, repeat
+from rpn_jax.config import Config, replace
+from rpn_jax.proposer import propose_dataset
+
+if TYPE_CHECKING:
+    from rpn_jax.models.rpn import Variables
+
+PACKAGES = ("cv2", "grain", "PIL")
+"""What reading pictures needs beyond this package's core."""
+
+MADE_FILES = 32
+MADE_SIZE = (480, 640)
+"""(height, width), pixels: the most common size in COCO."""
+JPEG_QUALITY = 90
+PICTURES_A_THREAD = 64
+"""So many that the start of the threads does not count."""
+
+
+def missing_packages() -> list[str]:
+    """Those of `PACKAGES` that are not installed."""
+    return [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+
+
+@contextmanager
+def picture_folder(chosen: Path | None) -> Iterator[Path]:
+    """The folder of pictures that was chosen, or one of made JPEG files, gone afterwards."""
+    if chosen is not None:
+        yield chosen
+        return
+    import cv2
+
+    with TemporaryDirectory() as name:
+        pictures = make_pictures(MADE_FILES, MADE_SIZE, seed=0)
+        for number, picture in enumerate(pictures):
+            path = Path(name) / f"{number:03}.jpg"
+            _, encoded = cv2.imencode(".jpg", picture, (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
+            path.write_bytes(encoded.tobytes())
+        yield Path(name)
+
+
+def thread_counts() -> list[int]:
+    """1, 2, 4 ... up to the processor's cores."""
+    cores = len(os.sched_getaffinity(0))
+    return [2**power for power in range(cores.bit_length())]
+
+
+def reading_rows(
+    config: Config, files: list[Path], threads: list[int], effort: Effort
+) -> list[Row]:
+    """Pictures a second through decoding, resizing, padding and batching, by reader threads."""
+    return [_reading_row(config, files, count, effort) for count in threads]
+
+
+def proposing_row(
+    config: Config, variables: Variables, files: list[Path], threads: int, effort: Effort
+) -> Row:
+    """Files to proposals on the host, beside what the device does alone with full batches.
+
+    ``config.data`` must have one canvas for all the files, for the comparison to be of equals.
+    """
+    from rpn_jax.data.files import PictureFiles
+
+    config = _with_threads(config, threads)
+    batch_size, canvas = config.data.eval_batch_size, config.data.buckets[0]
+    dataset = PictureFiles(_many(files, threads * PICTURES_A_THREAD))
+    function = whole_function(config)
+
+    def one_pass() -> float:
+        start = time.perf_counter()
+        for _ in propose_dataset(function, variables, dataset, config, on_pictures=lambda _: None):
+            pass
+        return time.perf_counter() - start
+
+    timing = repeat(one_pass, effort)
+    arguments = whole_arguments(variables, batch_size, canvas)
+    alone = time_in_flight(compile_program(function, *arguments), arguments, effort)
+    pictures = len(dataset.pictures)
+    device_rate = CALLS_IN_FLIGHT * batch_size / alone.median
+    return {
+        "threads": threads,
+        "batch": batch_size,
+        "pictures": pictures,
+        **timing_columns(timing, pictures),
+        "device_pictures_per_s": device_rate,
+        "share_of_device": pictures / timing.median / device_rate,
+    }
+
+
+def config_for_canvas(config: Config, canvas: Canvas, batch_size: int) -> Config:
+    """``config`` with pictures resized to fit this canvas, or it turned by a right angle."""
+    data = replace(
+        config.data,
+        scale=(max(canvas), min(canvas)),
+        buckets=(canvas, canvas[::-1]),
+        eval_batch_size=batch_size,
+    )
+    return replace(config, data=data)
+
+
+def _reading_row(config: Config, files: list[Path], threads: int, effort: Effort) -> Row:
+    from rpn_jax.data.files import PictureFiles
+    from rpn_jax.data.pipeline import eval_batches
+
+    config = _with_threads(config, threads)
+    dataset = PictureFiles(_many(files, threads * PICTURES_A_THREAD))
+
+    def one_pass() -> float:
+        start = time.perf_counter()
+        for _ in eval_batches(dataset, config.data):
+            pass
+        return time.perf_counter() - start
+
+    timing = repeat(one_pass, effort)
+    pictures = len(dataset.pictures)
+    return {"threads": threads, "pictures": pictures, **timing_columns(timing, pictures)}
+
+
+def _with_threads(config: Config, threads: int) -> Config:
+    return replace(config, data=replace(config.data, loader_threads=threads))
+
+
+def _many(files: list[Path], count: int) -> list[Path]:
+    """The files, over and over, in whole rounds until there are ``count``."""
+    return files * -(-count // len(files))

@@ -1,0 +1,293 @@
+"""PyTorch beside this package: the same work and weights on the same device, in the same run.
+
+ResNet-50-FPN is torchvision's where that is installed; any other network, and any on a machine
+without torchvision, is written out in plain PyTorch as MMDetection has it, without post-processing
+and with a stand-in for the loss. Peers are run as well as they can be: warm, cuDNN choosing its
+algorithms, channels last where that helps, weights in bfloat16 for inference, and autocast to
+bfloat16 for training.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rpn_jax.benchmark.figures import Row, timing_columns
+from rpn_jax.benchmark.inputs import Canvas, make_batch, make_outputs, output_shapes
+from rpn_jax.benchmark.stages import NETWORK, POST_PROCESSING, WHOLE
+from rpn_jax.benchmark.timing import Effort, repeat
+from rpn_jax.benchmark.torch_network import Level, TorchRPN
+from rpn_jax.benchmark.training import BOXES, STEP
+from rpn_jax.config import Config, PixelConfig
+from rpn_jax.structures import Batch, RPNOutputs
+from rpn_jax.torch_weights.conversion import state_dict
+
+if TYPE_CHECKING:
+    from rpn_jax.models.layers import Precision
+    from rpn_jax.models.rpn import Variables
+
+STEP_LEARNING_RATE = 1e-5
+"""So low that random weights do not diverge."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to run PyTorch."""
+
+    name: str
+    precision: Precision
+    channels_last: bool
+    compiled: bool
+
+
+CPU_VARIANTS = (
+    Variant("eager float32", "float32", channels_last=False, compiled=False),
+    Variant("eager float32 channels_last", "float32", channels_last=True, compiled=False),
+)
+CUDA_VARIANTS = (
+    Variant("eager float32", "float32", channels_last=False, compiled=False),
+    Variant("eager tf32", "tf32", channels_last=False, compiled=False),
+    Variant("eager bfloat16 channels_last", "bfloat16", channels_last=True, compiled=False),
+    Variant("compile float32", "float32", channels_last=False, compiled=True),
+    Variant("compile tf32 channels_last", "tf32", channels_last=True, compiled=True),
+    Variant("compile bfloat16 channels_last", "bfloat16", channels_last=True, compiled=True),
+)
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A network in PyTorch and what follows it, for one batch."""
+
+    name: str
+    network: nn.Module
+    """Normalised pictures [B, 3, H, W] to levels."""
+    propose: Callable[[list[Level]], Any] | None
+    """Levels to boxes, where the peer has that."""
+    loss: Callable[[list[Level]], Tensor]
+
+
+class FromPixels(nn.Module):
+    """A network with normalisation in front: uint8 RGB [B, 3, H, W] to levels."""
+
+    def __init__(self, network: nn.Module, pixels: PixelConfig, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.network = network
+        self.reverse = pixels.order == "bgr"
+        self.dtype = dtype
+        self.register_buffer("mean", torch.tensor(pixels.mean)[:, None, None])
+        self.register_buffer("std", torch.tensor(pixels.std)[:, None, None])
+
+    def forward(self, images: Tensor) -> list[Level]:
+        channels = images.flip(1) if self.reverse else images
+        return self.network(((channels - self.mean) / self.std).to(self.dtype))
+
+
+def peer_rows(
+    config: Config,
+    variables: Variables,
+    batch_size: int,
+    canvas: Canvas,
+    train: bool,
+    effort: Effort,
+) -> list[Row]:
+    """Rows of each variant that this device can run: stages of inference, or the training step.
+
+    A variant that fails (memory, a compiler that is missing) has a row that says so.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.backends.cudnn.benchmark = True
+    batch = make_batch(batch_size, canvas, BOXES, seed=0)
+    outputs = make_outputs(config, batch_size, canvas, seed=0)
+    rows = []
+    for variant in CUDA_VARIANTS if device.type == "cuda" else CPU_VARIANTS:
+        set_precision(variant.precision)
+        peer = make_peer(config, variables, batch, device)
+        name = f"{peer.name} {variant.name}"
+        try:
+            if train:
+                measured = [_training_columns(config, peer, variant, batch, device, effort)]
+            else:
+                measured = _inference_columns(config, peer, variant, batch, outputs, device, effort)
+            rows += [{"peer": name, **columns} for columns in measured]
+        except Exception as error:  # a compiler can fail in any way; the other figures stay
+            rows.append({"peer": name, "failed": str(error).strip().partition("\n")[0]})
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    return rows
+
+
+def make_peer(config: Config, variables: Variables, batch: Batch, device: torch.device) -> Peer:
+    """The peer of a config with these weights, for a batch whose pictures fill their canvas."""
+    weights = {key: torch.tensor(array) for key, array in state_dict(variables).items()}
+    if importlib.util.find_spec("torchvision") is not None:
+        from rpn_jax.benchmark.torchvision_rpn import is_torchvision_model
+
+        if is_torchvision_model(config):
+            return _torchvision_peer(config, weights, batch, device)
+    network = TorchRPN(config.model)
+    network.load_state_dict(weights)
+    return Peer("PyTorch", network.to(device), propose=None, loss=stand_in_loss)
+
+
+def stand_in_loss(levels: list[Level]) -> Tensor:
+    """Cross-entropy of every logit and L1 of every delta: as much to read, nothing to match."""
+    logits = torch.cat([objectness.float().flatten() for objectness, _ in levels])
+    deltas = torch.cat([deltas.float().flatten() for _, deltas in levels])
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, torch.zeros_like(logits))
+    return cross_entropy + deltas.abs().mean()
+
+
+def set_precision(precision: Precision) -> None:
+    """Let PyTorch use TF32 for float32, or forbid it."""
+    torch.set_float32_matmul_precision("highest" if precision == "float32" else "high")
+    torch.backends.cudnn.allow_tf32 = precision != "float32"
+
+
+def torch_pictures(batch: Batch, variant: Variant, device: torch.device) -> Tensor:
+    """The batch's pictures, uint8 [B, 3, H, W] on the device."""
+    images = torch.tensor(np.asarray(batch.images)).permute(0, 3, 1, 2).to(device)
+    return images.contiguous(memory_format=_memory_format(variant))
+
+
+def torch_levels(outputs: RPNOutputs, device: torch.device) -> list[Level]:
+    """Head outputs of this package in PyTorch's layout."""
+    levels = []
+    for objectness, deltas in zip(outputs.objectness, outputs.deltas, strict=True):
+        logits = torch.tensor(np.asarray(objectness)).permute(0, 3, 1, 2)
+        flat = np.asarray(deltas).reshape(*deltas.shape[:3], -1)
+        levels.append((logits.to(device), torch.tensor(flat).permute(0, 3, 1, 2).to(device)))
+    return levels
+
+
+def with_ratios(peer_rows: Sequence[Row], our_rows: Sequence[Row]) -> list[Row]:
+    """Peers' rows with their time as a multiple of ours of the same stage, in each precision."""
+    result = []
+    for row in peer_rows:
+        ratios = {
+            f"times_ours_{ours['precision']}": row["median_ms"] / ours["median_ms"]
+            for ours in our_rows
+            if "median_ms" in row and (ours["stage"], ours["batch"]) == (row["stage"], row["batch"])
+        }
+        result.append({**row, **ratios})
+    return result
+
+
+def _torchvision_peer(
+    config: Config, weights: dict[str, Tensor], batch: Batch, device: torch.device
+) -> Peer:
+    from rpn_jax.benchmark.torchvision_rpn import TorchvisionRPN
+
+    sizes = [(int(height), int(width)) for height, width in np.asarray(batch.image_sizes)]
+    network = TorchvisionRPN(config, sizes)
+    network.load(weights)
+    network.to(device)
+    shapes = output_shapes(config, len(sizes), sizes[0]).objectness
+    anchors = network.anchors([(shape.shape[1], shape.shape[2]) for shape in shapes], device)
+    boxes = [torch.tensor(np.asarray(of_picture)).to(device) for of_picture in batch.boxes_xyxy]
+    return Peer(
+        "torchvision",
+        network,
+        propose=lambda levels: network.propose(levels, anchors),
+        loss=lambda levels: network.loss(levels, anchors, boxes),
+    )
+
+
+def _inference_columns(
+    config: Config,
+    peer: Peer,
+    variant: Variant,
+    batch: Batch,
+    outputs: RPNOutputs,
+    device: torch.device,
+    effort: Effort,
+) -> list[Row]:
+    """The network, and where the peer proposes, post-processing and the whole."""
+    dtype = torch.bfloat16 if variant.precision == "bfloat16" else torch.float32
+    peer.network.eval()
+    network = _prepared(FromPixels(peer.network.to(dtype), config.pixels, dtype), variant, device)
+    images = torch_pictures(batch, variant, device)
+    made = torch_levels(outputs, device)
+    calls: dict[str, Callable[[], Any]] = {NETWORK: lambda: network(images)}
+    propose = peer.propose
+    if propose is not None:
+        calls[POST_PROCESSING] = lambda: propose(made)
+        calls[WHOLE] = lambda: propose(network(images))
+    with torch.inference_mode():
+        return [
+            {"stage": stage, **_columns(call, len(images), device, effort)}
+            for stage, call in calls.items()
+        ]
+
+
+def _training_columns(
+    config: Config,
+    peer: Peer,
+    variant: Variant,
+    batch: Batch,
+    device: torch.device,
+    effort: Effort,
+) -> Row:
+    """A step: forward, loss, backward, SGD."""
+    peer.network.train()
+    network = _prepared(FromPixels(peer.network, config.pixels, torch.float32), variant, device)
+    images = torch_pictures(batch, variant, device)
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(
+        trained, STEP_LEARNING_RATE, config.optim.momentum, weight_decay=config.optim.weight_decay
+    )
+    in_bfloat16 = variant.precision == "bfloat16"
+    if in_bfloat16:
+        # Autocast leaves torchvision's frozen norms alone: in float32 they would return float32.
+        for module in network.modules():
+            if type(module).__name__ == "FrozenBatchNorm2d":
+                module.to(torch.bfloat16)
+
+    def step() -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=in_bfloat16):
+            levels = network(images)
+        peer.loss(levels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return {"stage": STEP, **_columns(step, len(images), device, effort)}
+
+
+def _prepared(network: FromPixels, variant: Variant, device: torch.device) -> nn.Module:
+    network = network.to(device=device, memory_format=_memory_format(variant))
+    return torch.compile(network) if variant.compiled else network
+
+
+def _memory_format(variant: Variant) -> torch.memory_format:
+    return torch.channels_last if variant.channels_last else torch.contiguous_format
+
+
+def _columns(call: Callable[[], Any], pictures: int, device: torch.device, effort: Effort) -> Row:
+    if device.type != "cuda":
+        return timing_columns(repeat(lambda: _wall_seconds(call), effort), pictures)
+    torch.cuda.reset_peak_memory_stats()
+    timing = repeat(lambda: _event_seconds(call), effort)
+    memory = torch.cuda.max_memory_allocated() / 1e6
+    return {**timing_columns(timing, pictures), "memory_mb": memory}
+
+
+def _wall_seconds(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _event_seconds(call: Callable[[], Any]) -> float:
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    call()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1e3

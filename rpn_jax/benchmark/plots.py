@@ -1,0 +1,108 @@
+"""Plots of results; ``python -m rpn_jax.benchmark.plots benchmark.json FOLDER`` by themselves."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rpn_jax.errors import UserError
+from rpn_jax.output import make_folder
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Rows = list[dict[str, Any]]
+
+STAGE_COLUMNS = ("precision", "batch")
+
+
+def plot_results(results: Path, folder: Path) -> list[Path]:
+    """Write a plot for each section of the results that has one; returns their paths.
+
+    Raises:
+      UserError: the results cannot be read, or the folder not be written.
+    """
+    sections = _read_sections(results)
+    figures = {
+        name: plot(sections[name]["rows"])
+        for name, plot in (("inference", stages_figure), ("growth", growth_figure))
+        if sections.get(name, {}).get("rows")
+    }
+    make_folder(folder)
+    paths = []
+    for name, figure in figures.items():
+        paths.append(folder / f"{name}.png")
+        figure.savefig(paths[-1], dpi=150)
+    return paths
+
+
+def stages_figure(rows: Rows) -> Figure:
+    """Milliseconds of each stage, with p10 to p90, for each precision and batch size."""
+    groups = [
+        (key, list(group))
+        for key, group in itertools.groupby(
+            rows, lambda row: tuple(row[column] for column in STAGE_COLUMNS)
+        )
+    ]
+    figure, all_axes = _new_figure(len(groups))
+    for axes, ((precision, batch), group) in zip(all_axes, groups, strict=True):
+        medians = [row["median_ms"] for row in group]
+        below = [row["median_ms"] - row["p10_ms"] for row in group]
+        above = [row["p90_ms"] - row["median_ms"] for row in group]
+        axes.barh([row["stage"] for row in group], medians, xerr=(below, above), color="#4878a8")
+        axes.invert_yaxis()
+        axes.set(title=f"{precision}, batch {batch}", xlabel="ms a call, p10 to p90")
+    return figure
+
+
+def growth_figure(rows: Rows) -> Figure:
+    """Milliseconds against each axis, with the line that linear growth would be."""
+    groups = [(axis, list(group)) for axis, group in itertools.groupby(rows, lambda r: r["axis"])]
+    figure, all_axes = _new_figure(len(groups))
+    for axes, (axis, group) in zip(all_axes, groups, strict=True):
+        values = [row["value"] for row in group]
+        medians = [row["median_ms"] for row in group]
+        linear = [medians[0] * value / values[0] for value in values]
+        axes.loglog(values, linear, color="0.7", linestyle="--", label="linear")
+        axes.loglog(values, medians, color="#4878a8", marker="o", label="measured")
+        axes.set(xlabel=axis, ylabel="ms")
+        axes.legend(frameon=False)
+    return figure
+
+
+def _new_figure(count: int) -> tuple[Figure, Sequence[Axes]]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.5 * count, 3.2), layout="constrained")
+    return figure, figure.subplots(1, count, squeeze=False)[0]
+
+
+def _read_sections(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())["sections"]
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: is no result of the benchmark") from None
+
+
+def main(arguments: Sequence[str]) -> int:
+    """RESULTS FOLDER in, plots out; 0, or 2 for bad input."""
+    try:
+        if len(arguments) != 2:
+            raise UserError("usage: python -m rpn_jax.benchmark.plots benchmark.json FOLDER")
+        for path in plot_results(Path(arguments[0]), Path(arguments[1])):
+            print(path)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

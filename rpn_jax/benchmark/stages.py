@@ -1,0 +1,160 @@
+"""Inference on one device: its stages apart and together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import jax
+import jax.numpy as jnp
+
+from rpn_jax.benchmark.device import Peaks
+from rpn_jax.benchmark.figures import Row, program_columns, roofline_columns, timing_columns
+from rpn_jax.benchmark.inputs import Canvas, make_batch, make_outputs
+from rpn_jax.benchmark.timing import Effort, Program, Timing, compile_program, time_calls
+from rpn_jax.config import Config
+from rpn_jax.models import RPN
+from rpn_jax.ops import nms_sorted
+from rpn_jax.ops.pixels import normalize_images
+from rpn_jax.proposals import candidates, propose
+from rpn_jax.proposer import make_propose_function
+from rpn_jax.structures import Proposals, RPNOutputs
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float, Int, UInt8
+
+    from rpn_jax.models.rpn import Variables
+
+NETWORK = "normalise + network"
+POST_PROCESSING = "post-processing"
+WHOLE = "end to end"
+
+CALLS_IN_FLIGHT = 8
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Something that is timed by itself."""
+
+    name: str
+    function: jax.stages.Wrapped
+    arguments: tuple[Any, ...]
+    is_network: bool
+    """Whether its arithmetic is that of the convolutions, so that a roofline says something."""
+
+
+def inference_rows(
+    config: Config,
+    variables: Variables,
+    batch_size: int,
+    canvas: Canvas,
+    peaks: Peaks,
+    effort: Effort,
+) -> list[Row]:
+    """A row for each stage and for the whole, from uint8 pictures to proposals, on the device.
+
+    Post-processing and its stages work on made head outputs (`inputs.make_outputs`); end to end
+    they see those of ``variables``. ``boxes_out`` is the mean number of proposals a picture.
+    """
+    batch = make_batch(batch_size, canvas, boxes=1, seed=0)
+    pictures = (variables, batch.images, batch.image_sizes)
+    heads = (make_outputs(config, batch_size, canvas, seed=0), batch.image_sizes)
+    boxes, _, exists = candidates_function(config)(*heads)
+    stages = (
+        Stage(NETWORK, network_function(config), pictures, True),
+        Stage("top-k + decode", candidates_function(config), heads, False),
+        Stage("NMS", nms_function(config), (boxes, exists), False),
+        Stage(POST_PROCESSING, post_processing_function(config), heads, False),
+    )
+    return [
+        *(_stage_row(stage, batch_size, peaks, effort) for stage in stages),
+        whole_row(config, variables, batch_size, canvas, peaks, effort),
+        _in_flight_row(config, variables, batch_size, canvas, effort),
+    ]
+
+
+def whole_row(
+    config: Config,
+    variables: Variables,
+    batch_size: int,
+    canvas: Canvas,
+    peaks: Peaks,
+    effort: Effort,
+) -> Row:
+    """From uint8 pictures to proposals, one call at a time."""
+    arguments = whole_arguments(variables, batch_size, canvas)
+    stage = Stage(WHOLE, whole_function(config), arguments, True)
+    return _stage_row(stage, batch_size, peaks, effort)
+
+
+def whole_arguments(variables: Variables, batch_size: int, canvas: Canvas) -> tuple[Any, ...]:
+    """What `whole_function` takes, with made pictures that fill the canvas."""
+    batch = make_batch(batch_size, canvas, boxes=1, seed=0)
+    return variables, batch.images, batch.image_sizes, batch.scale_factors
+
+
+def time_in_flight(program: Program, arguments: tuple[Any, ...], effort: Effort) -> Timing:
+    """Times of `CALLS_IN_FLIGHT` calls, started without waiting in between."""
+    return time_calls(lambda: [program.run(*arguments) for _ in range(CALLS_IN_FLIGHT)], effort)
+
+
+def network_function(config: Config) -> jax.stages.Wrapped:
+    """Variables, uint8 pictures [B, H, W, 3] and their sizes [B, 2] to `RPNOutputs`."""
+    model = RPN(config.model)
+
+    @jax.jit
+    def network(
+        variables: Variables, images: UInt8[Array, "B H W 3"], image_sizes: Int[Array, "B 2"]
+    ) -> RPNOutputs:
+        normalized = normalize_images(images, image_sizes, config.pixels)
+        return cast("RPNOutputs", model.apply(variables, normalized))
+
+    return network
+
+
+def whole_function(config: Config) -> jax.stages.Wrapped:
+    """Variables, uint8 pictures, sizes and resize factors to `Proposals`, as users run it."""
+    return cast("jax.stages.Wrapped", make_propose_function(config))
+
+
+def candidates_function(config: Config) -> jax.stages.Wrapped:
+    """`RPNOutputs` and picture sizes [B, 2] to boxes, logits and validity [B, L, k]."""
+    return jax.jit(lambda outputs, image_sizes: candidates(config, outputs, image_sizes))
+
+
+def nms_function(config: Config) -> jax.stages.Wrapped:
+    """Sorted boxes [B, L, k, 4] and validity [B, L, k] to which are kept."""
+    settings = config.proposals
+
+    @jax.jit
+    def keep(boxes: Float[Array, "B L k 4"], exists: Bool[Array, "B L k"]) -> Bool[Array, "B L k"]:
+        return nms_sorted(boxes, exists, settings.nms_iou, settings.max_proposals)
+
+    return keep
+
+
+def post_processing_function(config: Config) -> jax.stages.Wrapped:
+    """`RPNOutputs` and picture sizes [B, 2] to `Proposals`."""
+    return jax.jit(lambda outputs, image_sizes: propose(config, outputs, image_sizes))
+
+
+def _stage_row(stage: Stage, batch_size: int, peaks: Peaks, effort: Effort) -> Row:
+    program = compile_program(stage.function, *stage.arguments)
+    timing = time_calls(lambda: program.run(*stage.arguments), effort)
+    row: Row = {"stage": stage.name, **timing_columns(timing, batch_size)}
+    if stage.is_network:
+        row |= roofline_columns(program, timing, batch_size, peaks)
+    result = program.run(*stage.arguments)
+    if isinstance(result, Proposals):
+        row["boxes_out"] = float(jnp.sum(result.valid)) / batch_size
+    return row | program_columns(program)
+
+
+def _in_flight_row(
+    config: Config, variables: Variables, batch_size: int, canvas: Canvas, effort: Effort
+) -> Row:
+    arguments = whole_arguments(variables, batch_size, canvas)
+    program = compile_program(whole_function(config), *arguments)
+    timing = time_in_flight(program, arguments, effort)
+    name = f"{WHOLE}, {CALLS_IN_FLIGHT} calls in flight"
+    return {"stage": name, **timing_columns(timing, CALLS_IN_FLIGHT * batch_size)}

@@ -1,0 +1,111 @@
+"""Compile, run, wait, repeat: what every figure of time comes from."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+WARM_UP_CALLS = 2
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds that calls of the same work took."""
+
+    median: float
+    p10: float
+    """A tenth of the calls were quicker (linear between neighbours, as `numpy.percentile`)."""
+    p90: float
+    """A tenth were slower."""
+    calls: int
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long a figure is measured."""
+
+    runs: int
+    """Timed calls."""
+    seconds: float
+    """No further call is begun after this long."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """A compiled function, and what the compiler says of it."""
+
+    run: jax.stages.Compiled
+    """The function."""
+    compile_seconds: float
+    """Lowering included; no cache of compiled programs is used."""
+    flops: float | None
+    """Of one call, by XLA's cost analysis of the program as it was written: padding is not
+    counted, and the body of a loop counts once."""
+    bytes_accessed: float | None
+    """Of one call, by XLA's cost analysis of the program as it was compiled."""
+    memory_bytes: int | None
+    """Arguments, results and temporaries on the device. None, as above, where the compiler does
+    not tell."""
+
+
+def summarize(seconds: Sequence[float]) -> Timing:
+    """The figures of one or more calls."""
+    p10, median, p90 = np.percentile(seconds, (10, 50, 90))
+    return Timing(float(median), float(p10), float(p90), len(seconds))
+
+
+def time_calls(call: Callable[[], Any], effort: Effort) -> Timing:
+    """Time calls, after `WARM_UP_CALLS` that are not, each until the JAX arrays it returns exist.
+
+    What a call returns must depend on all of its work.
+    """
+
+    def timed_call() -> float:
+        start = time.perf_counter()
+        jax.block_until_ready(call())
+        return time.perf_counter() - start
+
+    return repeat(timed_call, effort)
+
+
+def repeat(timed_call: Callable[[], float], effort: Effort) -> Timing:
+    """The figures of a call that tells the seconds it took."""
+    for _ in range(WARM_UP_CALLS):
+        timed_call()
+    end = time.perf_counter() + effort.seconds
+    taken = [timed_call()]
+    while len(taken) < effort.runs and time.perf_counter() < end:
+        taken.append(timed_call())
+    return summarize(taken)
+
+
+def compile_program(function: jax.stages.Wrapped, *arguments: Any) -> Program:
+    """Lower and compile a jitted (or `pmap`-ed) function for such arguments."""
+    start = time.perf_counter()
+    lowered = function.lower(*arguments)
+    compiled = lowered.compile()
+    compile_seconds = time.perf_counter() - start
+    return Program(
+        run=compiled,
+        compile_seconds=compile_seconds,
+        flops=(lowered.cost_analysis() or {}).get("flops"),
+        bytes_accessed=(compiled.cost_analysis() or {}).get("bytes accessed"),
+        memory_bytes=_memory_bytes(compiled),
+    )
+
+
+def _memory_bytes(compiled: jax.stages.Compiled) -> int | None:
+    memory = compiled.memory_analysis()
+    if memory is None:
+        return None
+    return (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        + memory.temp_size_in_bytes
+        - memory.alias_size_in_bytes
+    )

@@ -1,0 +1,179 @@
+"""The same network in plain PyTorch, under MMDetection's names: what its users run today.
+
+ResNet and ResNeXt, feature pyramid and head, NCHW. Weights of this package load into it by
+`rpn_jax.torch_weights.conversion.state_dict`.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rpn_jax.config import BackboneConfig, ModelConfig
+from rpn_jax.models.layers import NORM_GROUPS
+from rpn_jax.models.resnet import BLOCKS, BOTTLENECK_EXPANSION, STEM_FEATURES
+
+Level = tuple[Tensor, Tensor]
+"""Objectness [B, A, Hl, Wl] and deltas [B, A * 4, Hl, Wl] of a level."""
+
+
+class TorchRPN(nn.Module):
+    """Normalised pictures [B, 3, H, W] to the outputs of every level."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.backbone = ResNet(config.backbone)
+        channels = self.backbone.channels
+        self.neck = FPN(channels, config.neck_channels) if config.neck == "fpn" else None
+        in_channels = config.neck_channels if self.neck else channels[-1]
+        self.rpn_head = Head(in_channels, config.head_channels, config.anchors.per_cell)
+
+    def forward(self, images: Tensor) -> list[Level]:
+        features = self.backbone(images)
+        levels = self.neck(features) if self.neck else features[-1:]
+        return [self.rpn_head(level) for level in levels]
+
+
+class ResNet(nn.Module):
+    """Stem and stages; what the config freezes has no gradients."""
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        self.norm_name = _norm_name(config, 1)
+        self.conv1 = nn.Conv2d(3, STEM_FEATURES, 7, 2, 3, bias=False)
+        self.add_module(self.norm_name, _norm(config, STEM_FEATURES))
+        self.channels: list[int] = []
+        channels = STEM_FEATURES
+        for stage in range(config.num_stages):
+            planes = STEM_FEATURES * 2**stage
+            blocks = []
+            for number in range(BLOCKS[config.depth][stage]):
+                stride = 2 if number == 0 and stage > 0 else 1
+                blocks.append(Block(config, channels, planes, stride))
+                channels = blocks[-1].out_channels
+            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+            self.channels.append(channels)
+        self._config = config
+        self._freeze_parameters()
+        self.train()
+
+    def train(self, mode: bool = True) -> ResNet:
+        """Frozen norms never take the batch's statistics."""
+        super().train(mode)
+        if self._config.norm == "frozen":
+            for norm in self._batch_norms():
+                norm.eval()
+        return self
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x = F.relu(self.get_submodule(self.norm_name)(self.conv1(images)))
+        x = F.max_pool2d(x, 3, 2, 1)
+        features = []
+        for stage in range(len(self.channels)):
+            x = self.get_submodule(f"layer{stage + 1}")(x)
+            features.append(x)
+        return features
+
+    def _freeze_parameters(self) -> None:
+        config = self._config
+        if config.frozen_stages >= 0:
+            stages = [f"layer{stage}" for stage in range(1, config.frozen_stages + 1)]
+            for name in ("conv1", self.norm_name, *stages):
+                self.get_submodule(name).requires_grad_(False)
+        if not config.train_norm:
+            for norm in self._batch_norms():
+                norm.requires_grad_(False)
+
+    def _batch_norms(self) -> list[nn.BatchNorm2d]:
+        return [module for module in self.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
+class Block(nn.Module):
+    """Basic or bottleneck residual block."""
+
+    def __init__(self, config: BackboneConfig, in_channels: int, planes: int, stride: int) -> None:
+        super().__init__()
+        if config.depth < 50:
+            self.out_channels = planes
+            shapes = [(in_channels, planes, 3, stride, 1), (planes, planes, 3, 1, 1)]
+        else:
+            self.out_channels = planes * BOTTLENECK_EXPANSION
+            width = int(planes * config.base_width / 64) * config.groups
+            stride1, stride2 = (stride, 1) if config.style == "caffe" else (1, stride)
+            shapes = [
+                (in_channels, width, 1, stride1, 1),
+                (width, width, 3, stride2, config.groups),
+                (width, self.out_channels, 1, 1, 1),
+            ]
+        self.names = []
+        for number, (channels_in, channels_out, size, step, groups) in enumerate(shapes, start=1):
+            conv = nn.Conv2d(
+                channels_in, channels_out, size, step, size // 2, groups=groups, bias=False
+            )
+            self.add_module(f"conv{number}", conv)
+            self.add_module(_norm_name(config, number), _norm(config, channels_out))
+            self.names.append((f"conv{number}", _norm_name(config, number)))
+        self.downsample = None
+        if stride != 1 or in_channels != self.out_channels:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(in_channels, self.out_channels, 1, stride, bias=False),
+                _norm(config, self.out_channels),
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x
+        for place, (conv, norm) in enumerate(self.names):
+            y = self.get_submodule(norm)(self.get_submodule(conv)(F.relu(y) if place else y))
+        return F.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
+class FPN(nn.Module):
+    """Laterals, top-down sums, outputs, and every second pixel of the last."""
+
+    def __init__(self, channels: list[int], out_channels: int) -> None:
+        super().__init__()
+        self.lateral_convs = nn.ModuleList(NamedConv(count, out_channels, 1) for count in channels)
+        self.fpn_convs = nn.ModuleList(NamedConv(out_channels, out_channels, 3) for _ in channels)
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        sums = [conv(x) for conv, x in zip(self.lateral_convs, features, strict=True)]
+        for place in range(len(sums) - 1, 0, -1):
+            size = sums[place - 1].shape[2:]
+            sums[place - 1] = sums[place - 1] + F.interpolate(sums[place], size=size)
+        levels = [conv(x) for conv, x in zip(self.fpn_convs, sums, strict=True)]
+        return [*levels, F.max_pool2d(levels[-1], 1, stride=2)]
+
+
+class NamedConv(nn.Module):
+    """A convolution with bias, under the name ``conv``."""
+
+    def __init__(self, in_channels: int, out_channels: int, size: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, size, padding=size // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+class Head(nn.Module):
+    """3x3 convolution, ReLU, 1x1 convolutions to objectness and deltas."""
+
+    def __init__(self, in_channels: int, channels: int, anchors: int) -> None:
+        super().__init__()
+        self.rpn_conv = nn.Conv2d(in_channels, channels, 3, padding=1)
+        self.rpn_cls = nn.Conv2d(channels, anchors, 1)
+        self.rpn_reg = nn.Conv2d(channels, anchors * 4, 1)
+
+    def forward(self, x: Tensor) -> Level:
+        hidden = F.relu(self.rpn_conv(x))
+        return self.rpn_cls(hidden), self.rpn_reg(hidden)
+
+
+def _norm_name(config: BackboneConfig, number: int) -> str:
+    return f"{'gn' if config.norm == 'group' else 'bn'}{number}"
+
+
+def _norm(config: BackboneConfig, channels: int) -> nn.Module:
+    if config.norm == "group":
+        return nn.GroupNorm(NORM_GROUPS, channels)
+    return nn.BatchNorm2d(channels)

@@ -1,0 +1,94 @@
+"""The training step on all local devices, and its matching and sampling alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+
+from rpn_jax.benchmark.device import Peaks
+from rpn_jax.benchmark.figures import Row, program_columns, roofline_columns, timing_columns
+from rpn_jax.benchmark.inputs import Canvas, make_batch, output_shapes
+from rpn_jax.benchmark.timing import Effort, compile_program, time_calls
+from rpn_jax.config import Config
+from rpn_jax.losses import AnchorTargets, batch_targets
+from rpn_jax.objective import rpn_loss_function
+from rpn_jax.optim import learning_rate_schedule, make_optimizer, trainable_parameters
+from rpn_jax.training import Metrics, TrainState, initial_state, make_step, replicate, split_batch
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+    from rpn_jax.models.rpn import Variables
+
+STEP = "training step"
+BOXES = 12
+STEPS_PER_EPOCH = 10_000
+"""The rate stays in its warm-up, so that random weights do not diverge."""
+
+
+def training_row(
+    config: Config,
+    variables: Variables,
+    batch_size: int,
+    canvas: Canvas,
+    peaks: Peaks,
+    effort: Effort,
+) -> Row:
+    """The real step: forward, matching, sampling, losses, backward, gradients' mean, SGD.
+
+    ``batch_size`` pictures of `BOXES` boxes each, over all local devices; memory is a device's.
+
+    Raises:
+      UserError: the batch is no multiple of the number of devices.
+    """
+    schedule = learning_rate_schedule(config.optim, STEPS_PER_EPOCH, batch_size, auto_scale=False)
+    trainable = trainable_parameters(variables["params"], config.model.backbone)
+    optimizer = make_optimizer(config.optim, schedule, trainable)
+    step = make_step(rpn_loss_function(config), optimizer, schedule, seed=0)
+    batch = split_batch(make_batch(batch_size, canvas, BOXES, seed=0))
+    # A copy: the step donates its state, and the variables are still needed.
+    state = replicate(jax.tree.map(jnp.copy, initial_state(variables, optimizer)))
+    program = compile_program(step, state, batch)
+
+    def one_step() -> tuple[TrainState, Metrics]:
+        nonlocal state
+        state, metrics = program.run(state, batch)
+        return state, metrics
+
+    timing = time_calls(one_step, effort)
+    return {
+        "stage": STEP,
+        **timing_columns(timing, batch_size),
+        **roofline_columns(program, timing, batch_size // jax.local_device_count(), peaks),
+        **program_columns(program),
+    }
+
+
+def matching_row(config: Config, canvas: Canvas, boxes: int, effort: Effort) -> Row:
+    """Targets of one picture's anchors (`losses.batch_targets`), with ``boxes`` boxes."""
+    batch = make_batch(1, canvas, boxes, seed=0)
+    outputs = output_shapes(config, 1, canvas)
+
+    @jax.jit
+    def targets(
+        boxes_xyxy: Float[Array, "1 G 4"],
+        box_mask: Bool[Array, "1 G"],
+        image_sizes: Int[Array, "1 2"],
+        rng: PRNGKeyArray,
+    ) -> AnchorTargets:
+        return batch_targets(config, outputs, boxes_xyxy, box_mask, image_sizes, rng)
+
+    arguments = (batch.boxes_xyxy, batch.box_mask, batch.image_sizes, jax.random.key(0))
+    program = compile_program(targets, *arguments)
+    timing = time_calls(lambda: program.run(*arguments), effort)
+    result = program.run(*arguments)
+    return {
+        "anchors": result.positive.size,
+        "boxes": boxes,
+        **timing_columns(timing, 1),
+        "positives": int(jnp.sum(result.positive)),
+        "negatives": int(jnp.sum(result.negative)),
+        **program_columns(program),
+    }

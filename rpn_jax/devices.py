@@ -1,0 +1,27 @@
+"""The choice of a device to compute on."""
+
+from __future__ import annotations
+
+from rpn_jax.errors import UserError
+
+
+def use_platform(platform: str) -> None:
+    """Start JAX on the CPU, or make sure that it started on a GPU; 'auto' takes what it prefers.
+
+    Raises:
+      UserError: JAX does not start, or sees no GPU where one is asked for.
+    """
+    import jax
+
+    if platform == "cpu":
+        jax.config.update("jax_platforms", "cpu")
+    try:
+        backend = jax.default_backend()
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"--platform {platform}: JAX does not start ({reason})") from None
+    if platform == "gpu" and backend != "gpu":
+        raise UserError(
+            f"--platform gpu: JAX sees no GPU, only '{backend}' "
+            "(the extras cuda12 and cuda13 install JAX for NVIDIA GPUs)"
+        )

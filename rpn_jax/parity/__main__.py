@@ -1,0 +1,98 @@
+"""``python -m rpn_jax.parity FOLDER``: print how far this package is from the reference."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from rpn_jax.compilation_cache import use_compilation_cache
+from rpn_jax.config import nearest
+from rpn_jax.errors import UserError
+from rpn_jax.parity.cases import PICTURE_PREFIX, case_names, load_case
+from rpn_jax.parity.folder import KEYS, RECALL, keys_row, recall_row
+from rpn_jax.parity.network import network_rows
+from rpn_jax.parity.picture import default_picture, picture_rows
+from rpn_jax.parity.rows import Row, table, write_json
+
+OptionalPath = Annotated[Path | None, tyro.conf.DisallowNone]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Print how far this package is from figures that the original computed.
+
+    Ends with 0 where every measured figure reaches its bar, with 1 where one does not, and with 2
+    for bad input. docs/parity.md describes the folder.
+    """
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    """Folder of cases, NAME.npz."""
+    cases: tuple[str, ...] = ()
+    """Cases to run, or 'keys' or 'recall'; all that the folder has by default."""
+    config: Annotated[str | None, tyro.conf.DisallowNone] = None
+    """Config of the cases, a name or path; by default each case tells its own."""
+    seed: Annotated[int | None, tyro.conf.DisallowNone] = None
+    """Seed of the cases' weights; by default each case tells its own."""
+    picture: OptionalPath = None
+    """Picture of the cases image_*; by default the first of ../data/bccd/test beside the folder."""
+    out: OptionalPath = None
+    """JSON file to write the rows to."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command on ``arguments`` (those of the process by default); returns its exit code."""
+    options = tyro.cli(Options, args=arguments, prog="python -m rpn_jax.parity")
+    console = Console()
+    use_compilation_cache()
+    try:
+        rows = []
+        for name in _chosen(options):
+            console.print(f"{name} ...", style="dim")
+            rows += _rows(options, name)
+        if options.out is not None:
+            write_json(options.out, rows)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    failed = sum(row.failed for row in rows)
+    console.print(table(rows))
+    console.print(f"{failed} of {sum(row.measured is not None for row in rows)} figures miss")
+    return int(failed > 0)
+
+
+def _chosen(options: Options) -> list[str]:
+    """Names of what to run."""
+    available = [
+        *(name for name in (KEYS,) if (options.folder / name).is_dir()),
+        *case_names(options.folder),
+        *(name for name in (RECALL,) if (options.folder / name).is_dir()),
+    ]
+    for name in options.cases:
+        if name not in available:
+            raise UserError(
+                f"--cases {name}: {options.folder} has no such case{nearest(name, available)}"
+            )
+    if not available:
+        raise UserError(f"{options.folder}: holds no case, that is no NAME.npz")
+    return list(options.cases) or available
+
+
+def _rows(options: Options, name: str) -> list[Row]:
+    if name == KEYS:
+        return [keys_row(options.folder)]
+    if name == RECALL:
+        return [recall_row(options.folder)]
+    case = load_case(options.folder, name, options.config, options.seed)
+    if name.startswith(PICTURE_PREFIX):
+        return picture_rows(case, options.picture or default_picture(options.folder))
+    return network_rows(case)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

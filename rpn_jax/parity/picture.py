@@ -1,0 +1,153 @@
+"""From a picture's file to its proposals, measured against the reference's test pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rpn_jax.config import CANVAS_MULTIPLE, Config
+from rpn_jax.data.dataset import Picture
+from rpn_jax.data.files import PictureFiles, find_pictures
+from rpn_jax.data.pipeline import load_picture
+from rpn_jax.data.transforms import resized_size
+from rpn_jax.evaluation import PictureProposals, picture_proposals
+from rpn_jax.models import RPN
+from rpn_jax.ops import normalize_images
+from rpn_jax.parity.cases import Case
+from rpn_jax.parity.compare import compare_proposals
+from rpn_jax.parity.quantities import Quantity, rows_of
+from rpn_jax.parity.rows import Bar, Measured, Row
+from rpn_jax.parity.ties import settle_ties
+from rpn_jax.parity.weights import variables_by_rule
+from rpn_jax.proposals import propose
+from rpn_jax.proposer import Proposer
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from numpy import ndarray
+
+    from rpn_jax.models.rpn import Variables
+    from rpn_jax.structures import Batch
+
+PICTURES = Path("data/bccd/test")
+"""Where the picture lies, beside the folder of cases: the first by name."""
+PATCH = (slice(100, 132), slice(200, 232))
+"""Rows and columns of the network's input that a case holds."""
+
+
+@dataclass(frozen=True)
+class Ours:
+    """What this package makes of the picture."""
+
+    batch: Batch
+    """The picture alone, as the network is given it."""
+    proposals: Float[ndarray, "n 5"]
+    """xyxy and score, in original pixels."""
+    settled_proposals: Float[ndarray, "n 5"]
+    """With equal scores ordered as in the reference, see `rpn_jax.parity.ties`."""
+
+
+def picture_rows(case: Case, picture: Path | None) -> list[Row]:
+    """Run the whole pipeline on a picture file; without one, rows without figures.
+
+    Raises:
+      UserError: a picture that is missing or is none.
+    """
+    return rows_of(case, QUANTITIES, None if picture is None else run(case, picture))
+
+
+def default_picture(folder: Path) -> Path | None:
+    """The picture of the cases in ``folder``, if it lies in its usual place."""
+    pictures = folder.resolve().parent / PICTURES
+    return find_pictures([str(pictures)])[0] if pictures.is_dir() else None
+
+
+def run(case: Case, path: Path) -> Ours:
+    """Load a picture as for the network, and propose."""
+    dataset = PictureFiles([path])
+    config, canvas = _with_tight_canvas(case.config, dataset.pictures[0])
+    batch = load_picture(dataset, 0, config.data.scale, canvas, num_boxes=0, flipped=False)
+    variables = variables_by_rule(config, case.seed)
+    proposals = settled = _rows(Proposer(config, variables)([path]))
+    reference = case.fields.get("proposals")
+    if reference is not None and compare_proposals(proposals, reference).found < 1:
+        settled = _settled(config, variables, batch, reference)
+    return Ours(batch, proposals, settled)
+
+
+def _with_tight_canvas(config: Config, picture: Picture) -> tuple[Config, tuple[int, int]]:
+    """The config with a canvas as tight as the reference's padding, and that canvas."""
+    height, width = (
+        -(-side // CANVAS_MULTIPLE) * CANVAS_MULTIPLE
+        for side in resized_size(picture.height, picture.width, config.data.scale)
+    )
+    canvas = (height, width)
+    data = replace(config.data, buckets=(canvas, *config.data.buckets))
+    return replace(config, data=data), canvas
+
+
+def _settled(
+    config: Config, variables: Variables, batch: Batch, reference: Float[ndarray, "m 5"]
+) -> Float[ndarray, "n 5"]:
+    sizes, factors = jnp.asarray(batch.image_sizes), jnp.asarray(batch.scale_factors)
+    images = normalize_images(jnp.asarray(batch.images), sizes, config.pixels)
+    outputs = jax.jit(RPN(config.model).apply)(variables, images)
+    settled = settle_ties(config, outputs, sizes, factors, [reference])
+    return _rows(picture_proposals([1], jax.jit(partial(propose, config))(settled, sizes, factors)))
+
+
+def _rows(found: Sequence[PictureProposals]) -> Float[ndarray, "n 5"]:
+    (picture,) = found
+    return np.concatenate([picture.boxes_xyxy, picture.scores[:, None]], axis=1)
+
+
+def _size(case: Case, ours: Ours) -> Measured:
+    (size,), (factors,) = np.asarray(ours.batch.image_sizes), np.asarray(ours.batch.scale_factors)
+    reference = np.concatenate([case.fields["img_shape"], case.fields["scale_factor"]])
+    difference = np.abs(np.concatenate([size, factors]) - reference).max()
+    return Measured(float(difference), f"{size[0]}x{size[1]} (height x width)")
+
+
+def _patch(case: Case, ours: Ours) -> Measured:
+    """Grey levels between the two inputs, the reference's without its normalisation."""
+    pixels = case.config.pixels
+    patch = np.asarray(ours.batch.images)[0][PATCH].astype(np.float64)
+    channels = patch[..., ::-1] if pixels.order == "bgr" else patch
+    normalized = case.fields["input_patch"].transpose(1, 2, 0).astype(np.float64)
+    grey_levels = normalized * np.array(pixels.std) + np.array(pixels.mean)
+    if grey_levels.shape != channels.shape:
+        return Measured(np.inf, f"patch of {channels.shape}, the reference has {grey_levels.shape}")
+    return Measured(float(np.abs(channels - grey_levels).max()))
+
+
+def _found(case: Case, ours: Ours) -> Measured:
+    settled, as_proposed = (
+        compare_proposals(proposals, case.fields["proposals"]).found
+        for proposals in (ours.settled_proposals, ours.proposals)
+    )
+    return Measured(settled, f"{as_proposed:g} with equal scores in our order")
+
+
+def _out_of_order(case: Case, ours: Ours) -> Measured:
+    return Measured(compare_proposals(ours.proposals, case.fields["proposals"]).out_of_order)
+
+
+def _repeated(case: Case, ours: Ours) -> Measured:
+    return Measured(compare_proposals(ours.proposals, case.fields["proposals"]).repeated)
+
+
+QUANTITIES = (
+    Quantity("resize", Bar(1e-6, "px"), ("img_shape", "scale_factor"), _size),
+    Quantity("input patch", Bar(1, "grey levels"), ("input_patch",), _patch),
+    Quantity("proposals found", Bar(0.99, at_least=True), ("proposals",), _found),
+    Quantity("proposals out of order", Bar(0), ("proposals",), _out_of_order),
+    Quantity("proposals repeated", Bar(0), ("proposals",), _repeated),
+)
+"""The rows of a picture's case, in their order."""

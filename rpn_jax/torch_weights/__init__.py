@@ -1,0 +1,12 @@
+"""PyTorch weights in and out; the only home of ``torch``.
+
+``tables`` holds the names of each zoo as data, ``download`` and ``read`` turn a source into arrays
+without running anything in it, ``match`` brings them under this package's names and finds the
+config, ``conversion`` writes folders and ``.pth`` files, ``initial`` serves ``train.init_weights``.
+"""
+
+from rpn_jax.torch_weights.conversion import convert, to_torch
+from rpn_jax.torch_weights.initial import initial_variables
+from rpn_jax.torch_weights.report import print_report
+
+__all__ = ["convert", "initial_variables", "print_report", "to_torch"]

@@ -1,0 +1,50 @@
+"""What training starts from: ``train.init_weights``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flax.traverse_util import flatten_dict
+
+from rpn_jax.checkpoints import check_variables, load_variables
+from rpn_jax.config import Config
+from rpn_jax.models import init_variables, variable_shapes
+from rpn_jax.torch_weights.conversion import read_converted
+from rpn_jax.torch_weights.names import nest
+
+if TYPE_CHECKING:
+    from rpn_jax.models.rpn import Variables
+
+
+def initial_variables(config: Config, source: str) -> Variables:
+    """The variables of ``source`` for a config; a backbone's are completed at random.
+
+    Args:
+      config: the model to train; its ``train.seed`` fixes what is random.
+      source: a folder of weights, a work directory, or what `convert` takes: a ``.pth`` or ``.pkl``
+        file, an https URL, or a name such as ``torchvision://resnet50``.
+
+    Returns:
+      All variables of the config, nested dicts of float32 arrays.
+
+    Raises:
+      UserError: a source that cannot be had or does not fit the config.
+    """
+    if Path(source).is_dir():
+        variables = load_variables(source)
+    else:
+        variables = read_converted(source, config).variables
+    shapes = variable_shapes(config)
+    if set(variables["params"]) != {"backbone"}:
+        check_variables(shapes, variables, source)
+        return variables
+    check_variables(_part(shapes, of_backbone=True), variables, source)
+    neck_and_head = _part(init_variables(config, config.train.seed), of_backbone=False)
+    return nest(flatten_dict(variables) | flatten_dict(neck_and_head))
+
+
+def _part(variables: Variables, of_backbone: bool) -> Variables:
+    """The backbone, or all but the backbone."""
+    flat = flatten_dict(variables)
+    return nest({path: flat[path] for path in flat if (path[1] == "backbone") == of_backbone})

@@ -1,0 +1,174 @@
+"""The whole command on tiny shapes: sections, the JSON file, plots, and what is left out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rpn_jax.benchmark import command, growth, plots
+from rpn_jax.benchmark.device import Peaks
+from rpn_jax.benchmark.options import Options, parse_options
+from rpn_jax.config import Config, config_to_json, load_config
+from rpn_jax.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def _quick_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "_peaks", lambda precision: Peaks(1e12, 1e10))
+
+
+@pytest.fixture
+def words(tiny_config: Config, tmp_path: Path) -> list[str]:
+    path = tmp_path / "tiny.json"
+    config_to_json(tiny_config, path)
+    return [str(path), "--runs", "2", "--seconds", "5", "--out", str(tmp_path / "out")]
+
+
+def results_of(words: list[str]) -> dict:
+    options = parse_options(words, "benchmark")
+    command.run(options)
+    assert options.out is not None
+    return json.loads((options.out / "benchmark.json").read_text())
+
+
+def test_inference_training_and_peers(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = results_of(
+        [*words, "--inference", "--train", "--matching", "--peers", "--batch-sizes", "1", "2"]
+    )
+    assert list(results) == ["format", "environment", "options", "sections"]
+    assert results["options"]["batch_sizes"] == [1, 2]
+    sections = results["sections"]
+    assert list(sections) == [
+        "matching",
+        "peaks",
+        "inference",
+        "inference_peers",
+        "training",
+        "training_peers",
+    ]
+    printed = capsys.readouterr().out
+    for name, section in sections.items():
+        assert f"### {name}\n" in printed
+        assert section["note"]
+        assert section["rows"]
+    assert {row["batch"] for row in sections["inference"]["rows"]} == {1, 2}
+    assert {row["size"] for row in sections["training"]["rows"]} == {"64x64"}
+    for name in ("inference_peers", "training_peers"):
+        assert all(row["times_ours_float32"] > 0 for row in sections[name]["rows"])
+    assert (tmp_path / "out" / "inference.png").stat().st_size > 1000
+
+
+def test_growth(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(growth, "CANDIDATES", (10, 20))
+    monkeypatch.setattr(growth, "BOXES", (1, 2))
+    monkeypatch.setattr(growth, "FAKE_DEVICES", (1,))
+    sections = results_of([*words, "--growth", "--size", "64", "64"])["sections"]
+    assert list(sections) == ["growth", "worst_cases"]
+    axes = list(dict.fromkeys(row["axis"] for row in sections["growth"]["rows"]))
+    assert axes == [
+        "batch size",
+        "megapixels",
+        "candidates a level",
+        "boxes a picture",
+        "devices",
+    ]
+    assert (tmp_path / "out" / "growth.png").stat().st_size > 1000
+
+
+def test_files_are_left_out_where_they_cannot_be_read(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command.files, "missing_packages", lambda: ["cv2", "grain"])
+    sections = results_of([*words, "--files"])["sections"]
+    assert sections == {"files": {"note": "Left out: cv2, grain not installed.", "rows": []}}
+
+
+def test_peers_are_left_out_without_torch(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "find_spec", lambda name: None)
+    results = results_of([*words, "--inference", "--peers"])
+    assert results["sections"]["inference_peers"] == {
+        "note": "Left out: torch is not installed.",
+        "rows": [],
+    }
+
+
+def test_all_measures_each_network_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Config] = []
+
+    def figures(config: Config, batch_size: int, *_: object) -> dict:
+        seen.append(config)
+        return {"memory_mb": 1.0, "fps": float(len(seen))}
+
+    monkeypatch.setattr(command, "_config_figures", figures)
+    rows = results_of(
+        ["--all", "--precisions", "bfloat16", "--out", str(tmp_path), "--size", "64", "64"]
+    )["sections"]["configs"]["rows"]
+    assert len(rows) == 11
+    assert len(seen) == 7
+    assert all(config.model.precision == "bfloat16" for config in seen)
+    fps = {row["config"]: row["fps"] for row in rows}
+    assert fps["rpn_r50_fpn_1x_coco"] == fps["rpn_r50_fpn_2x_coco"]
+    assert fps["rpn_r50_fpn_1x_coco"] != fps["rpn_r50-caffe_fpn_1x_coco"]
+    assert {row["backbone"] for row in rows} == {
+        "R-50-FPN",
+        "R-101-FPN",
+        "R-50-C4",
+        "X-101-32x4d-FPN",
+        "X-101-64x4d-FPN",
+    }
+
+
+def test_figures_of_a_config(tiny_config: Config, words: list[str]) -> None:
+    options = parse_options([*words, "--train", "--inference"], "benchmark")
+    effort = command.Effort(runs=1, seconds=0.0)
+    figures = command._config_figures(tiny_config, 1, (64, 64), options, effort)
+    assert list(figures) == [
+        "memory_mb",
+        "fps",
+        "gflop_per_picture",
+        "share_of_roofline",
+        "train_memory_mb",
+        "train_pictures_per_s",
+    ]
+    assert all(value > 0 for value in figures.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("rpn_r50_fpn_1x_coco", (800, 1344)), ("rpn_r18_fpn_gn_small", (256, 320))],
+)
+def test_the_canvas_is_the_config_s_largest(name: str, size: tuple[int, int]) -> None:
+    options = parse_options([name], "benchmark")
+    assert command.canvas_of(options, load_config(name)) == size
+    chosen: Options = replace(options, size=(64, 96))
+    assert command.canvas_of(chosen, load_config(name)) == (64, 96)
+
+
+def test_bad_input_is_told_before_anything_is_measured(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for words, wanted in (
+        (["rpn_r50_fpn_1x"], "did you mean 'rpn_r50_fpn_1x_coco'?"),
+        (["rpn_demo", "--platform", "gpu"], "--platform gpu: JAX sees no GPU, only 'cpu'"),
+        (["rpn_demo", "--out", str(tmp_path / "file")], "cannot be written"),
+    ):
+        with pytest.raises(UserError) as raised:
+            command.run(parse_options(words, "benchmark"))
+        assert wanted in str(raised.value)
+        assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", "{}"])
+def test_plots_of_what_is_no_result(content: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "benchmark.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match="benchmark.json"):
+        plots.plot_results(path, tmp_path)
+    assert plots.main([str(path), str(tmp_path)]) == 2

@@ -1,0 +1,185 @@
+"""What is measured, on tiny shapes: figures are there and agree with each other; never how fast."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import pytest
+
+from rpn_jax.benchmark import files, growth, process
+from rpn_jax.benchmark.device import Peaks
+from rpn_jax.benchmark.figures import Row
+from rpn_jax.benchmark.stages import (
+    CALLS_IN_FLIGHT,
+    NETWORK,
+    POST_PROCESSING,
+    WHOLE,
+    inference_rows,
+)
+from rpn_jax.benchmark.timing import Effort
+from rpn_jax.benchmark.training import matching_row, training_row
+from rpn_jax.config import Config, config_to_json, load_config
+from rpn_jax.data.files import find_pictures
+from rpn_jax.errors import UserError
+from rpn_jax.models import init_variables
+
+CANVAS = (64, 64)
+EFFORT = Effort(runs=2, seconds=60.0)
+PEAKS = Peaks(flops_per_second=1e12, bytes_per_second=1e10)
+
+
+def assert_consistent(row: Row, pictures: int) -> None:
+    assert row["p10_ms"] <= row["median_ms"] <= row["p90_ms"]
+    assert row["pictures_per_s"] == pytest.approx(1e3 * pictures / row["median_ms"])
+    assert row["calls"] == EFFORT.runs
+
+
+def test_stages_of_inference(tiny_config: Config) -> None:
+    rows = inference_rows(tiny_config, init_variables(tiny_config), 2, CANVAS, PEAKS, EFFORT)
+    in_flight = rows.pop()
+    assert_consistent(in_flight, 2 * CALLS_IN_FLIGHT)
+    by_stage = {row["stage"]: row for row in rows}
+    assert list(by_stage) == [NETWORK, "top-k + decode", "NMS", POST_PROCESSING, WHOLE]
+    for row in rows:
+        assert_consistent(row, 2)
+        assert row["compile_s"] > 0.01
+        assert row["memory_mb"] > 0
+    network, whole = by_stage[NETWORK], by_stage[WHOLE]
+    assert 1 <= whole["gflop_per_picture"] / network["gflop_per_picture"] < 1.5
+    for row in (network, whole):
+        expected = row["gflop_per_picture"] * 2 / row["median_ms"]
+        assert row["achieved_tflops"] == pytest.approx(expected)
+        assert row["share_of_peak_flops"] == pytest.approx(expected)
+        assert row["share_of_roofline"] >= row["share_of_peak_flops"]
+    for stage in (POST_PROCESSING, WHOLE):
+        assert 0 < by_stage[stage]["boxes_out"] <= tiny_config.proposals.max_proposals
+
+
+def test_flops_of_the_network_are_those_of_its_convolutions() -> None:
+    config = load_config("rpn_r50_fpn_1x_coco")
+    variables = jax.eval_shape(lambda: init_variables(config))
+    from rpn_jax.benchmark.stages import network_function
+
+    images = jax.ShapeDtypeStruct((1, 800, 1344, 3), "uint8")
+    sizes = jax.ShapeDtypeStruct((1, 2), "int32")
+    cost = network_function(config).lower(variables, images, sizes).cost_analysis()
+    # ResNet-50 without its classifier is 4.09 GMAC at 224x224; pyramid and head by hand.
+    pixels = [800 * 1344 // stride**2 for stride in (4, 8, 16, 32)] + [13 * 21]
+    laterals = sum(n * c * 256 for n, c in zip(pixels, (256, 512, 1024, 2048), strict=False))
+    outputs = sum(pixels[:4]) * 9 * 256 * 256
+    head = sum(pixels) * (9 * 256 * 256 + 256 * 15)
+    trunk = 4.087e9 * (800 * 1344) / 224**2
+    assert cost["flops"] == pytest.approx(2 * (trunk + laterals + outputs + head), rel=0.03)
+
+
+def test_the_training_step(tiny_config: Config) -> None:
+    variables = init_variables(tiny_config)
+    row = training_row(tiny_config, variables, 2, CANVAS, PEAKS, EFFORT)
+    assert_consistent(row, 2)
+    assert math.isfinite(row["gflop_per_picture"])
+    again = training_row(tiny_config, variables, 2, CANVAS, PEAKS, EFFORT)
+    assert again["gflop_per_picture"] == row["gflop_per_picture"]  # the variables are still there
+
+
+def test_a_batch_that_the_devices_cannot_share(
+    tiny_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jax, "local_device_count", lambda: 2)
+    with pytest.raises(UserError, match="data.batch_size = 3: must be a multiple of the 2 devices"):
+        training_row(tiny_config, init_variables(tiny_config), 3, CANVAS, PEAKS, EFFORT)
+
+
+def test_matching_samples_what_the_config_says(tiny_config: Config) -> None:
+    row = matching_row(tiny_config, CANVAS, 12, EFFORT)
+    assert_consistent(row, 1)
+    assert row["anchors"] == 3 * (16**2 + 8**2 + 4**2)
+    assert row["boxes"] == 12
+    assert row["positives"] > 0
+    assert row["positives"] + row["negatives"] == tiny_config.loss.samples_per_image
+
+
+def test_worst_cases_keep_what_they_must(tiny_config: Config) -> None:
+    rows = {row["boxes"]: row for row in growth.worst_case_rows(tiny_config, CANVAS, EFFORT)}
+    levels, anchors = 3, 3 * 16**2
+    assert rows["all boxes equal"]["kept_of_all_levels"] == levels
+    assert rows["each suppresses the next"]["kept_of_all_levels"] == levels * anchors / 2
+    assert rows["no valid box"]["kept_of_all_levels"] == 0
+    assert 0 < rows["ordinary"]["kept_of_all_levels"] < levels * anchors
+
+
+def test_growth_has_a_row_for_each_value(tiny_config: Config) -> None:
+    variables = init_variables(tiny_config)
+    tables = {
+        "batch size": growth.batch_growth(tiny_config, variables, [1, 2], CANVAS, EFFORT),
+        "megapixels": growth.size_growth(tiny_config, variables, [(32, 32), CANVAS], EFFORT),
+        "candidates a level": growth.candidate_growth(tiny_config, [10, 20], CANVAS, EFFORT),
+        "boxes a picture": growth.box_growth(tiny_config, [1, 2], CANVAS, EFFORT),
+    }
+    for axis, rows in tables.items():
+        assert [row["axis"] for row in rows] == [axis, axis]
+        assert rows[0]["unit_cost_to_first"] == 1.0
+        first, second = rows
+        assert second["value"] in (2 * first["value"], 4 * first["value"])
+        assert first["ms_per_unit"] == pytest.approx(first["median_ms"] / first["value"])
+
+
+def test_growth_over_devices_runs_on_so_many(tiny_config: Config, tmp_path: Path) -> None:
+    config_to_json(tiny_config, tmp_path / "tiny.json")
+    config = str(tmp_path / "tiny.json")
+    (row,) = growth.device_growth(config, "float32", 1, CANVAS, [2], EFFORT)
+    # One picture a device: on a single device a batch of two would be no different, so the child's
+    # own check of batch and devices is what this rests on.
+    assert (row["axis"], row["value"]) == ("devices", 2)
+    with pytest.raises(RuntimeError, match="must be a multiple of"):
+        process.run_python(
+            ["-m", "rpn_jax.benchmark", config, "--train", "--batch-sizes", "1", "--runs", "1"],
+            {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
+        )
+
+
+def test_files_are_read_and_become_proposals(tiny_config: Config) -> None:
+    assert files.missing_packages() == []
+    config = files.config_for_canvas(load_config("rpn_demo"), (96, 128), 2)
+    assert config.data.buckets == ((96, 128), (128, 96))
+    assert config.data.scale == (128, 96)
+    config = replace(config, model=tiny_config.model)
+    with files.picture_folder(None) as folder:
+        pictures = find_pictures([str(folder)])
+        assert len(pictures) == files.MADE_FILES
+        one, two = files.reading_rows(config, pictures, [1, 2], EFFORT)
+        row = files.proposing_row(config, init_variables(config), pictures, 1, EFFORT)
+    assert not folder.exists()
+    assert (one["threads"], two["threads"]) == (1, 2)
+    assert (one["pictures"], two["pictures"]) == (64, 128)
+    assert_consistent(one, 64)
+    assert_consistent(row, 64)
+    share = row["pictures_per_s"] / row["device_pictures_per_s"]
+    assert row["share_of_device"] == pytest.approx(share)
+
+
+def test_a_folder_of_one_s_own_stays(tmp_path: Path) -> None:
+    with files.picture_folder(tmp_path) as folder:
+        assert folder == tmp_path
+    assert tmp_path.is_dir()
+
+
+def test_imports_are_timed_in_fresh_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "IMPORT_EFFORT", Effort(runs=1, seconds=0.0))
+    light, heavy = process.import_rows()
+    assert 0 < light["median_s"] < heavy["median_s"]
+
+
+def test_memory_is_that_of_the_child(tiny_config: Config, tmp_path: Path) -> None:
+    config_to_json(tiny_config, tmp_path / "tiny.json")
+    row = process.memory_row(str(tmp_path / "tiny.json"), "float32", CANVAS)
+    assert row["what"] == "inference of one 64x64 picture, float32"
+    assert 50 < row["peak_resident_mb"] < 1500
+    assert row["peak_device_mb"] is None  # the CPU's allocator keeps no count
+
+
+def test_a_child_that_fails_is_heard() -> None:
+    with pytest.raises(RuntimeError, match="no such thing"):
+        process.run_python(["-c", "raise SystemExit('no such thing')"], {})

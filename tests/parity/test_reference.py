@@ -1,0 +1,95 @@
+"""Every figure of the reference, by the bars that `rpn_jax.parity` prints."""
+
+from __future__ import annotations
+
+import filecmp
+import json
+from functools import cache
+
+import pytest
+
+from rpn_jax.config import config_names
+from rpn_jax.parity import network, picture
+from rpn_jax.parity.cases import load_case
+from rpn_jax.parity.folder import COUNTER, different_keys, keys_row, recall_row
+from rpn_jax.parity.rows import Row
+from tests.parity.figures import COPIES, FOLDER, SHARED, needs_shared
+
+COPIED = ("r50_caffe_c4", "r101_pytorch")
+OTHERS = ("r50_pytorch", "r50_caffe", "x101_32x4d")
+PICTURES = ("image_r50_pytorch", "image_r50_caffe")
+
+
+@cache
+def network_rows(case: str) -> dict[str, Row]:
+    rows = network.network_rows(load_case(FOLDER, case, None, None))
+    return {row.quantity: row for row in rows}
+
+
+@cache
+def picture_rows(case: str) -> dict[str, Row]:
+    file = picture.default_picture(FOLDER)
+    if file is None:
+        pytest.skip("the pictures that the reference was given are not beside the checkout")
+    rows = picture.picture_rows(load_case(FOLDER, case, None, None), file)
+    return {row.quantity: row for row in rows}
+
+
+@pytest.mark.parametrize("quantity", [quantity.name for quantity in network.QUANTITIES])
+@pytest.mark.parametrize(
+    "case", [*COPIED, *(pytest.param(name, marks=needs_shared) for name in OTHERS)]
+)
+def test_network(case: str, quantity: str) -> None:
+    row = network_rows(case)[quantity]
+    assert row.measured is not None
+    assert not row.failed, row
+
+
+@needs_shared
+@pytest.mark.parametrize("quantity", [quantity.name for quantity in picture.QUANTITIES])
+@pytest.mark.parametrize("case", PICTURES)
+def test_picture(case: str, quantity: str) -> None:
+    row = picture_rows(case)[quantity]
+    assert row.measured is not None
+    assert not row.failed, row
+
+
+def test_parameters_of_the_configs() -> None:
+    row = keys_row(FOLDER)
+    assert row.measured is not None
+    assert not row.failed, row
+    if FOLDER == SHARED:
+        assert row.measured.detail == "11 configs"
+
+
+@needs_shared
+def test_recall() -> None:
+    row = recall_row(FOLDER)
+    assert row.measured is not None
+    assert not row.failed, row
+
+
+@needs_shared
+def test_the_copies_equal_the_originals() -> None:
+    for name in COPIED:
+        assert filecmp.cmp(COPIES / f"{name}.npz", SHARED / f"{name}.npz", shallow=False)
+    copied = sorted((COPIES / "keys").iterdir())
+    assert copied
+    for path in copied:
+        assert json.loads(path.read_text()) == json.loads((SHARED / "keys" / path.name).read_text())
+
+
+def test_a_missing_a_surplus_and_a_misshapen_key_are_told() -> None:
+    name = "rpn_r50_fpn_1x_coco"
+    keys = json.loads((FOLDER / "keys" / f"{name}.json").read_text())
+    assert name in config_names()
+    assert different_keys(name, keys) == []
+    del keys["backbone.conv1.weight"]
+    keys["neck.more.weight"] = [1]
+    keys["rpn_head.rpn_cls.bias"] = [4]
+    keys[f"backbone.other{COUNTER}"] = []
+    assert different_keys(name, keys) == [
+        "backbone.conv1.weight",
+        "neck.more.weight",
+        "rpn_head.rpn_cls.bias",
+    ]

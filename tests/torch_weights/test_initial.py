@@ -1,0 +1,79 @@
+"""What training starts from."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from flax.traverse_util import flatten_dict
+
+from rpn_jax.config import AnchorConfig, BackboneConfig, Config, ModelConfig, TrainConfig
+from rpn_jax.errors import UserError
+from rpn_jax.models import init_variables
+from rpn_jax.torch_weights import convert, initial_variables
+from tests.torch_weights.published import (
+    TINY,
+    expected_variables,
+    filled,
+    tensors,
+    tiny_backbone_shapes,
+    tiny_config_file,
+    tiny_shapes,
+)
+
+SMALLER = Config(
+    name="smaller",
+    model=ModelConfig(
+        backbone=BackboneConfig(depth=50, num_stages=1),
+        neck="none",
+        head_channels=8,
+        anchors=AnchorConfig(strides=(4,)),
+    ),
+)
+"""One stage, so that its random variables are made quickly; the files below hold two."""
+
+
+@functools.cache
+def random_variables() -> dict[tuple[str, ...], np.ndarray]:
+    return flatten_dict(init_variables(SMALLER, seed=3))
+
+
+@pytest.mark.parametrize("as_folder", [False, True], ids=["file", "folder"])
+def test_a_backbone_is_completed_at_random(as_folder: bool, tmp_path: Path) -> None:
+    config = replace(SMALLER, train=TrainConfig(seed=3))
+    arrays = filled(tiny_backbone_shapes(prefix=""))
+    source = tmp_path / "w.pth"
+    torch.save(tensors(arrays), source)
+    if as_folder:
+        convert(str(source), tmp_path / "out", tiny_config_file(tmp_path, SMALLER))
+        source = tmp_path / "out"
+    found = flatten_dict(initial_variables(config, str(source)))
+    backbone = expected_variables({f"backbone.{key}": array for key, array in arrays.items()})
+    random = random_variables()
+    assert found.keys() == random.keys()
+    for path, leaf in found.items():
+        np.testing.assert_array_equal(leaf, backbone.get(path, random[path]))
+
+
+def test_a_detector_is_taken_whole(tmp_path: Path) -> None:
+    weights = filled(tiny_shapes())
+    torch.save({"state_dict": tensors(weights)}, tmp_path / "w.pth")
+    found = flatten_dict(initial_variables(TINY, str(tmp_path / "w.pth")))
+    expected = expected_variables(weights)
+    assert found.keys() == expected.keys()
+    for path, leaf in found.items():
+        np.testing.assert_array_equal(leaf, expected[path])
+
+
+def test_a_backbone_of_another_model_is_refused(tmp_path: Path) -> None:
+    torch.save(tensors(filled(tiny_backbone_shapes(prefix=""))), tmp_path / "w.pth")
+    convert(str(tmp_path / "w.pth"), tmp_path / "out", tiny_config_file(tmp_path))
+    wider = replace(TINY.model.backbone, base_width=128)
+    config = replace(TINY, model=replace(TINY.model, backbone=wider))
+    for source in ("w.pth", "out"):
+        with pytest.raises(UserError, match=r"layer1\.0\."):
+            initial_variables(config, str(tmp_path / source))
