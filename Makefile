@@ -12,7 +12,7 @@ demo: $(VENV)/.installed
 	$(BIN)/rpn-jax demo --workdir runs/demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check
