@@ -24,7 +24,7 @@ from rpn_jax.visualize import draw_boxes, save_picture
 PROPOSALS_FILE = "proposals.json"
 PICTURES_FILE = "pictures.json"
 DEMO_PICTURES = 8
-DEMO_BOXES = 20
+DEMO_BOXES = 12
 
 
 def train(config: Config, workdir: Path, resume: bool, auto_scale_lr: bool) -> None:

@@ -2,8 +2,7 @@
 
 Every picture is a pure function of its split and its position. `plan_scene` decides the figures
 and so the boxes; `draw_scene` makes the pixels, when they are asked for. A figure differs from
-what lies under it by its own contrast, low for some. Lines and specks of the background are not
-objects.
+what lies under it by a contrast of its own. Lines and specks of the background are not objects.
 """
 
 from __future__ import annotations

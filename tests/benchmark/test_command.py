@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import create_autospec
 
 import pytest
 
@@ -38,10 +39,10 @@ def test_inference_training_and_peers(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results = results_of(
-        [*words, "--inference", "--train", "--matching", "--peers", "--batch-sizes", "1", "2"]
+        [*words, "--inference", "--train", "--matching", "--peers", "--batch-sizes", "2"]
     )
     assert list(results) == ["format", "environment", "options", "sections"]
-    assert results["options"]["batch_sizes"] == [1, 2]
+    assert results["options"]["batch_sizes"] == [2]
     sections = results["sections"]
     assert list(sections) == [
         "matching",
@@ -56,17 +57,26 @@ def test_inference_training_and_peers(
         assert f"### {name}\n" in printed
         assert section["note"]
         assert section["rows"]
-    assert {row["batch"] for row in sections["inference"]["rows"]} == {1, 2}
+    assert {row["batch"] for row in sections["inference"]["rows"]} == {2}
     assert {row["size"] for row in sections["training"]["rows"]} == {"64x64"}
     for name in ("inference_peers", "training_peers"):
         assert all(row["times_ours_float32"] > 0 for row in sections[name]["rows"])
     assert (tmp_path / "out" / "inference.png").stat().st_size > 1000
 
 
+def growth_row(axis: str) -> dict:
+    (row,) = growth.growth_rows(
+        axis, [growth.Point(1, {"median_ms": 1.0, "p10_ms": 1.0, "p90_ms": 1.0, "calls": 1})]
+    )
+    return row
+
+
 def test_growth(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(growth, "CANDIDATES", (10, 20))
     monkeypatch.setattr(growth, "BOXES", (1, 2))
-    monkeypatch.setattr(growth, "FAKE_DEVICES", (1,))
+    devices = create_autospec(growth.device_growth, return_value=[growth_row("devices")])
+    monkeypatch.setattr(growth, "device_growth", devices)
+    monkeypatch.setattr(growth, "CANVAS_SHARES", (1.0,))
     sections = results_of([*words, "--growth", "--size", "64", "64"])["sections"]
     assert list(sections) == ["growth", "worst_cases"]
     axes = list(dict.fromkeys(row["axis"] for row in sections["growth"]["rows"]))
@@ -92,6 +102,7 @@ def test_peers_are_left_out_without_torch(
     words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(command, "find_spec", lambda name: None)
+    monkeypatch.setattr(command, "_inference_rows", lambda *_: [])
     results = results_of([*words, "--inference", "--peers"])
     assert results["sections"]["inference_peers"] == {
         "note": "Left out: torch is not installed.",

@@ -41,7 +41,7 @@ def test_no_picture_is_in_both_splits_or_twice(train, held_out):
         tuple(picture.boxes_xyxy.ravel().tolist())
         for picture in (*train.pictures, *held_out.pictures)
     ]
-    assert len(set(scenes)) == len(scenes) == 512 + 64
+    assert len(set(scenes)) == len(scenes) == sum(shapes.SPLIT_SIZES.values())
     assert not np.array_equal(train.load_image(0), held_out.load_image(0))
 
 
@@ -89,23 +89,19 @@ def test_enough_of_each_figure_can_be_seen():
 
 
 def test_it_is_hard_enough(train):
-    """Many figures, of many sizes and kinds, that overlap, some hardly seen."""
+    """Several figures, of many sizes and kinds, that overlap."""
     boxes = [picture.boxes_xyxy for picture in train.pictures]
     sides = np.concatenate([np.sqrt(np.prod(b[:, 2:] - b[:, :2], axis=1)) for b in boxes])
-    assert len(sides) > 6 * len(boxes)
-    small, large = np.mean(sides < 32), np.mean(sides > 96)
-    assert 0.15 < small < 0.4
-    assert 0.1 < large < 0.4
+    assert len(sides) > 4 * len(boxes)
+    small, large = np.mean(sides < 64), np.mean(sides > 96)
+    assert 0.2 < small < 0.5
+    assert 0.2 < large < 0.5
     overlapping = sum(
         any(box_iou(box, other) > 0.1 for other in np.delete(of_picture, position, axis=0))
         for of_picture in boxes
         for position, box in enumerate(of_picture)
     )
-    assert overlapping > 0.3 * len(sides)
-    contrasts = np.array(
-        [np.abs(figure.colour).max() for scene in train._scenes for figure in scene.figures]
-    )
-    assert np.mean(contrasts < 25) > 0.15
+    assert overlapping > 0.2 * len(sides)
     kinds = {annotation["category_id"] for annotation in train.annotations["annotations"]}
     assert kinds == {category["id"] for category in train.annotations["categories"]}
 
