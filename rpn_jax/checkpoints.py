@@ -32,6 +32,14 @@ BEST_BY = "AR@1000"
 CONFIG_FILE = "config.json"
 CHECKPOINTS, VARIABLES, OPTIMIZER = "checkpoints", "variables", "optimizer"
 
+SAME_FUNCTION = (
+    "model.precision",
+    "model.backbone.frozen_stages",
+    "model.backbone.train_norm",
+)
+"""Keys of a model that may differ between weights and their use: they decide how it is trained and
+rounded, not what it computes."""
+
 Tree = TypeVar("Tree")
 
 
@@ -211,19 +219,26 @@ def check_variables(expected: Any, variables: Any, folder: str | Path) -> None:
     )
 
 
-def check_same_model(config: Config, folder: str | Path) -> None:
+def check_same_model(
+    config: Config, folder: str | Path, sections: tuple[str, ...] = ("model.", "pixels.")
+) -> None:
     """Compare the config that weights were made with, where they hold it, with the one in use.
 
     Two models of equal shapes may differ in their strides' place, their pixels or their anchors.
 
+    Args:
+      config: in use.
+      folder: of the weights.
+      sections: what must be equal, as the openings of keys.
+
     Raises:
-      UserError: they differ in the model or the pixels (the precision may differ).
+      UserError: they differ there, other than in `SAME_FUNCTION`.
     """
     folder = Path(folder)
     for path in (folder / CONFIG_FILE, folder.parent.parent / CONFIG_FILE):
         if path.is_file():
             for key, theirs, ours in config_changes(load_config(path), config):
-                if key.startswith(("model.", "pixels.")) and key != "model.precision":
+                if key.startswith(sections) and key not in SAME_FUNCTION:
                     raise UserError(
                         f"weights {folder}: are of another model: {key} is {theirs!r} there and "
                         f"{ours!r} in the config"

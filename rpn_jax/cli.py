@@ -200,6 +200,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except RuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        reason = str(error).partition("\n")[0]
+        remedy = (
+            "a smaller data.batch-size, data.eval-batch-size or model.precision bfloat16 may help"
+        )
+        print(f"error: the device's memory is full ({reason}); {remedy}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -7,22 +7,30 @@ from typing import Any
 
 from rich.console import Console
 
-from rpn_jax.checkpoints import check_same_model, check_variables, load_variables
+from rpn_jax.checkpoints import (
+    CHECKPOINTS,
+    check_same_model,
+    check_variables,
+    load_variables,
+)
 from rpn_jax.compilation_cache import use_compilation_cache
 from rpn_jax.config import Config, load_config, replace
 from rpn_jax.data.dataset import Dataset, open_dataset
 from rpn_jax.data.files import PictureFiles, find_pictures
 from rpn_jax.data.pipeline import with_exact_padding
+from rpn_jax.errors import UserError
 from rpn_jax.evaluation import PictureProposals, json_figures, recall_table, write_results
 from rpn_jax.evaluation import evaluate as evaluate_recall
 from rpn_jax.models import variable_shapes
-from rpn_jax.output import make_folder, write_json
+from rpn_jax.output import make_console, make_folder, write_json
 from rpn_jax.proposer import make_propose_function, propose_with_progress
+from rpn_jax.run_log import METRICS_FILE
 from rpn_jax.train_run import train_run
-from rpn_jax.visualize import draw_boxes, save_picture
+from rpn_jax.visualize import draw_boxes, draw_curves, save_picture
 
 PROPOSALS_FILE = "proposals.json"
 PICTURES_FILE = "pictures.json"
+CURVES_FILE = "curves.png"
 DEMO_PICTURES = 8
 DEMO_BOXES = 12
 
@@ -30,8 +38,8 @@ DEMO_BOXES = 12
 def train(config: Config, workdir: Path, resume: bool, auto_scale_lr: bool) -> None:
     """Train, evaluate and keep checkpoints in ``workdir``.
 
-    A run that was interrupted goes on with ``resume`` where it stopped and ends with the same
-    weights, bit for bit, as one that never was.
+    A run that was interrupted goes on with ``resume`` where it stopped. On a CPU it ends with the
+    same weights, bit for bit, as one that never was.
 
     Raises:
       UserError: bad data, a work directory that holds another run or cannot be written, or a loss
@@ -39,7 +47,7 @@ def train(config: Config, workdir: Path, resume: bool, auto_scale_lr: bool) -> N
       KeyboardInterrupt: Ctrl-C or SIGTERM came; what was done is saved.
     """
     use_compilation_cache()
-    train_run(config, workdir, resume, auto_scale_lr, Console())
+    train_run(config, workdir, resume, auto_scale_lr, make_console())
 
 
 def evaluate(
@@ -56,7 +64,7 @@ def evaluate(
     Raises:
       UserError: bad data, weights of another model, or an ``out`` that cannot be written.
     """
-    console = Console()
+    console = make_console()
     use_compilation_cache()
     if out is not None:
         make_folder(out.parent)
@@ -79,7 +87,7 @@ def evaluate(
             "figures": json_figures(figures),
         }
         write_json(out, record)
-        console.print(f"figures written to {out}")
+        console.print(f"figures written to {out}", soft_wrap=True)
     return figures
 
 
@@ -105,7 +113,7 @@ def propose(
       UserError: a picture that is missing or is none, weights of another model, or an ``out``
         that cannot be written.
     """
-    console = Console()
+    console = make_console()
     use_compilation_cache()
     dataset = PictureFiles(find_pictures(pictures))
     variables = _weights_of(config, weights)
@@ -117,7 +125,10 @@ def propose(
     )
     write_results(out / PROPOSALS_FILE, results)
     write_json(out / PICTURES_FILE, {"images": dataset.annotations["images"]})
-    console.print(f"proposals in {out / PROPOSALS_FILE}, their pictures in {out / PICTURES_FILE}")
+    console.print(
+        f"proposals in {out / PROPOSALS_FILE}, their pictures in {out / PICTURES_FILE}",
+        soft_wrap=True,
+    )
     if draw:
         _draw(console, out, dataset, results, draw, with_truth=False)
 
@@ -135,10 +146,10 @@ def convert(source: str, out: Path, config_name: str | None) -> None:
     """
     from rpn_jax import torch_weights
 
-    console = Console()
+    console = make_console()
     report = torch_weights.convert(source, out, config_name)
     torch_weights.print_report(report, console)
-    console.print(f"weights are in {out}")
+    console.print(f"weights are in {out}", soft_wrap=True)
 
 
 def convert_to_torch(weights: Path, file: Path) -> None:
@@ -150,13 +161,17 @@ def convert_to_torch(weights: Path, file: Path) -> None:
     from rpn_jax import torch_weights
 
     torch_weights.to_torch(weights, file)
-    Console().print(f"weights are in {file}")
+    make_console().print(f"weights are in {file}", soft_wrap=True)
 
 
 def demo(workdir: Path) -> None:
     """Train a small model on the built-in pictures, evaluate it, and draw what it proposes."""
-    console = Console()
+    console = make_console()
     config = load_config("rpn_demo")
+    if (workdir / CHECKPOINTS).exists():
+        raise UserError(
+            f"folder {workdir}: holds a run already; remove it or name another --workdir"
+        )
     train(config, workdir, resume=False, auto_scale_lr=False)
     dataset = open_dataset(config.data, config.data.eval_split)
     variables = _weights_of(config, workdir)
@@ -166,6 +181,8 @@ def demo(workdir: Path) -> None:
     folder = workdir / "pictures"
     make_folder(folder)
     _draw(console, folder, dataset, results[:DEMO_PICTURES], DEMO_BOXES, with_truth=True)
+    draw_curves(workdir / METRICS_FILE, workdir / CURVES_FILE)
+    console.print(f"curves of loss and recall are in {workdir / CURVES_FILE}", soft_wrap=True)
 
 
 def _exactly_padded(config: Config, dataset: Dataset) -> Config:
@@ -198,4 +215,6 @@ def _draw(
             picture.boxes_xyxy if with_truth else None,
         )
         save_picture(folder / f"{result.image_id}_{Path(picture.name).stem}.png", drawn)
-    console.print(f"{len(results)} pictures with their {best} best proposals are in {folder}")
+    console.print(
+        f"{len(results)} pictures with their {best} best proposals are in {folder}", soft_wrap=True
+    )

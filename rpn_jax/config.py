@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from rpn_jax.errors import UserError
+from rpn_jax.output import write_json
 
 __all__ = [
+    "CANVAS_MULTIPLE",
     "AnchorConfig",
     "BackboneConfig",
     "Config",
@@ -30,8 +32,12 @@ __all__ = [
     "PixelConfig",
     "ProposalConfig",
     "TrainConfig",
+    "config_changes",
+    "config_from_json",
     "config_names",
+    "config_to_json",
     "load_config",
+    "nearest",
     "replace",
 ]
 
@@ -402,7 +408,7 @@ def config_names() -> list[str]:
 
 def config_to_json(config: Config, path: Path) -> None:
     """Write a resolved config, to be read again by `load_config`."""
-    path.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+    write_json(path, dataclasses.asdict(config))
 
 
 def config_from_json(path: Path) -> Config:

@@ -21,7 +21,6 @@ import contextlib
 import io
 import json
 import math
-import os
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rpn_jax.errors import UserError
+from rpn_jax.output import written_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -232,21 +232,13 @@ def write_results(path: Path, pictures: Iterable[PictureProposals]) -> None:
     Raises:
       UserError: a path that cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w") as file:
-            separator = "[\n"
-            for picture in pictures:
-                for result in _results_of_picture(picture):
-                    file.write(separator + json.dumps(result))
-                    separator = ",\n"
-            file.write("[]\n" if separator == "[\n" else "\n]\n")
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"results {path}: cannot be written ({error.strerror})") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    with written_whole(path) as temporary, open(temporary, "w") as file:
+        separator = "[\n"
+        for picture in pictures:
+            for result in _results_of_picture(picture):
+                file.write(separator + json.dumps(result))
+                separator = ",\n"
+        file.write("[]\n" if separator == "[\n" else "\n]\n")
 
 
 def _check(annotations: dict[str, Any], pictures: Sequence[PictureProposals]) -> None:

@@ -11,9 +11,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from rpn_jax.checkpoints import check_variables
 from rpn_jax.config import Config
 from rpn_jax.evaluation import PictureProposals, picture_proposals
-from rpn_jax.models import RPN
+from rpn_jax.models import RPN, variable_shapes
 from rpn_jax.ops.pixels import normalize_images
 from rpn_jax.proposals import propose
 from rpn_jax.structures import Batch, Proposals
@@ -70,8 +71,8 @@ def propose_dataset(
 ) -> Iterator[PictureProposals]:
     """Proposals for every picture of a dataset, grouped by canvas.
 
-    Batches are shared among all local devices where these divide ``data.eval_batch_size``, and
-    run on the first device where they do not.
+    Batches are shared among all local devices: ``data.eval_batch_size`` is rounded up to a multiple
+    of them.
 
     Args:
       propose_function: what `make_propose_function` returned.
@@ -82,14 +83,19 @@ def propose_dataset(
     """
     from rpn_jax.data.pipeline import eval_batches, prefetch
 
-    pictures, everywhere = _shardings(config.data.eval_batch_size)
+    mesh = Mesh(np.array(jax.local_devices()), (DATA_AXIS,))
+    pictures = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    data = replace(
+        config.data, eval_batch_size=-(-config.data.eval_batch_size // mesh.size) * mesh.size
+    )
     variables = jax.device_put(variables, everywhere)
 
     def place(batch: Batch) -> tuple[Batch, Proposals]:
         on_device = jax.device_put((batch.images, batch.image_sizes, batch.scale_factors), pictures)
         return batch, propose_function(variables, *on_device)
 
-    for batch, proposals in prefetch(eval_batches(dataset, config.data), place):
+    for batch, proposals in prefetch(eval_batches(dataset, data), place):
         indices = batch.indices[batch.indices >= 0]
         ids = [dataset.pictures[index].image_id for index in indices]
         yield from picture_proposals(ids, jax.device_get(proposals))
@@ -122,7 +128,8 @@ def propose_with_progress(
         TextColumn("<"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
+    hidden = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
         task = progress.add_task("", total=len(dataset.pictures))
 
         def advance(pictures: int) -> None:
@@ -143,11 +150,15 @@ class Proposer:
     Args:
       config: the network's config; pictures are resized and padded as ``config.data`` says.
       variables: its weights.
+
+    Raises:
+      UserError: weights of another model.
     """
 
     def __init__(self, config: Config, variables: Variables) -> None:
+        check_variables(variable_shapes(config), variables, "given")
         self._config = config
-        self._variables = variables
+        self._variables = jax.device_put(variables)
         self._function = make_propose_function(config)
 
     def __call__(
@@ -176,14 +187,7 @@ class Proposer:
         return sorted(results, key=lambda result: result.image_id)
 
     def _with_batch_of(self, pictures: int) -> Config:
-        # A single picture need not pay for a whole batch.
-        size = min(self._config.data.eval_batch_size, pictures)
+        # A single picture need not pay for a whole batch, nor each number of them a compilation.
+        power_of_two = 1 << (pictures - 1).bit_length()
+        size = min(self._config.data.eval_batch_size, power_of_two)
         return replace(self._config, data=replace(self._config.data, eval_batch_size=size))
-
-
-def _shardings(batch_size: int) -> tuple[NamedSharding, NamedSharding]:
-    devices = jax.local_devices()
-    if batch_size % len(devices):
-        devices = devices[:1]
-    mesh = Mesh(np.array(devices), (DATA_AXIS,))
-    return NamedSharding(mesh, PartitionSpec(DATA_AXIS)), NamedSharding(mesh, PartitionSpec())

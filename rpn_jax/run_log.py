@@ -20,6 +20,8 @@ from rich.progress import (
 )
 from tensorboardX import SummaryWriter
 
+from rpn_jax.output import written_whole
+
 METRICS_FILE = "metrics.jsonl"
 
 
@@ -56,6 +58,7 @@ class RunLog:
         self._events = SummaryWriter(str(workdir), purge_step=first_step + 1)
         self._sums: dict[str, float] = defaultdict(float)
         self._count = 0
+        self._seconds = 0.0
         self._clock = time.perf_counter()
         self._progress = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
@@ -69,7 +72,11 @@ class RunLog:
             disable=not console.is_terminal,
         )
         self._task = self._progress.add_task(
-            "train", total=last_step, completed=first_step, epoch=1, figures=""
+            "train",
+            total=last_step,
+            completed=first_step,
+            epoch=first_step // steps_per_epoch + 1,
+            figures="",
         )
 
     def __enter__(self) -> RunLog:
@@ -99,12 +106,18 @@ class RunLog:
         """Leave the time since the last step out of the rate."""
         self._clock = time.perf_counter()
 
+    def _count_seconds(self) -> None:
+        now = time.perf_counter()
+        self._seconds += now - self._clock
+        self._clock = now
+
     def step(self, step: int, metrics: dict[str, float]) -> None:
         """Count a step, from 0; write a line where one is due."""
         done = step + 1
         for key, value in metrics.items():
             self._sums[key] += value
         self._count += 1
+        self._count_seconds()
         epoch = step // self._steps_per_epoch + 1
         self._progress.update(self._task, completed=done, epoch=epoch)
         if done % self._log_every == 0 or done == self._last_step:
@@ -115,13 +128,12 @@ class RunLog:
         self._write(step, figures, "evaluation")
 
     def _flush(self, done: int, learning_rate: float) -> None:
-        now = time.perf_counter()
         figures = {key: total / self._count for key, total in self._sums.items()}
         figures["learning_rate"] = learning_rate
-        figures["pictures_per_second"] = self._count * self._batch_size / (now - self._clock)
+        figures["pictures_per_second"] = self._count * self._batch_size / self._seconds
         self._sums.clear()
         self._count = 0
-        self._clock = now
+        self._seconds = 0.0
         self._write(done, figures, "training")
         text = (
             f"loss {figures['loss']:.4f}  lr {learning_rate:.2e}  "
@@ -147,9 +159,8 @@ def _drop_lines_after(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = [line for line in path.read_text().splitlines(keepends=True) if _step_of(line) <= step]
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept))
-    temporary.replace(path)
+    with written_whole(path) as temporary:
+        temporary.write_text("".join(kept))
 
 
 def _step_of(line: str) -> float:

@@ -21,7 +21,7 @@ import optax
 from rich.console import Console
 
 import rpn_jax
-from rpn_jax.checkpoints import CONFIG_FILE, Checkpoints
+from rpn_jax.checkpoints import CONFIG_FILE, Checkpoints, check_same_model
 from rpn_jax.config import Config, config_changes, config_to_json, load_config
 from rpn_jax.data.dataset import Dataset, open_dataset
 from rpn_jax.data.pipeline import batch_shapes, prefetch, steps_per_epoch, train_batches
@@ -36,6 +36,7 @@ from rpn_jax.proposer import ProposeFunction, make_propose_function, propose_wit
 from rpn_jax.run_log import RunLog
 from rpn_jax.training import (
     TrainState,
+    check_divisible,
     compile_steps,
     initial_state,
     make_step,
@@ -72,10 +73,15 @@ def train_run(
     config: Config, workdir: Path, resume: bool, auto_scale_lr: bool, console: Console
 ) -> None:
     """Train, evaluate and keep checkpoints in ``workdir``; `rpn_jax.commands.train`."""
+    check_divisible("data.batch_size", config.data.batch_size)
     variables = _starting_variables(config)
     run = _prepare(config, workdir, auto_scale_lr, variables, console)
-    with Checkpoints(workdir, config.train.keep_last) as checkpoints, _signals() as should_stop:
-        state = _first_state(initial_state(variables, run.optimizer), checkpoints, resume)
+    with (
+        Checkpoints(workdir, config.train.keep_last) as checkpoints,
+        _signals(console) as should_stop,
+    ):
+        fresh = initial_state(variables, run.optimizer)
+        state = _first_state(fresh, checkpoints, config, resume)
         _record(run)
         _introduce(run, int(state.step))
         log = RunLog(
@@ -88,8 +94,12 @@ def train_run(
             config.train.log_every,
         )
         with log:
-            done = _train_epochs(run, replicate(state), checkpoints, log, should_stop)
-    console.print(f"results are in {workdir}: checkpoints/, metrics.jsonl and event files")
+            done = int(state.step)
+            if done < run.last_step:
+                done = _train_epochs(run, replicate(state), checkpoints, log, should_stop)
+    console.print(
+        f"results are in {workdir}: checkpoints/, metrics.jsonl and event files", soft_wrap=True
+    )
     if done < run.last_step:
         console.print(f"stopped after step {done} of {run.last_step}; --resume goes on from there")
         raise KeyboardInterrupt
@@ -132,7 +142,9 @@ def _starting_variables(config: Config) -> dict[str, Any]:
     return initial_variables(config, config.train.init_weights)
 
 
-def _first_state(fresh: TrainState, checkpoints: Checkpoints, resume: bool) -> TrainState:
+def _first_state(
+    fresh: TrainState, checkpoints: Checkpoints, config: Config, resume: bool
+) -> TrainState:
     """The state to go on from: ``fresh``, or with ``resume`` the last one saved, if any."""
     latest = checkpoints.latest_step()
     if latest is not None and not resume:
@@ -140,6 +152,8 @@ def _first_state(fresh: TrainState, checkpoints: Checkpoints, resume: bool) -> T
             f"work directory {checkpoints.folder.parent}: holds a run up to step {latest}; "
             "pass --resume to go on, or choose another --workdir"
         )
+    if latest is not None:
+        check_same_model(config, checkpoints.folder.parent)
     restored = checkpoints.restore_latest(fresh.variables, fresh.opt_state)
     if restored is None:
         return fresh
@@ -199,7 +213,12 @@ def _train_epochs(
         done = int(state.step)
         figures = None
         if done == epoch * run.epoch_steps and _evaluates_after(run, epoch):
-            figures = _measure(run, state)
+            try:
+                figures = _measure(run, state)
+            except BaseException:
+                # Whatever stops the evaluation, the epoch is not lost.
+                checkpoints.save(done, state.variables, state.opt_state, None)
+                raise
             log.evaluated(done, figures)
             _show(run, epoch, figures)
         checkpoints.save(done, state.variables, state.opt_state, figures)
@@ -234,13 +253,14 @@ def _show(run: Run, epoch: int, figures: dict[str, float]) -> None:
 
 
 @contextmanager
-def _signals() -> Iterator[Callable[[], bool]]:
+def _signals(console: Console) -> Iterator[Callable[[], bool]]:
     """Turn the first Ctrl-C or SIGTERM into a polite stop; a second one acts at once."""
     received: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
         received.append(number)
         restore()
+        console.print("stopping after this step, or this evaluation; once more stops at once")
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 

@@ -44,7 +44,7 @@ def write_split(root, split, shapes, count):
     (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_config(coco_root):
     """A network of two stages that compiles in seconds, on pictures of 64x64 pixels."""
     config = Config(

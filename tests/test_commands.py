@@ -35,18 +35,11 @@ def with_epochs(config, epochs):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """Made by the first test that needs it; (config, work directory) of two epochs."""
-    return {}
-
-
-@pytest.fixture
-def run(trained, tiny_config, tmp_path_factory):
-    if not trained:
-        workdir = tmp_path_factory.mktemp("run")
-        commands.train(tiny_config, workdir, resume=False, auto_scale_lr=False)
-        trained["run"] = tiny_config, workdir
-    return trained["run"]
+def run(tiny_config, tmp_path_factory):
+    """(config, work directory) of two epochs."""
+    workdir = tmp_path_factory.mktemp("run")
+    commands.train(tiny_config, workdir, resume=False, auto_scale_lr=False)
+    return tiny_config, workdir
 
 
 def test_training_leaves_what_a_run_promises(run):
@@ -132,6 +125,15 @@ def test_training_starts_from_given_weights(run, tmp_path):
         for folder in (workdir, tmp_path)
     ]
     np.testing.assert_allclose(*kernels, atol=1e-8)
+
+
+def test_weights_serve_a_config_that_would_train_them_otherwise(run):
+    config, workdir = run
+    backbone = replace(config.model.backbone, frozen_stages=1)
+    frozen = replace(config, model=replace(config.model, backbone=backbone))
+    assert commands.evaluate(frozen, workdir, None, False) == commands.evaluate(
+        config, workdir, None, False
+    )
 
 
 def test_evaluation_measures_what_training_did(run, tmp_path):

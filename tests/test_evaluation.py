@@ -353,7 +353,7 @@ def test_a_write_that_breaks_off_leaves_the_old_file_and_nothing_else(tmp_path: 
 
 def test_results_that_cannot_be_written_are_told_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"results .*proposals.json: cannot be written \("):
+    with pytest.raises(UserError, match=r"proposals.json: cannot be written \("):
         write_results(tmp_path / "file" / "proposals.json", [])
 
 

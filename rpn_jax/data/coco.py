@@ -73,6 +73,9 @@ def _read_annotations(file: Path) -> dict[str, Any]:
         if not isinstance(coco, dict) or not isinstance(coco.get(key), list):
             raise UserError(f"{file}: is no COCO file, it has no list '{key}'")
     coco.setdefault("categories", [])
+    for annotation in coco["annotations"]:
+        if isinstance(annotation, dict):
+            annotation.pop("segmentation", None)  # COCO's outlines take gigabytes, and no part here
     return coco
 
 

@@ -53,12 +53,17 @@ def image_size(file: Path | BinaryIO, name: str) -> tuple[int, int]:
         with Image.open(file) as image:
             width, height = image.size
             turned = image.getexif().get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+            # Of a TIFF, Pillow gives the size turned already, or not, by its version.
+            decoded_size = image.format == "TIFF"
     except Image.DecompressionBombError as error:
         raise UserError(f"{name}: is too large ({error})") from None
     except OSError as error:
         # Pillow's own complaints about a file's content carry no system error.
         reason = f"cannot be read ({error.strerror})" if error.strerror else "is no picture"
         raise UserError(f"{name}: {reason}") from None
+    if decoded_size and isinstance(file, Path):
+        height, width, _ = read_image(file).shape
+        return height, width
     return (width, height) if turned else (height, width)
 
 

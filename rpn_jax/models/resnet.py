@@ -135,9 +135,19 @@ class ResNet(nn.Module):
     ) -> tuple[Float[Array, "B h w C"], ...]:
         """Features of every stage, strides 4, 8, 16, 32, from normalised pictures."""
         config = self.config
-        norm = NormOptions(config.norm, config.train_norm, train, self.axis_name)
+        norms = [
+            # A frozen stage keeps its statistics: stage 0 is the stem.
+            NormOptions(
+                config.norm,
+                config.train_norm,
+                train and stage > config.frozen_stages,
+                self.axis_name,
+            )
+            for stage in range(config.num_stages + 1)
+        ]
+        stem_norm = f"{norms[0].prefix}1"
         x = conv_norm(
-            images, STEM_FEATURES, 7, norm, self.precision, "conv1", f"{norm.prefix}1", stride=2
+            images, STEM_FEATURES, 7, norms[0], self.precision, "conv1", stem_norm, stride=2
         )
         x = max_pool_3x3_stride_2(nn.relu(x))
         if config.frozen_stages >= 0:
@@ -145,7 +155,7 @@ class ResNet(nn.Module):
         features = []
         for index in range(config.num_stages):
             name = f"layer{index + 1}"
-            x = Stage(index, config, norm, self.precision, name=name)(x)
+            x = Stage(index, config, norms[index + 1], self.precision, name=name)(x)
             if index < config.frozen_stages:
                 x = lax.stop_gradient(x)
             features.append(x)

@@ -14,11 +14,12 @@ from rich.console import Console
 from rpn_jax.compilation_cache import use_compilation_cache
 from rpn_jax.config import nearest
 from rpn_jax.errors import UserError
+from rpn_jax.output import make_folder
 from rpn_jax.parity.cases import PICTURE_PREFIX, case_names, load_case
 from rpn_jax.parity.folder import KEYS, RECALL, keys_row, recall_row
 from rpn_jax.parity.network import network_rows
 from rpn_jax.parity.picture import default_picture, picture_rows
-from rpn_jax.parity.rows import Row, table, write_json
+from rpn_jax.parity.rows import Row, table, write_rows
 
 OptionalPath = Annotated[Path | None, tyro.conf.DisallowNone]
 
@@ -51,12 +52,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console()
     use_compilation_cache()
     try:
+        if options.out is not None:
+            make_folder(options.out.parent)
         rows = []
         for name in _chosen(options):
             console.print(f"{name} ...", style="dim")
             rows += _rows(options, name)
         if options.out is not None:
-            write_json(options.out, rows)
+            write_rows(options.out, rows)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

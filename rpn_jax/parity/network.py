@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,6 +36,7 @@ from rpn_jax.structures import Proposals, RPNOutputs
 from rpn_jax.torch_weights.names import flat_by_torch_key
 
 if TYPE_CHECKING:
+    import flax.linen as nn
     from jaxtyping import Array, Float, Int
     from numpy import ndarray
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from rpn_jax.errors import UserError
+from rpn_jax.output import write_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -81,7 +80,7 @@ def _cells(row: Row) -> tuple[str, str, str, str]:
     return f"{row.measured.value:.4g}", str(row.bar), verdict, escape(row.measured.detail)
 
 
-def write_json(path: Path, rows: list[Row]) -> None:
+def write_rows(path: Path, rows: list[Row]) -> None:
     """Write the rows as a list of objects; ``measured`` is null where there is no finite figure.
 
     Raises:
@@ -100,10 +99,7 @@ def write_json(path: Path, rows: list[Row]) -> None:
         }
         for row in rows
     ]
-    try:
-        path.write_text(json.dumps(content, indent=2) + "\n")
-    except OSError as error:
-        raise UserError(f"--out {path}: cannot be written ({error.strerror})") from None
+    write_json(path, content)
 
 
 def _finite(measured: Measured | None) -> float | None:

@@ -1,4 +1,4 @@
-"""PyTorch weights in and out; the only home of ``torch``.
+"""PyTorch weights in and out; the only home of ``torch`` beside the benchmark.
 
 ``tables`` holds the names of each zoo as data, ``download`` and ``read`` turn a source into arrays
 without running anything in it, ``match`` brings them under this package's names and finds the

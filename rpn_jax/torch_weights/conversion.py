@@ -19,6 +19,7 @@ from rpn_jax.checkpoints import load_variables, save_variables
 from rpn_jax.config import Config, load_config
 from rpn_jax.errors import UserError
 from rpn_jax.models import variable_shapes
+from rpn_jax.output import written_whole
 from rpn_jax.torch_weights.download import compare_digits, local_file
 from rpn_jax.torch_weights.match import (
     KeyMatch,
@@ -138,14 +139,11 @@ def to_torch(weights: Path, file: Path) -> None:
             for key, array in state_dict(load_variables(weights)).items()
         ),
     }
-    part = file.with_name(f".{file.name}.part")
-    try:
-        torch.save(content, part)
-        part.replace(file)
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"{file}: cannot be written ({error})") from None
-    finally:
-        part.unlink(missing_ok=True)
+    with written_whole(file) as part:
+        try:
+            torch.save(content, part)
+        except RuntimeError as error:  # PyTorch's own, for a folder that is missing
+            raise UserError(f"{file}: cannot be written ({error})") from None
 
 
 def state_dict(variables: Variables) -> dict[str, np.ndarray]:

@@ -95,6 +95,8 @@ def cache_path(url: str) -> Path:
     steps = parts.path.strip("/").split("/")
     if not parts.hostname or not all(steps) or ".." in steps:
         raise UserError(f"weights {url}: names no file")
+    if parts.query:  # what tells two files apart may stand there
+        steps.insert(0, hashlib.sha256(url.encode()).hexdigest()[:8])
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return root.joinpath("rpn_jax", parts.hostname, *steps)
 

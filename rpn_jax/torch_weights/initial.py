@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 
 from flax.traverse_util import flatten_dict
 
-from rpn_jax.checkpoints import check_variables, load_variables
+from rpn_jax.checkpoints import check_same_model, check_variables, load_variables
 from rpn_jax.config import Config
 from rpn_jax.models import init_variables, variable_shapes
 from rpn_jax.torch_weights.conversion import read_converted
 from rpn_jax.torch_weights.names import nest
+
+SHARED_SECTIONS = ("model.backbone.", "pixels.")
+"""What weights and the model that they start must have in common, beside their shapes."""
 
 if TYPE_CHECKING:
     from rpn_jax.models.rpn import Variables
@@ -33,6 +36,7 @@ def initial_variables(config: Config, source: str) -> Variables:
     """
     if Path(source).is_dir():
         variables = load_variables(source)
+        check_same_model(config, source, SHARED_SECTIONS)
     else:
         variables = read_converted(source, config).variables
     shapes = variable_shapes(config)

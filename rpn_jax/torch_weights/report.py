@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from rpn_jax.output import write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -60,8 +61,7 @@ class Report:
 
 def write_report(report: Report, folder: Path) -> None:
     """Write ``report.json``."""
-    text = json.dumps(dataclasses.asdict(report), indent=2)
-    (folder / REPORT_FILE).write_text(text + "\n")
+    write_json(folder / REPORT_FILE, dataclasses.asdict(report))
 
 
 def print_report(report: Report, console: Console) -> None:

@@ -15,8 +15,8 @@ from rpn_jax.parity.folder import COUNTER, different_keys, keys_row, recall_row
 from rpn_jax.parity.rows import Row
 from tests.parity.figures import COPIES, FOLDER, SHARED, needs_shared
 
-COPIED = ("r50_caffe_c4", "r101_pytorch")
-OTHERS = ("r50_pytorch", "r50_caffe", "x101_32x4d")
+COPIED = ("r50_caffe", "r50_caffe_c4", "r101_pytorch", "x101_32x4d")
+OTHERS = ("r50_pytorch",)
 PICTURES = ("image_r50_pytorch", "image_r50_caffe")
 
 

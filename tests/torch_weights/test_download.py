@@ -234,3 +234,9 @@ def test_an_unwritable_cache_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with pytest.raises(UserError, match="set XDG_CACHE_HOME"):
         local_file("https://example.org/w.pth")
+
+
+def test_addresses_that_differ_in_their_query_have_places_of_their_own() -> None:
+    one, two = (cache_path(f"https://example.org/uc?id={number}") for number in (1, 2))
+    assert one != two
+    assert cache_path("https://example.org/uc?id=1") == one
