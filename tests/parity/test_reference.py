@@ -15,8 +15,7 @@ from rpn_jax.parity.folder import COUNTER, different_keys, keys_row, recall_row
 from rpn_jax.parity.rows import Row
 from tests.parity.figures import COPIES, FOLDER, SHARED, needs_shared
 
-COPIED = ("r50_caffe", "r50_caffe_c4", "r101_pytorch", "x101_32x4d")
-OTHERS = ("r50_pytorch",)
+CASES = ("r50_pytorch", "r50_caffe", "r50_caffe_c4", "r101_pytorch", "x101_32x4d")
 PICTURES = ("image_r50_pytorch", "image_r50_caffe")
 
 
@@ -36,9 +35,7 @@ def picture_rows(case: str) -> dict[str, Row]:
 
 
 @pytest.mark.parametrize("quantity", [quantity.name for quantity in network.QUANTITIES])
-@pytest.mark.parametrize(
-    "case", [*COPIED, *(pytest.param(name, marks=needs_shared) for name in OTHERS)]
-)
+@pytest.mark.parametrize("case", CASES)
 def test_network(case: str, quantity: str) -> None:
     row = network_rows(case)[quantity]
     assert row.measured is not None
@@ -71,7 +68,7 @@ def test_recall() -> None:
 
 @needs_shared
 def test_the_copies_equal_the_originals() -> None:
-    for name in COPIED:
+    for name in CASES:
         assert filecmp.cmp(COPIES / f"{name}.npz", SHARED / f"{name}.npz", shallow=False)
     copied = sorted((COPIES / "keys").iterdir())
     assert copied
