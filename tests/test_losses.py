@@ -17,7 +17,7 @@ from rpn_jax.ops import anchor_validity, grid_anchors
 from rpn_jax.structures import RPNOutputs
 from tests.oracles import detection
 from tests.oracles.boxes import random_boxes
-from tests.oracles.golden import CASES, load_case, needs_golden
+from tests.oracles.golden import CASES, load_case
 
 SHAPES = [(8, 10), (4, 5), (2, 3)]
 ANCHORS = AnchorConfig(strides=(4, 8, 16), scales=(2.0,))
@@ -170,7 +170,6 @@ def test_wrong_number_of_levels_is_refused():
         rpn_loss(Config(), outputs, boxes, mask, SIZES, RNG)
 
 
-@needs_golden
 @pytest.mark.parametrize("name", CASES)
 def test_equal_to_the_reference(name):
     case = load_case(name)

@@ -16,7 +16,7 @@ from rpn_jax.ops import clip_boxes, decode_boxes, grid_anchors, level_validity
 from rpn_jax.proposals import propose
 from rpn_jax.structures import RPNOutputs
 from tests.oracles import detection
-from tests.oracles.golden import CASES, Case, load_case, needs_golden
+from tests.oracles.golden import CASES, Case, load_case
 
 SHAPES = [(8, 10), (4, 5), (2, 3)]
 ANCHORS = AnchorConfig(strides=(4, 8, 16), scales=(2.0,))
@@ -134,7 +134,6 @@ def test_wrong_number_of_levels_is_refused():
         propose(Config(), random_outputs(0), SIZES)
 
 
-@needs_golden
 @pytest.mark.parametrize("name", CASES)
 def test_equal_to_the_reference(name):
     case = load_case(name)

@@ -12,7 +12,7 @@ from rpn_jax.config import AnchorConfig
 from rpn_jax.errors import UserError
 from rpn_jax.ops import anchor_validity, base_anchors, grid_anchors, level_validity
 from tests.oracles import detection
-from tests.oracles.golden import CASES, load_case, needs_golden
+from tests.oracles.golden import CASES, load_case
 
 
 def test_square_anchor_by_hand():
@@ -65,7 +65,6 @@ def test_wrong_number_of_levels_is_refused():
         anchor_validity([(4, 4), (2, 2)], AnchorConfig(), np.array([[16, 16]]))
 
 
-@needs_golden
 @pytest.mark.parametrize("name", CASES)
 def test_equal_to_the_reference(name):
     case = load_case(name)

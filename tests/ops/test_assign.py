@@ -10,7 +10,7 @@ import pytest
 from rpn_jax.ops import assign_anchors
 from tests.oracles import detection
 from tests.oracles.boxes import grid_boxes, random_boxes
-from tests.oracles.golden import CASES, load_case, needs_golden
+from tests.oracles.golden import CASES, load_case
 
 THRESHOLDS = (0.7, 0.3, 0.3)
 
@@ -98,7 +98,6 @@ def test_vmap_gives_each_picture_its_own_labels():
         np.testing.assert_array_equal(labels, expected)
 
 
-@needs_golden
 @pytest.mark.parametrize("name", CASES)
 def test_every_label_of_the_reference(name):
     case = load_case(name)

@@ -9,7 +9,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from rpn_jax.config import (
     AnchorConfig,
@@ -22,12 +21,8 @@ from rpn_jax.config import (
 from rpn_jax.ops import anchor_validity, grid_anchors
 from rpn_jax.structures import RPNOutputs
 
-FOLDER = Path(__file__).resolve().parents[2].parent / "shared" / "golden"
+FOLDER = Path(__file__).resolve().parents[1] / "golden"
 CASES = ("r50_pytorch", "r50_caffe", "x101_32x4d", "r101_pytorch", "r50_caffe_c4")
-
-needs_golden = pytest.mark.skipif(
-    not FOLDER.is_dir(), reason="the reference's figures (shared/golden) are not here"
-)
 
 
 @dataclass(frozen=True)
