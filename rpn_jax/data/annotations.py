@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -107,8 +108,7 @@ def _check_annotation(annotation: Any, number: int, position: dict[int, int], so
 
 def _check_unique(ids: list[int], kind: str, source: str) -> None:
     if len(set(ids)) < len(ids):
-        seen: set[int] = set()
-        twice = next(i for i in ids if i in seen or seen.add(i))  # type: ignore[func-returns-value]
+        twice = next(i for i, times in Counter(ids).items() if times > 1)
         raise UserError(f"{source}: two {kind}s have the id {twice}; ids must differ")
 
 
