@@ -187,8 +187,17 @@ def _introduce(run: Run, done: int) -> None:
         f"steps of {run.config.data.batch_size} pictures",
         soft_wrap=True,
     )
+    backbone = run.config.model.backbone
+    frozen = backbone.frozen_stages >= 0 or backbone.norm == "frozen"
     if done:
         run.console.print(f"going on after step {done}")
+    elif frozen and not run.config.train.init_weights:
+        run.console.print(
+            "note: the backbone starts from random weights, and what is frozen of it stays so; "
+            f"--train.init-weights torchvision://resnet{backbone.depth}, or a file, starts from a "
+            "trained one",
+            soft_wrap=True,
+        )
 
 
 def _train_epochs(

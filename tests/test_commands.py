@@ -112,6 +112,18 @@ def test_going_on_with_another_config_tells_what_changed(run, tmp_path, capsys):
     assert "going on after step 6" in capsys.readouterr().out
 
 
+def test_frozen_random_weights_are_told(run, tmp_path, capsys):
+    config, _ = run
+    backbone = replace(config.model.backbone, frozen_stages=0)
+    frozen = replace(
+        config,
+        model=replace(config.model, backbone=backbone),
+        train=replace(config.train, epochs=1, eval_every=0),
+    )
+    commands.train(frozen, tmp_path, resume=False, auto_scale_lr=False)
+    assert "--train.init-weights torchvision://resnet18" in capsys.readouterr().out
+
+
 def test_training_starts_from_given_weights(run, tmp_path):
     config, workdir = run
     start = replace(
