@@ -53,18 +53,25 @@ def image_size(file: Path | BinaryIO, name: str) -> tuple[int, int]:
         with Image.open(file) as image:
             width, height = image.size
             turned = image.getexif().get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
-            # Of a TIFF, Pillow gives the size turned already, or not, by its version.
-            decoded_size = image.format == "TIFF"
+            is_tiff = image.format == "TIFF"
     except Image.DecompressionBombError as error:
         raise UserError(f"{name}: is too large ({error})") from None
     except OSError as error:
         # Pillow's own complaints about a file's content carry no system error.
         reason = f"cannot be read ({error.strerror})" if error.strerror else "is no picture"
         raise UserError(f"{name}: {reason}") from None
-    if decoded_size and isinstance(file, Path):
-        height, width, _ = read_image(file).shape
+    if is_tiff:
+        # Pillow gives its size turned already, or not, by its version: only pixels are sure.
+        height, width, _ = decode_image(_bytes_of(file), name).shape
         return height, width
     return (width, height) if turned else (height, width)
+
+
+def _bytes_of(file: Path | BinaryIO) -> bytes:
+    if isinstance(file, Path):
+        return file.read_bytes()
+    file.seek(0)
+    return file.read()
 
 
 def check_size(image: UInt8[np.ndarray, "H W 3"], picture: Picture, source: str) -> None:

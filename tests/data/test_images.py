@@ -36,6 +36,17 @@ def test_size_of_header_is_size_of_pixels(kind):
     assert image_size(io.BytesIO(data), "a") == decode_image(data, "a").shape[:2] == (24, 40)
 
 
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_a_turned_tiff_has_the_size_of_its_pixels(orientation, tmp_path):
+    file = io.BytesIO()
+    Image.fromarray(picture(0, 24, 40)).save(file, "TIFF", tiffinfo={EXIF_ORIENTATION: orientation})
+    (tmp_path / "a.tif").write_bytes(file.getvalue())
+    decoded = read_image(tmp_path / "a.tif")
+    assert (decoded.shape[:2] == (40, 24)) == (orientation >= 5)
+    assert image_size(tmp_path / "a.tif", "a.tif") == decoded.shape[:2]
+    assert image_size(io.BytesIO(file.getvalue()), "a.tif") == decoded.shape[:2]
+
+
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "I;16"])
 def test_any_colour_mode_becomes_rgb(mode):
     file = io.BytesIO()
