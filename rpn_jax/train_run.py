@@ -28,7 +28,7 @@ from rpn_jax.data.pipeline import batch_shapes, prefetch, steps_per_epoch, train
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation import PROPOSAL_COUNTS, recall_table
 from rpn_jax.evaluation import evaluate as evaluate_recall
-from rpn_jax.models import init_variables
+from rpn_jax.models import init_variables, variable_shapes
 from rpn_jax.objective import rpn_loss_function
 from rpn_jax.optim import learning_rate_schedule, make_optimizer, trainable_parameters
 from rpn_jax.output import write_json
@@ -74,14 +74,12 @@ def train_run(
 ) -> None:
     """Train, evaluate and keep checkpoints in ``workdir``; `rpn_jax.commands.train`."""
     check_divisible("data.batch_size", config.data.batch_size)
-    variables = _starting_variables(config)
-    run = _prepare(config, workdir, auto_scale_lr, variables, console)
+    run = _prepare(config, workdir, auto_scale_lr, console)
     with (
         Checkpoints(workdir, config.train.keep_last) as checkpoints,
         _signals(console) as should_stop,
     ):
-        fresh = initial_state(variables, run.optimizer)
-        state = _first_state(fresh, checkpoints, config, resume)
+        state = _first_state(run, checkpoints, resume)
         _record(run)
         _introduce(run, int(state.step))
         log = RunLog(
@@ -109,7 +107,6 @@ def _prepare(
     config: Config,
     workdir: Path,
     auto_scale_lr: bool,
-    variables: dict[str, Any],
     console: Console,
 ) -> Run:
     train_data = open_dataset(config.data, config.data.train_split)
@@ -118,7 +115,7 @@ def _prepare(
     schedule = learning_rate_schedule(
         config.optim, epoch_steps, config.data.batch_size, auto_scale_lr
     )
-    trainable = trainable_parameters(variables["params"], config.model.backbone)
+    trainable = trainable_parameters(variable_shapes(config)["params"], config.model.backbone)
     optimizer = make_optimizer(config.optim, schedule, trainable)
     loss_function = rpn_loss_function(config)
     return Run(
@@ -142,21 +139,20 @@ def _starting_variables(config: Config) -> dict[str, Any]:
     return initial_variables(config, config.train.init_weights)
 
 
-def _first_state(
-    fresh: TrainState, checkpoints: Checkpoints, config: Config, resume: bool
-) -> TrainState:
-    """The state to go on from: ``fresh``, or with ``resume`` the last one saved, if any."""
-    latest = checkpoints.latest_step()
-    if latest is not None and not resume:
+def _first_state(run: Run, checkpoints: Checkpoints, resume: bool) -> TrainState:
+    """The last state saved, with ``resume``; a fresh one where nothing was saved."""
+    workdir, latest = checkpoints.folder.parent, checkpoints.latest_step()
+    if latest is None:
+        return initial_state(_starting_variables(run.config), run.optimizer)
+    if not resume:
         raise UserError(
-            f"work directory {checkpoints.folder.parent}: holds a run up to step {latest}; "
+            f"work directory {workdir}: holds a run up to step {latest}; "
             "pass --resume to go on, or choose another --workdir"
         )
-    if latest is not None:
-        check_same_model(config, checkpoints.folder.parent)
-    restored = checkpoints.restore_latest(fresh.variables, fresh.opt_state)
-    if restored is None:
-        return fresh
+    check_same_model(run.config, workdir)
+    shapes = jax.eval_shape(lambda: initial_state(init_variables(run.config), run.optimizer))
+    restored = checkpoints.restore_latest(shapes.variables, shapes.opt_state)
+    assert restored is not None
     step, variables, opt_state = restored
     return TrainState(jnp.asarray(step, jnp.int32), variables, opt_state)
 

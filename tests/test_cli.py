@@ -111,6 +111,19 @@ def test_convert_wants_one_way(words: str, capsys: pytest.CaptureFixture[str]) -
     assert "give a folder OUT to write, or --to-torch FILE.pth" in capsys.readouterr().err
 
 
+def test_a_full_device_is_told_in_one_line(
+    work: dict[str, Mock], capsys: pytest.CaptureFixture[str]
+) -> None:
+    work["train"].side_effect = RuntimeError("RESOURCE_EXHAUSTED: Out of memory\nof 8 GB")
+    assert main(TRAIN) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "data.batch-size" in said
+    work["train"].side_effect = RuntimeError("a bug")
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(TRAIN)
+
+
 def test_demo_needs_no_words(work: dict[str, Mock]) -> None:
     assert main(["demo"]) == 0
     assert main(["demo", "--workdir", "elsewhere"]) == 0

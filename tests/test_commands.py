@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import rpn_jax
-from rpn_jax import cli, commands
+from rpn_jax import cli, commands, train_run
 from rpn_jax.config import config_to_json, load_config
 from rpn_jax.errors import UserError
 from rpn_jax.run_log import RunLog
@@ -110,6 +110,27 @@ def test_going_on_with_another_config_tells_what_changed(run, tmp_path, capsys):
     assert "going on after step 3" in said
     commands.train(config, tmp_path, resume=True, auto_scale_lr=False)
     assert "going on after step 6" in capsys.readouterr().out
+
+
+def test_a_resumed_run_needs_its_first_weights_no_more(run, tmp_path):
+    config, workdir = run
+    shutil.copytree(workdir, tmp_path / "weights")
+    train = replace(config.train, epochs=1, eval_every=0, init_weights=str(tmp_path / "weights"))
+    commands.train(replace(config, train=train), tmp_path / "w", False, False)
+    shutil.rmtree(tmp_path / "weights")
+    longer = replace(config, train=replace(train, epochs=2))
+    commands.train(longer, tmp_path / "w", resume=True, auto_scale_lr=False)
+    assert (tmp_path / "w" / "checkpoints" / "6").is_dir()
+
+
+def test_an_evaluation_that_fails_does_not_lose_the_epoch(run, tmp_path, monkeypatch):
+    def fail(annotations, results):
+        raise UserError("no recall today")
+
+    monkeypatch.setattr(train_run, "evaluate_recall", fail)
+    with pytest.raises(UserError, match="no recall today"):
+        commands.train(with_epochs(run[0], 1), tmp_path, resume=False, auto_scale_lr=False)
+    assert (tmp_path / "checkpoints" / "3").is_dir()
 
 
 def test_frozen_random_weights_are_told(run, tmp_path, capsys):

@@ -87,7 +87,7 @@ def _array_size(array: UInt8[np.ndarray, "H W 3"], number: int) -> tuple[int, in
 
 
 def _expand(pattern: str) -> list[Path]:
-    # A file may have glob characters in its own name.
+    # A file may have glob characters in its own name; `Path.glob` takes no absolute patterns.
     matches = [pattern] if Path(pattern).exists() else sorted(glob(pattern))  # noqa: PTH207
     found = [file for match in matches for file in _files_of(Path(match))]
     if not found:
