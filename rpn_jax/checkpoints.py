@@ -162,8 +162,7 @@ def save_variables(folder: str | Path, config: Config, variables: Any) -> None:
       UserError: a folder that exists and is not empty, or that cannot be written.
     """
     folder = Path(folder)
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise UserError(f"weights {folder}: exists already; name a new folder or remove this one")
+    check_new_folder(folder)
     make_folder(folder.parent)
     temporary = folder.resolve().with_name(f".{folder.resolve().name}.{os.getpid()}.tmp")
     try:
@@ -175,6 +174,12 @@ def save_variables(folder: str | Path, config: Config, variables: Any) -> None:
         raise UserError(f"weights {folder}: cannot be written ({error.strerror})") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_new_folder(folder: Path) -> None:
+    """Refuse to write weights where something is already; raises UserError."""
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise UserError(f"weights {folder}: exists already; name a new folder or remove this one")
 
 
 def load_variables(folder: str | Path) -> dict[str, Any]:

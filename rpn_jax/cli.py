@@ -24,9 +24,9 @@ import tyro
 
 from rpn_jax import __version__
 from rpn_jax.benchmark.options import Options, parse_options
-from rpn_jax.config import Config, config_names, load_config, nearest
+from rpn_jax.config import Config, config_names, load_config
 from rpn_jax.devices import use_platform
-from rpn_jax.errors import UserError
+from rpn_jax.errors import UserError, exit_code, nearest
 
 Overrides = Annotated[Config, tyro.conf.arg(name="")]
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
@@ -194,25 +194,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns the exit code: 0, 2 for bad input (told in one line on stderr), 130 when interrupted.
     Raises SystemExit(0) after printing what ``--help`` or ``--version`` ask for.
     """
-    try:
-        verb = parse(list(sys.argv[1:] if arguments is None else arguments))
-        verb.run()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except RuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        reason = str(error).partition("\n")[0]
-        remedy = (
-            "a smaller data.batch-size, data.eval-batch-size or model.precision bfloat16 may help"
-        )
-        print(f"error: the device's memory is full ({reason}); {remedy}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0
+    words = list(sys.argv[1:] if arguments is None else arguments)
+
+    def command() -> int:
+        parse(words).run()
+        return 0
+
+    return exit_code(command)
 
 
 def parse(words: list[str]) -> Verb:
@@ -235,9 +223,9 @@ def parse(words: list[str]) -> Verb:
     if issubclass(verb, Benchmark):
         return verb(parse_options(rest, f"rpn-jax {name}"))
     if issubclass(verb, Convert | Demo):
-        return _read_flags(verb(), rest, f"rpn-jax {name}")
-    config, rest = _leading_config(name, rest)
-    return _read_flags(verb(config=config), rest, f"rpn-jax {name} CONFIG")
+        return read_flags(verb(), rest, f"rpn-jax {name}")
+    config, rest = leading_config(name, rest)
+    return read_flags(verb(config=config), rest, f"rpn-jax {name} CONFIG")
 
 
 def _overview() -> str:
@@ -261,7 +249,7 @@ def _print_and_exit(text: str) -> NoReturn:
     raise SystemExit(0)
 
 
-def _leading_config(verb: str, words: list[str]) -> tuple[Config, list[str]]:
+def leading_config(verb: str, words: list[str]) -> tuple[Config, list[str]]:
     """The config that the words begin with (for plain ``--help`` the defaults), and the rest."""
     if words and not words[0].startswith("-"):
         return load_config(words[0]), words[1:]
@@ -273,7 +261,7 @@ def _leading_config(verb: str, words: list[str]) -> tuple[Config, list[str]]:
     )
 
 
-def _read_flags(defaults: T, words: list[str], program: str) -> T:
+def read_flags(defaults: T, words: list[str], program: str) -> T:
     _check_flags(words, _flags_of(type(defaults)))
     complaint = io.StringIO()
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -15,18 +14,20 @@ from rpn_jax.checkpoints import (
 )
 from rpn_jax.compilation_cache import use_compilation_cache
 from rpn_jax.config import Config, load_config, replace
+from rpn_jax.curves import draw_curves
 from rpn_jax.data.dataset import Dataset, open_dataset
 from rpn_jax.data.files import PictureFiles, find_pictures
 from rpn_jax.data.pipeline import with_exact_padding
 from rpn_jax.errors import UserError
-from rpn_jax.evaluation import PictureProposals, json_figures, recall_table, write_results
+from rpn_jax.evaluation import PictureProposals, recall_table, write_results
 from rpn_jax.evaluation import evaluate as evaluate_recall
 from rpn_jax.models import variable_shapes
-from rpn_jax.output import make_console, make_folder, write_json
+from rpn_jax.output import json_figures, make_console, make_folder, write_json
 from rpn_jax.proposer import make_propose_function, propose_with_progress
 from rpn_jax.run_log import METRICS_FILE
+from rpn_jax.structures import Variables
 from rpn_jax.train_run import train_run
-from rpn_jax.visualize import draw_boxes, draw_curves, save_picture
+from rpn_jax.visualize import draw_boxes, save_picture
 
 PROPOSALS_FILE = "proposals.json"
 PICTURES_FILE = "pictures.json"
@@ -69,12 +70,10 @@ def evaluate(
     if out is not None:
         make_folder(out.parent)
     dataset = open_dataset(config.data, config.data.eval_split)
-    variables = _weights_of(config, weights)
+    variables = weights_of(config, weights)
     if exact_padding:
         config = _exactly_padded(config, dataset)
-    results = propose_with_progress(
-        make_propose_function(config), variables, dataset, config, console
-    )
+    results = _propose_all(config, variables, dataset, console)
     figures = evaluate_recall(dataset.annotations, results)
     console.print(recall_table(figures))
     if out is not None:
@@ -116,13 +115,11 @@ def propose(
     console = make_console()
     use_compilation_cache()
     dataset = PictureFiles(find_pictures(pictures))
-    variables = _weights_of(config, weights)
+    variables = weights_of(config, weights)
     make_folder(out)
     if exact_padding:
         config = _exactly_padded(config, dataset)
-    results = propose_with_progress(
-        make_propose_function(config), variables, dataset, config, console
-    )
+    results = _propose_all(config, variables, dataset, console)
     write_results(out / PROPOSALS_FILE, results)
     write_json(out / PICTURES_FILE, {"images": dataset.annotations["images"]})
     console.print(
@@ -174,10 +171,8 @@ def demo(workdir: Path) -> None:
         )
     train(config, workdir, resume=False, auto_scale_lr=False)
     dataset = open_dataset(config.data, config.data.eval_split)
-    variables = _weights_of(config, workdir)
-    results = propose_with_progress(
-        make_propose_function(config), variables, dataset, config, console
-    )
+    variables = weights_of(config, workdir)
+    results = _propose_all(config, variables, dataset, console)
     folder = workdir / "pictures"
     make_folder(folder)
     _draw(console, folder, dataset, results[:DEMO_PICTURES], DEMO_BOXES, with_truth=True)
@@ -185,11 +180,19 @@ def demo(workdir: Path) -> None:
     console.print(f"curves of loss and recall are in {workdir / CURVES_FILE}", soft_wrap=True)
 
 
+def _propose_all(
+    config: Config, variables: Variables, dataset: Dataset, console: Console
+) -> list[PictureProposals]:
+    function = make_propose_function(config)
+    return propose_with_progress(function, variables, dataset, config, console)
+
+
 def _exactly_padded(config: Config, dataset: Dataset) -> Config:
     return replace(config, data=with_exact_padding(dataset, config.data))
 
 
-def _weights_of(config: Config, folder: Path) -> dict[str, Any]:
+def weights_of(config: Config, folder: Path) -> Variables:
+    """The weights in a folder. Raises UserError where they are of another model than the config."""
     variables = load_variables(folder)
     check_variables(variable_shapes(config), variables, folder)
     check_same_model(config, folder)

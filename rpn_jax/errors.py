@@ -1,13 +1,46 @@
-"""The one exception for bad input.
+"""The one exception for bad input, and its way to whoever typed the command.
 
 Everything a person can get wrong (a path, a key, a box, a weights folder) is raised as a
-`UserError` whose text is one line: what was read, its value, and what would be right. The command
-line prints that line and exits with code 2; anything else that escapes is a bug and keeps its
-traceback.
+`UserError` whose text is one line: what was read, its value, and what would be right. `exit_code`
+prints that line and makes it code 2; anything else that escapes is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
 
+import difflib
+import sys
+from collections.abc import Callable, Sequence
+
 
 class UserError(ValueError):
     """Bad input, told in one line that names the file, key or box, its value, and the remedy."""
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """``; did you mean 'x'?`` for the entry of ``known`` nearest to ``word``, or nothing."""
+    matches = difflib.get_close_matches(word, known, n=1, cutoff=0.4)
+    return f"; did you mean '{matches[0]}'?" if matches else ""
+
+
+def exit_code(command: Callable[[], int]) -> int:
+    """Run a command; its own exit code, or that of what stopped it, told in one line on stderr.
+
+    2 for a `UserError` and for a device whose memory is full, 130 for Ctrl-C.
+    """
+    try:
+        return command()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        reason = str(error).partition("\n")[0]
+        remedy = (
+            "a smaller data.batch-size, data.eval-batch-size or model.precision bfloat16 may help"
+        )
+        print(f"error: the device's memory is full ({reason}); {remedy}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130

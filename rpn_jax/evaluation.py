@@ -171,11 +171,6 @@ def greedy_match(ious: Float[ndarray, "G n"]) -> Float[ndarray, " G"]:
     return found
 
 
-def json_figures(figures: dict[str, float]) -> dict[str, float | None]:
-    """The figures for a JSON file, which has no NaN: None where there was no box to find."""
-    return {name: None if math.isnan(value) else value for name, value in figures.items()}
-
-
 def recall_table(figures: dict[str, float]) -> Table:
     """The figures of `evaluate` as a table that explains itself."""
     from rich.table import Table

@@ -88,9 +88,8 @@ def batch_targets(
     rng: PRNGKeyArray,
 ) -> AnchorTargets:
     """The targets of every picture, as `picture_targets`, with a leading axis B."""
-    level_shapes = [(x.shape[1], x.shape[2]) for x in outputs.objectness]
-    anchors = jnp.concatenate(grid_anchors(level_shapes, config.model.anchors))
-    valid = anchor_validity(level_shapes, config.model.anchors, image_sizes)
+    anchors = jnp.concatenate(grid_anchors(outputs.level_shapes, config.model.anchors))
+    valid = anchor_validity(outputs.level_shapes, config.model.anchors, image_sizes)
     rngs = jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.arange(len(image_sizes)))
 
     def one_picture(valid: Array, boxes: Array, mask: Array, rng: Array) -> AnchorTargets:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rpn_jax.losses import rpn_loss
 from rpn_jax.models import RPN
 from rpn_jax.ops.pixels import normalize_images
-from rpn_jax.structures import Batch
-from rpn_jax.training import DEVICE_AXIS, LossFunction
+from rpn_jax.structures import Batch, Variables
+from rpn_jax.training import DEVICE_AXIS, LossFunction, Metrics
 
 if TYPE_CHECKING:
     import jax
@@ -21,8 +21,8 @@ def rpn_loss_function(config: Config) -> LossFunction:
     model = RPN(config.model, axis_name=DEVICE_AXIS)
 
     def loss_function(
-        variables: dict[str, Any], batch: Batch, rng: jax.Array
-    ) -> tuple[dict[str, jax.Array], dict[str, Any]]:
+        variables: Variables, batch: Batch, rng: jax.Array
+    ) -> tuple[Metrics, Variables]:
         images = normalize_images(batch.images, batch.image_sizes, config.pixels)
         outputs, updates = model.apply(variables, images, train=True, mutable=["batch_stats"])
         terms = rpn_loss(

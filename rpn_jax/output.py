@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -66,3 +67,8 @@ def write_json(path: Path, content: Any) -> None:
     """
     with written_whole(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def json_figures(figures: dict[str, float]) -> dict[str, float | None]:
+    """The figures for JSON, which has no NaN (a recall without any box to find): None for it."""
+    return {name: value if math.isfinite(value) else None for name, value in figures.items()}

@@ -62,9 +62,8 @@ def candidates(
       Boxes xyxy in resized pixels, logits descending within a level, and which exist. k is
       ``nms_pre``, or the anchors of the largest level where they are fewer.
     """
-    level_shapes = [(x.shape[1], x.shape[2]) for x in outputs.objectness]
-    anchors = grid_anchors(level_shapes, config.model.anchors)
-    exists = level_validity(level_shapes, config.model.anchors, image_sizes)
+    anchors = grid_anchors(outputs.level_shapes, config.model.anchors)
+    exists = level_validity(outputs.level_shapes, config.model.anchors, image_sizes)
     k = min(config.proposals.nms_pre, max(len(level) for level in anchors))
     levels = [
         _level_candidates(*level, k)

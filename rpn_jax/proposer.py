@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from rpn_jax.checkpoints import check_variables
 from rpn_jax.config import Config
 from rpn_jax.evaluation import PictureProposals, picture_proposals
 from rpn_jax.models import RPN, variable_shapes
+from rpn_jax.models.folding import fold_norms
 from rpn_jax.ops.pixels import normalize_images
 from rpn_jax.proposals import propose
-from rpn_jax.structures import Batch, Proposals
+from rpn_jax.structures import Batch, Proposals, SourceBatch, Variables
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int, UInt8
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
     from rpn_jax.data.dataset import Dataset
 
-Variables = dict[str, Any]
 ProposeFunction = Callable[
     [
         Variables,
@@ -43,10 +43,11 @@ def make_propose_function(config: Config) -> ProposeFunction:
     """The compiled way from padded uint8 pictures to proposals in original pixels.
 
     Returns:
-      A function of variables, images (uint8 RGB), image_sizes (height, width) and scale_factors
-      (width, height), the last three as in `Batch`; it compiles once a canvas and batch size.
+      A function of weights as `prepare_variables` makes them, images (uint8 RGB), image_sizes
+      (height, width) and scale_factors (width, height), the last three as in `Batch`; it compiles
+      once a canvas and batch size.
     """
-    model = RPN(config.model)
+    model = RPN(config.model, folded=True)
 
     @jax.jit
     def propose_batch(
@@ -62,9 +63,24 @@ def make_propose_function(config: Config) -> ProposeFunction:
     return propose_batch
 
 
+def prepare_variables(config: Config, variables: Variables, placement: Sharding) -> Variables:
+    """Weights as functions of `make_propose_function` take them, on devices of this process."""
+    folded = fold_norms(config.model, variables, kernels_ohwi=jax.default_backend() != "cpu")
+    return jax.device_put(folded, placement)
+
+
+def on_all_devices() -> NamedSharding:
+    """Placement of weights beside each of the local devices' share of a batch."""
+    return NamedSharding(_mesh(), PartitionSpec())
+
+
+def _mesh() -> Mesh:
+    return Mesh(np.array(jax.local_devices()), (DATA_AXIS,))
+
+
 def propose_dataset(
     propose_function: ProposeFunction,
-    variables: Variables,
+    prepared: Variables,
     dataset: Dataset,
     config: Config,
     on_pictures: Callable[[int], None],
@@ -76,28 +92,29 @@ def propose_dataset(
 
     Args:
       propose_function: what `make_propose_function` returned.
-      variables: of the network.
+      prepared: what `prepare_variables` made for `on_all_devices`.
       dataset: pictures.
       config: as the function's; ``config.data`` decides sizes and batches.
       on_pictures: is told how many pictures were done, batch by batch.
     """
+    from rpn_jax.data.on_device import to_batch
     from rpn_jax.data.pipeline import eval_batches, prefetch
 
-    mesh = Mesh(np.array(jax.local_devices()), (DATA_AXIS,))
+    mesh = _mesh()
     pictures = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
-    everywhere = NamedSharding(mesh, PartitionSpec())
     data = replace(
         config.data, eval_batch_size=-(-config.data.eval_batch_size // mesh.size) * mesh.size
     )
-    variables = jax.device_put(variables, everywhere)
 
-    def place(batch: Batch) -> tuple[Batch, Proposals]:
-        on_device = jax.device_put((batch.images, batch.image_sizes, batch.scale_factors), pictures)
-        return batch, propose_function(variables, *on_device)
+    def place(batch: Batch | SourceBatch) -> tuple[np.ndarray, Proposals]:
+        placed = to_batch(jax.device_put(batch, pictures))
+        proposals = propose_function(
+            prepared, placed.images, placed.image_sizes, placed.scale_factors
+        )
+        return np.asarray(batch.indices), proposals
 
-    for batch, proposals in prefetch(eval_batches(dataset, data), place):
-        indices = batch.indices[batch.indices >= 0]
-        ids = [dataset.pictures[index].image_id for index in indices]
+    for indices, proposals in prefetch(eval_batches(dataset, data), place):
+        ids = [dataset.pictures[index].image_id for index in indices if index >= 0]
         yield from picture_proposals(ids, jax.device_get(proposals))
         on_pictures(len(ids))
 
@@ -135,7 +152,8 @@ def propose_with_progress(
         def advance(pictures: int) -> None:
             progress.advance(task, pictures)
 
-        results = list(propose_dataset(propose_function, variables, dataset, config, advance))
+        prepared = prepare_variables(config, variables, on_all_devices())
+        results = list(propose_dataset(propose_function, prepared, dataset, config, advance))
     position = {picture.image_id: index for index, picture in enumerate(dataset.pictures)}
     return sorted(results, key=lambda result: position[result.image_id])
 
@@ -158,7 +176,7 @@ class Proposer:
     def __init__(self, config: Config, variables: Variables) -> None:
         check_variables(variable_shapes(config), variables, "given")
         self._config = config
-        self._variables = jax.device_put(variables)
+        self._prepared = prepare_variables(config, variables, on_all_devices())
         self._function = make_propose_function(config)
 
     def __call__(
@@ -182,7 +200,7 @@ class Proposer:
         dataset = PictureFiles([Path(item) if isinstance(item, str) else item for item in pictures])
         config = self._with_batch_of(len(pictures))
         results = propose_dataset(
-            self._function, self._variables, dataset, config, on_pictures=lambda _: None
+            self._function, self._prepared, dataset, config, on_pictures=lambda _: None
         )
         return sorted(results, key=lambda result: result.image_id)
 

@@ -20,7 +20,7 @@ from rich.progress import (
 )
 from tensorboardX import SummaryWriter
 
-from rpn_jax.output import written_whole
+from rpn_jax.output import json_figures, written_whole
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -144,9 +144,7 @@ class RunLog:
             self._console.print(f"step {done}/{self._last_step}  {text}")
 
     def _write(self, done: int, figures: dict[str, float], group: str) -> None:
-        # NaN (a recall without any box to find) is no JSON.
-        finite = {key: value if math.isfinite(value) else None for key, value in figures.items()}
-        line = {"step": done, "epoch": done / self._steps_per_epoch, **finite}
+        line = {"step": done, "epoch": done / self._steps_per_epoch, **json_figures(figures)}
         with open(self._metrics_path, "a") as file:
             file.write(json.dumps(line) + "\n")
         for key, value in figures.items():

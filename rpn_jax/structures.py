@@ -5,6 +5,7 @@ Glossary (used in every docstring):
 ====  ==========================================================================================
 B     pictures in a batch
 H, W  height and width of the padded canvas, pixels
+h, w  height and width of a canvas of originals, before resizing, pixels
 G     ground-truth boxes a picture, padded
 L     levels of the pyramid (5 with FPN, 1 for C4)
 Hl    rows of level l, ``ceil(H / stride_l)``; Wl columns likewise
@@ -21,13 +22,16 @@ A padded entry is told by a mask and holds zeros.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import jax
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int, UInt8
+
+Variables = dict[str, Any]
+"""``{"params": ..., "batch_stats": ...}``, arrays nested by PyTorch's module names."""
 
 
 @jax.tree_util.register_dataclass
@@ -51,6 +55,27 @@ class Batch:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
+class SourceBatch:
+    """A `Batch` whose pictures are still to be resized; `rpn_jax.data.on_device` does it."""
+
+    originals: UInt8[Array, "B h w 3"]
+    """RGB as decoded; zeros beyond each picture's own size."""
+    original_sizes: Int[Array, "B 2"]
+    """int32 (height, width) of each original."""
+    mirrored: Bool[Array, " B"]
+    """True where the resized picture is to be mirrored left and right, as its boxes are already."""
+    canvas: tuple[int, int] = field(metadata={"static": True})
+    """(H, W) of the `Batch`, pixels."""
+    image_sizes: Int[Array, "B 2"]
+    """This and all below as in the `Batch`."""
+    scale_factors: Float[Array, "B 2"]
+    boxes_xyxy: Float[Array, "B G 4"]
+    box_mask: Bool[Array, "B G"]
+    indices: Int[Array, " B"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
 class RPNOutputs:
     """What the network says, one array a level, finest level first."""
 
@@ -58,6 +83,11 @@ class RPNOutputs:
     """float32 logits."""
     deltas: tuple[Float[Array, "B Hl Wl A 4"], ...]
     """float32 (dx, dy, dw, dh) against each anchor."""
+
+    @property
+    def level_shapes(self) -> list[tuple[int, int]]:
+        """(Hl, Wl) of each level."""
+        return [(level.shape[1], level.shape[2]) for level in self.objectness]
 
 
 @jax.tree_util.register_dataclass

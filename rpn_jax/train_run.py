@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import platform
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING
 
-import flax
 import jax
 import jax.numpy as jnp
-import jaxlib
 import numpy as np
 import optax
 from rich.console import Console
 
-import rpn_jax
 from rpn_jax.checkpoints import CONFIG_FILE, Checkpoints, check_same_model
 from rpn_jax.config import Config, config_changes, config_to_json, load_config
 from rpn_jax.data.dataset import Dataset, open_dataset
+from rpn_jax.data.on_device import to_batch
 from rpn_jax.data.pipeline import batch_shapes, prefetch, steps_per_epoch, train_batches
+from rpn_jax.environment import environment
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation import PROPOSAL_COUNTS, recall_table
 from rpn_jax.evaluation import evaluate as evaluate_recall
@@ -45,8 +42,10 @@ from rpn_jax.training import (
     split_batch,
 )
 
+if TYPE_CHECKING:
+    from rpn_jax.structures import Batch, SourceBatch, Variables
+
 ENVIRONMENT_FILE = "environment.json"
-PACKAGES = (rpn_jax, jax, jaxlib, flax, optax, np)
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,7 @@ def _prepare(
     )
 
 
-def _starting_variables(config: Config) -> dict[str, Any]:
+def _starting_variables(config: Config) -> Variables:
     if not config.train.init_weights:
         return init_variables(config, config.train.seed)
     from rpn_jax.torch_weights import initial_variables
@@ -164,13 +163,7 @@ def _record(run: Run) -> None:
         for key, old, new in config_changes(load_config(path), run.config):
             run.console.print(f"{key} was {old} in this run so far, and is {new} from here on")
     config_to_json(run.config, path)
-    environment = {
-        "command": sys.argv,
-        "python": platform.python_version(),
-        "devices": [device.device_kind for device in jax.local_devices()],
-        "packages": {package.__name__: package.__version__ for package in PACKAGES},
-    }
-    write_json(run.workdir / ENVIRONMENT_FILE, environment)
+    write_json(run.workdir / ENVIRONMENT_FILE, environment())
 
 
 def _introduce(run: Run, done: int) -> None:
@@ -207,7 +200,7 @@ def _train_epochs(
     data, seed = run.config.data, run.config.train.seed
     compiled = compile_steps(run.step_function, state, batch_shapes(run.train_data, data), log)
     done = int(state.step)
-    batches = prefetch(train_batches(run.train_data, data, seed, done), split_batch)
+    batches = prefetch(train_batches(run.train_data, data, seed, done), _place)
     while done < run.last_step and not should_stop():
         log.restart_clock()
         epoch = done // run.epoch_steps + 1
@@ -238,6 +231,10 @@ def _evaluates_after(run: Run, epoch: int) -> bool:
     if run.eval_data is None:
         return False
     return epoch % run.config.train.eval_every == 0 or epoch == run.config.train.epochs
+
+
+def _place(batch: Batch | SourceBatch) -> Batch:
+    return to_batch(split_batch(batch))
 
 
 def _measure(run: Run, state: TrainState) -> dict[str, float]:

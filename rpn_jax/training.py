@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rpn_jax.errors import UserError
-from rpn_jax.structures import Batch
+from rpn_jax.structures import Batch, SourceBatch, Variables
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 DEVICE_AXIS = "devices"
 """Name of the `pmap` axis."""
 
-Variables = dict[str, Any]
+AnyBatch = TypeVar("AnyBatch", bound=Batch | SourceBatch)
 Metrics = dict[str, Any]
 LossFunction = Callable[[Variables, Batch, jax.Array], tuple[Metrics, Variables]]
 """(variables, a device's batch, rng) -> loss terms to add up, and the variables with whatever
@@ -48,6 +48,10 @@ class TrainState:
     """Parameters and statistics."""
     opt_state: optax.OptState
     """The optimiser's memory."""
+
+
+StepFunction = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+"""(state, batch) -> the new state, and the step's figures."""
 
 
 class Observer(Protocol):
@@ -84,6 +88,22 @@ def make_step(
       A function to the new state and the scalars ``loss``, each loss term, ``grad_norm`` (before
       clipping) and ``learning_rate``.
     """
+    return jax.pmap(
+        device_step(loss_function, optimizer, schedule, seed),
+        axis_name=DEVICE_AXIS,
+        in_axes=(None, 0),
+        out_axes=(None, None),
+        donate_argnums=0,
+    )
+
+
+def device_step(
+    loss_function: LossFunction,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    seed: int,
+) -> StepFunction:
+    """What each device does in a step of `make_step`, inside the axis `DEVICE_AXIS`."""
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -106,9 +126,7 @@ def make_step(
         variables = {**variables, "params": optax.apply_updates(params, updates)}
         return TrainState(state.step + 1, variables, opt_state), metrics
 
-    return jax.pmap(
-        step, axis_name=DEVICE_AXIS, in_axes=(None, 0), out_axes=(None, None), donate_argnums=0
-    )
+    return step
 
 
 def compile_steps(
@@ -146,14 +164,14 @@ def replicate(state: TrainState) -> TrainState:
     return jax.device_put(state, NamedSharding(device_mesh(), PartitionSpec()))
 
 
-def split_batch(batch: Batch) -> Batch:
+def split_batch(batch: AnyBatch) -> AnyBatch:
     """Start sending a batch to the devices, its pictures split evenly among them in order.
 
     Raises:
       UserError: the number of pictures is no multiple of the number of devices.
     """
     devices = jax.local_device_count()
-    check_divisible("data.batch_size", batch.images.shape[0])
+    check_divisible("data.batch_size", batch.indices.shape[0])
     sharding = NamedSharding(device_mesh(), PartitionSpec(DEVICE_AXIS))
     split = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch)
     return jax.device_put(split, sharding)

@@ -17,27 +17,13 @@ from rpn_jax.config import (
     config_names,
     config_to_json,
     load_config,
-    nearest,
     replace,
 )
 from rpn_jax.errors import UserError
+from tests.reference_configs import REFERENCE
 
 CAFFE_PIXELS = PixelConfig(order="bgr", mean=(103.53, 116.28, 123.675), std=(1.0, 1.0, 1.0))
 
-# name: depth, groups, base width, style, trained norms, epochs
-REFERENCE = {
-    "rpn_r50-caffe_fpn_1x_coco": (50, 1, 64, "caffe", False, 12),
-    "rpn_r50_fpn_1x_coco": (50, 1, 64, "pytorch", True, 12),
-    "rpn_r50_fpn_2x_coco": (50, 1, 64, "pytorch", True, 24),
-    "rpn_r101-caffe_fpn_1x_coco": (101, 1, 64, "caffe", False, 12),
-    "rpn_r101_fpn_1x_coco": (101, 1, 64, "pytorch", True, 12),
-    "rpn_r101_fpn_2x_coco": (101, 1, 64, "pytorch", True, 24),
-    "rpn_x101-32x4d_fpn_1x_coco": (101, 32, 4, "pytorch", True, 12),
-    "rpn_x101-32x4d_fpn_2x_coco": (101, 32, 4, "pytorch", True, 24),
-    "rpn_x101-64x4d_fpn_1x_coco": (101, 64, 4, "pytorch", True, 12),
-    "rpn_x101-64x4d_fpn_2x_coco": (101, 64, 4, "pytorch", True, 24),
-    "rpn_r50-caffe-c4_1x_coco": (50, 1, 64, "caffe", False, 12),
-}
 C4 = "rpn_r50-caffe-c4_1x_coco"
 
 # key, impossible value, what the refusal says is right
@@ -85,6 +71,7 @@ REFUSALS: list[tuple[str, Any, str]] = [
     ("data.min_image_size", -1, "0 or more"),
     ("data.clip_boxes", "yes", "true or false"),
     ("data.loader_threads", 0, "1 or more"),
+    ("data.resize", "gpu", "one of 'host', 'device'"),
     ("optim.learning_rate", 0.0, "above 0"),
     ("optim.learning_rate", float("nan"), "a finite number"),
     ("optim.momentum", 1.0, "0 to below 1"),
@@ -314,10 +301,3 @@ def test_an_unknown_name_is_answered_with_the_nearest_and_all_known() -> None:
     assert "config 'rpn_r50_fpn_1x'" in message
     assert "did you mean 'rpn_r50_fpn_1x_coco'?" in message
     assert all(name in message for name in config_names())
-
-
-def test_nearest_names_one_or_none() -> None:
-    assert nearest("learning_rte", ["momentum", "learning_rate"]) == (
-        "; did you mean 'learning_rate'?"
-    )
-    assert nearest("zzz", ["momentum", "learning_rate"]) == ""

@@ -22,13 +22,13 @@ from rpn_jax.evaluation import (
     evaluate,
     fast_recall,
     greedy_match,
-    json_figures,
     pairwise_iou,
     picture_proposals,
     read_results,
     recall_table,
     write_results,
 )
+from rpn_jax.output import json_figures
 from rpn_jax.structures import Proposals
 
 GOLDEN = Path(__file__).resolve().parents[1].parent / "shared" / "golden" / "recall"

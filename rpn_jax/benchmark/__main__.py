@@ -6,20 +6,20 @@ import sys
 from collections.abc import Sequence
 
 from rpn_jax.benchmark.options import parse_options
-from rpn_jax.errors import UserError
+from rpn_jax.errors import exit_code
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the benchmark on the words ``arguments``; 0, or 2 for bad input, told in one line."""
-    try:
+    """Run the benchmark on the words ``arguments``; its `rpn_jax.errors.exit_code`."""
+
+    def command() -> int:
         options = parse_options(arguments, "python -m rpn_jax.benchmark")
         from rpn_jax.benchmark.command import run
 
         run(options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return 0
+
+    return exit_code(command)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rpn_jax.benchmark import files, growth
-from rpn_jax.benchmark.device import Peaks, environment, measure_peaks
+from rpn_jax.benchmark.device import Peaks, measure_peaks
 from rpn_jax.benchmark.figures import Row, Section
 from rpn_jax.benchmark.inputs import Canvas
 from rpn_jax.benchmark.options import Options
@@ -24,12 +24,13 @@ from rpn_jax.benchmark.timing import Effort
 from rpn_jax.benchmark.training import BOXES, matching_row, training_row
 from rpn_jax.config import Config, config_names, load_config, replace
 from rpn_jax.devices import use_platform
+from rpn_jax.environment import environment
 from rpn_jax.models import init_variables
 from rpn_jax.output import make_folder
 
 if TYPE_CHECKING:
-    from rpn_jax.models.layers import Precision
-    from rpn_jax.models.rpn import Variables
+    from rpn_jax.models.convolution import Precision
+    from rpn_jax.structures import Variables
 
 REFERENCE_SUFFIX = "_coco"
 """Ends the names of the eleven configs of the reference."""
@@ -45,17 +46,20 @@ NOTES = {
     "training": f"Forward, matching, sampling, losses, backward and SGD of the real step, {BOXES} "
     "boxes a picture, on all devices; memory_mb and achieved_tflops are a device's.",
     "matching": "Matching, sampling and targets of one picture's anchors.",
-    "inference_peers": "PyTorch in the same run, with the same weights, pictures and sizes. "
+    "inference_peers": "PyTorch in the same run, with the same weights, pictures, anchors and "
+    "sizes. first_call_s: compiling and the choice of algorithms. "
     "times_ours_P: its time over ours of the same stage with precision P; above 1 ours is quicker.",
-    "training_peers": "PyTorch in the same run. torchvision's step has matching, sampling and its "
-    "losses, but proposes nothing; plain PyTorch's has a stand-in for the loss, and neither "
-    "matching nor sampling. times_ours_P: its time over ours; above 1 ours is quicker.",
+    "training_peers": "PyTorch in the same run, on one device. torchvision's step has matching, "
+    "sampling and its losses, but proposes nothing; plain PyTorch's has a stand-in for the loss, "
+    "and neither matching nor sampling. times_ours_P: its time over ours; above 1 ours is quicker.",
     "growth": "unit_cost_to_first: cost of a unit over that of the axis's first row; 1 is linear. "
     "Batch size and megapixels: end to end. Candidates: post-processing. Boxes: matching and "
     "sampling. Devices: the training step, the batch growing with them.",
     "worst_cases": "NMS of one picture's levels.",
-    "reading": "Files decoded, resized, padded and batched on the host.",
-    "files": "From files to proposals on the host, against the device alone on full batches.",
+    "reading": "Files decoded, resized, padded and batched on the host; resize 'device': without "
+    "the resizing.",
+    "files": "From files to proposals on the host, against the device alone on full batches of "
+    "resized pictures.",
     "imports": "In a fresh interpreter.",
     "memory": "Peaks of a process of its own that compiles inference and runs it.",
     "configs": "End to end on the device: pictures a second at the median, and memory of the "
@@ -208,14 +212,17 @@ def _peers_section(
     name = "training_peers" if train else "inference_peers"
     if find_spec("torch") is None:
         return Section(name, "Left out: torch is not installed.", [])
-    from rpn_jax.benchmark.peers import peer_rows, with_ratios
+    from rpn_jax.benchmark.peers import peer_device, peer_rows, with_ratios
 
+    device = peer_device()
+    if device is None:
+        return Section(name, "Left out: PyTorch cannot use the device that JAX computes on.", [])
     rows: list[Row] = []
     for batch_size in options.batch_sizes:
         _say(f"PyTorch, batch {batch_size}")
         rows += [
             {"batch": batch_size, **row}
-            for row in peer_rows(config, variables, batch_size, canvas, train, effort)
+            for row in peer_rows(config, variables, batch_size, canvas, train, device, effort)
         ]
     return _section(name, with_ratios(rows, our_rows))
 
@@ -261,17 +268,15 @@ def _files_sections(
             yield _section(
                 "files",
                 [
-                    {
-                        "precision": precision,
-                        **files.proposing_row(
-                            _with_precision(sized, precision),
-                            variables,
-                            pictures,
-                            threads[-1],
-                            effort,
-                        ),
-                    }
+                    {"precision": precision, **row}
                     for precision in options.precisions
+                    for row in files.proposing_rows(
+                        _with_precision(sized, precision),
+                        variables,
+                        pictures,
+                        threads[-1],
+                        effort,
+                    )
                 ],
             )
 

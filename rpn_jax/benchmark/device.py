@@ -1,25 +1,19 @@
-"""The device: its measured peaks, the roofline they make, its memory, and what runs on it."""
+"""The device: its measured peaks, the roofline they make, and its memory."""
 
 from __future__ import annotations
 
-import importlib.metadata
-import os
-import platform
-import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 
-from rpn_jax import __version__
 from rpn_jax.benchmark.timing import Effort, time_calls
-from rpn_jax.models.layers import Precision, compute_dtype, lax_precision
+from rpn_jax.models.convolution import Precision, compute_dtype, lax_precision
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "torchvision")
 CPU_SIZES = (2048, 2**28)
 """The side of the matrices that are multiplied, so large that arithmetic is all that counts, and
 the bytes of the array that is copied, several times any cache."""
@@ -74,31 +68,3 @@ def peak_device_bytes() -> int | None:
     """The most memory of the first device that this process held so far; None where unknown."""
     statistics = jax.local_devices()[0].memory_stats()
     return statistics["peak_bytes_in_use"] if statistics else None
-
-
-def environment() -> dict[str, Any]:
-    """Versions, device and command, for whoever reads the figures later."""
-    devices = jax.local_devices()
-    return {
-        "command": sys.argv,
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "device": devices[0].device_kind,
-        "backend": jax.default_backend(),
-        "devices": len(devices),
-        "cpu_cores": len(os.sched_getaffinity(0)),
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "packages": {"rpn_jax": __version__, **_versions()},
-    }
-
-
-def _versions() -> dict[str, str | None]:
-    """The version of each package, None where it is not installed."""
-
-    def version(package: str) -> str | None:
-        try:
-            return importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            return None
-
-    return {package: version(package) for package in PACKAGES}

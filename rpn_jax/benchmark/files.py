@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rpn_jax.benchmark.figures import Row, timing_columns
 from rpn_jax.benchmark.inputs import Canvas, make_pictures
@@ -21,10 +20,14 @@ from rpn_jax.benchmark.stages import (
 )
 from rpn_jax.benchmark.timing import Effort, compile_program, repeat
 from rpn_jax.config import Config, replace
-from rpn_jax.proposer import propose_dataset
+from rpn_jax.environment import cpu_cores
+from rpn_jax.proposer import on_all_devices, prepare_variables, propose_dataset
 
 if TYPE_CHECKING:
-    from rpn_jax.models.rpn import Variables
+    from jax.stages import Wrapped
+
+    from rpn_jax.data.files import PictureFiles
+    from rpn_jax.structures import Variables
 
 PACKAGES = ("cv2", "grain", "PIL")
 """What reading pictures needs beyond this package's core."""
@@ -35,6 +38,9 @@ MADE_SIZE = (480, 640)
 JPEG_QUALITY = 90
 PICTURES_A_THREAD = 64
 """So many that the start of the threads does not count."""
+Resize = Literal["host", "device"]
+RESIZE: tuple[Resize, ...] = ("host", "device")
+"""The values of ``data.resize``."""
 
 
 def missing_packages() -> list[str]:
@@ -61,50 +67,47 @@ def picture_folder(chosen: Path | None) -> Iterator[Path]:
 
 def thread_counts() -> list[int]:
     """1, 2, 4 ... up to the processor's cores."""
-    cores = len(os.sched_getaffinity(0))
+    cores = cpu_cores()
     return [2**power for power in range(cores.bit_length())]
 
 
 def reading_rows(
     config: Config, files: list[Path], threads: list[int], effort: Effort
 ) -> list[Row]:
-    """Pictures a second through decoding, resizing, padding and batching, by reader threads."""
-    return [_reading_row(config, files, count, effort) for count in threads]
+    """Pictures a second through decoding, resizing, padding and batching, by reader threads.
+
+    Resizing is part of it with 'host'; with 'device' the batches hold originals.
+    """
+    return [
+        _reading_row(_read_by(config, count, resize), files, effort)
+        for resize in RESIZE
+        for count in threads
+    ]
 
 
-def proposing_row(
+def proposing_rows(
     config: Config, variables: Variables, files: list[Path], threads: int, effort: Effort
-) -> Row:
-    """Files to proposals on the host, beside what the device does alone with full batches.
+) -> list[Row]:
+    """Files to proposals on the host, resized there or on the device.
 
+    Beside each stands what the device does alone with full batches of resized pictures.
     ``config.data`` must have one canvas for all the files, for the comparison to be of equals.
     """
     from rpn_jax.data.files import PictureFiles
 
-    config = _with_threads(config, threads)
     batch_size, canvas = config.data.eval_batch_size, config.data.buckets[0]
     dataset = PictureFiles(_many(files, threads * PICTURES_A_THREAD))
+    prepared = prepare_variables(config, variables, on_all_devices())
     function = whole_function(config)
-
-    def one_pass() -> float:
-        start = time.perf_counter()
-        for _ in propose_dataset(function, variables, dataset, config, on_pictures=lambda _: None):
-            pass
-        return time.perf_counter() - start
-
-    timing = repeat(one_pass, effort)
-    arguments = whole_arguments(variables, batch_size, canvas)
+    arguments = whole_arguments(config, variables, batch_size, canvas)
     alone = time_in_flight(compile_program(function, *arguments), arguments, effort)
-    pictures = len(dataset.pictures)
     device_rate = CALLS_IN_FLIGHT * batch_size / alone.median
-    return {
-        "threads": threads,
-        "batch": batch_size,
-        "pictures": pictures,
-        **timing_columns(timing, pictures),
-        "device_pictures_per_s": device_rate,
-        "share_of_device": pictures / timing.median / device_rate,
-    }
+    return [
+        _proposing_row(
+            _read_by(config, threads, resize), function, prepared, dataset, device_rate, effort
+        )
+        for resize in RESIZE
+    ]
 
 
 def config_for_canvas(config: Config, canvas: Canvas, batch_size: int) -> Config:
@@ -118,11 +121,38 @@ def config_for_canvas(config: Config, canvas: Canvas, batch_size: int) -> Config
     return replace(config, data=data)
 
 
-def _reading_row(config: Config, files: list[Path], threads: int, effort: Effort) -> Row:
+def _proposing_row(
+    config: Config,
+    function: Wrapped,
+    prepared: Variables,
+    dataset: PictureFiles,
+    device_rate: float,
+    effort: Effort,
+) -> Row:
+    def one_pass() -> float:
+        start = time.perf_counter()
+        for _ in propose_dataset(function, prepared, dataset, config, on_pictures=lambda _: None):
+            pass
+        return time.perf_counter() - start
+
+    timing = repeat(one_pass, effort)
+    pictures = len(dataset.pictures)
+    return {
+        "resize": config.data.resize,
+        "threads": config.data.loader_threads,
+        "batch": config.data.eval_batch_size,
+        "pictures": pictures,
+        **timing_columns(timing, pictures),
+        "device_pictures_per_s": device_rate,
+        "share_of_device": pictures / timing.median / device_rate,
+    }
+
+
+def _reading_row(config: Config, files: list[Path], effort: Effort) -> Row:
     from rpn_jax.data.files import PictureFiles
     from rpn_jax.data.pipeline import eval_batches
 
-    config = _with_threads(config, threads)
+    threads = config.data.loader_threads
     dataset = PictureFiles(_many(files, threads * PICTURES_A_THREAD))
 
     def one_pass() -> float:
@@ -133,11 +163,16 @@ def _reading_row(config: Config, files: list[Path], threads: int, effort: Effort
 
     timing = repeat(one_pass, effort)
     pictures = len(dataset.pictures)
-    return {"threads": threads, "pictures": pictures, **timing_columns(timing, pictures)}
+    return {
+        "resize": config.data.resize,
+        "threads": threads,
+        "pictures": pictures,
+        **timing_columns(timing, pictures),
+    }
 
 
-def _with_threads(config: Config, threads: int) -> Config:
-    return replace(config, data=replace(config.data, loader_threads=threads))
+def _read_by(config: Config, threads: int, resize: Resize) -> Config:
+    return replace(config, data=replace(config.data, loader_threads=threads, resize=resize))
 
 
 def _many(files: list[Path], count: int) -> list[Path]:

@@ -34,8 +34,8 @@ from rpn_jax.benchmark.training import matching_row
 from rpn_jax.config import CANVAS_MULTIPLE, Config, replace
 
 if TYPE_CHECKING:
-    from rpn_jax.models.layers import Precision
-    from rpn_jax.models.rpn import Variables
+    from rpn_jax.models.convolution import Precision
+    from rpn_jax.structures import Variables
 
 CANDIDATES = (500, 1000, 2000, 4000, 8000, 12000)
 BOXES = (1, 3, 10, 30, 100, 300, 1000)
@@ -207,6 +207,6 @@ def _devices_environment(count: int) -> dict[str, str]:
 def _end_to_end(
     config: Config, variables: Variables, batch_size: int, canvas: Canvas, effort: Effort
 ) -> Row:
-    arguments = whole_arguments(variables, batch_size, canvas)
+    arguments = whole_arguments(config, variables, batch_size, canvas)
     program = compile_program(whole_function(config), *arguments)
     return timing_columns(time_calls(lambda: program.run(*arguments), effort), batch_size)

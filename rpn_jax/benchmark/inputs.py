@@ -75,12 +75,11 @@ def output_shapes(config: Config, count: int, canvas: Canvas) -> RPNOutputs:
 def make_outputs(config: Config, count: int, canvas: Canvas, seed: int) -> RPNOutputs:
     """Head outputs around `OBJECTS` made objects a picture, as f32 arrays on the first device."""
     shapes = output_shapes(config, count, canvas)
-    level_shapes = [(x.shape[1], x.shape[2]) for x in shapes.objectness]
     key = jax.random.key(seed)
     pictures = [
         _picture_outputs(
             config.model.anchors,
-            level_shapes,
+            shapes.level_shapes,
             jnp.asarray(make_boxes(OBJECTS, canvas, seed + index)),
             jax.random.fold_in(key, index),
         )

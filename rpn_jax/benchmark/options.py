@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeVar, get_args, get_type_hints
 
-from rpn_jax.config import CANVAS_MULTIPLE, ModelConfig, nearest
-from rpn_jax.errors import UserError
+from rpn_jax.config import CANVAS_MULTIPLE, ModelConfig
+from rpn_jax.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from rpn_jax.models.layers import Precision
+    from rpn_jax.models.convolution import Precision
 
 DESCRIPTION = """\
 Time an RPN on this device, with pictures that lie on the device as uint8, and proposals out.

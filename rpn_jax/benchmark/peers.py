@@ -4,17 +4,20 @@ ResNet-50-FPN is torchvision's where that is installed; any other network, and a
 without torchvision, is written out in plain PyTorch as MMDetection has it, without post-processing
 and with a stand-in for the loss. Peers are run as well as they can be: warm, cuDNN choosing its
 algorithms, channels last where that helps, weights in bfloat16 for inference, and autocast to
-bfloat16 for training.
+bfloat16 for training. Compiled is the network; torchvision's post-processing and losses have shapes
+that depend on the data, and stay eager.
 """
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+import jax
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -26,16 +29,21 @@ from rpn_jax.benchmark.stages import NETWORK, POST_PROCESSING, WHOLE
 from rpn_jax.benchmark.timing import Effort, repeat
 from rpn_jax.benchmark.torch_network import Level, TorchRPN
 from rpn_jax.benchmark.training import BOXES, STEP
-from rpn_jax.config import Config, PixelConfig
-from rpn_jax.structures import Batch, RPNOutputs
+from rpn_jax.config import Config, PixelConfig, load_config, replace
+from rpn_jax.ops import grid_anchors
+from rpn_jax.structures import Batch, RPNOutputs, Variables
 from rpn_jax.torch_weights.conversion import state_dict
 
 if TYPE_CHECKING:
-    from rpn_jax.models.layers import Precision
-    from rpn_jax.models.rpn import Variables
+    from rpn_jax.models.convolution import Precision
 
 STEP_LEARNING_RATE = 1e-5
 """So low that random weights do not diverge."""
+FAILURE_LENGTH = 300
+"""Characters kept of what a variant that failed said."""
+
+CompileMode = Literal["default", "reduce-overhead"]
+"""Of `torch.compile`; the second replays CUDA graphs."""
 
 
 @dataclass(frozen=True)
@@ -45,20 +53,29 @@ class Variant:
     name: str
     precision: Precision
     channels_last: bool
-    compiled: bool
+    compile_mode: CompileMode | None = None
+    """None runs it eagerly."""
 
 
 CPU_VARIANTS = (
-    Variant("eager float32", "float32", channels_last=False, compiled=False),
-    Variant("eager float32 channels_last", "float32", channels_last=True, compiled=False),
+    Variant("eager float32", "float32", channels_last=False),
+    Variant("eager float32 channels_last", "float32", channels_last=True),
 )
 CUDA_VARIANTS = (
-    Variant("eager float32", "float32", channels_last=False, compiled=False),
-    Variant("eager tf32", "tf32", channels_last=False, compiled=False),
-    Variant("eager bfloat16 channels_last", "bfloat16", channels_last=True, compiled=False),
-    Variant("compile float32", "float32", channels_last=False, compiled=True),
-    Variant("compile tf32 channels_last", "tf32", channels_last=True, compiled=True),
-    Variant("compile bfloat16 channels_last", "bfloat16", channels_last=True, compiled=True),
+    Variant("eager float32", "float32", channels_last=False),
+    Variant("eager tf32", "tf32", channels_last=False),
+    Variant("eager bfloat16 channels_last", "bfloat16", channels_last=True),
+    Variant("compile float32", "float32", channels_last=False, compile_mode="default"),
+    Variant("compile tf32 channels_last", "tf32", channels_last=True, compile_mode="default"),
+    Variant(
+        "compile bfloat16 channels_last", "bfloat16", channels_last=True, compile_mode="default"
+    ),
+    Variant(
+        "compile bfloat16 channels_last CUDA graphs",
+        "bfloat16",
+        channels_last=True,
+        compile_mode="reduce-overhead",
+    ),
 )
 
 
@@ -66,7 +83,6 @@ CUDA_VARIANTS = (
 class Peer:
     """A network in PyTorch and what follows it, for one batch."""
 
-    name: str
     network: nn.Module
     """Normalised pictures [B, 3, H, W] to levels."""
     propose: Callable[[list[Level]], Any] | None
@@ -96,45 +112,57 @@ def peer_rows(
     batch_size: int,
     canvas: Canvas,
     train: bool,
+    device: torch.device,
     effort: Effort,
 ) -> list[Row]:
-    """Rows of each variant that this device can run: stages of inference, or the training step.
+    """Rows of each variant that ``device`` can run: stages of inference, or the training step.
 
     A variant that fails (memory, a compiler that is missing) has a row that says so.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cudnn.benchmark = True
+    library = "torchvision" if is_torchvision_peer(config) else "PyTorch"
     batch = make_batch(batch_size, canvas, BOXES, seed=0)
     outputs = make_outputs(config, batch_size, canvas, seed=0)
     rows = []
     for variant in CUDA_VARIANTS if device.type == "cuda" else CPU_VARIANTS:
+        name = f"{library} {variant.name}"
         set_precision(variant.precision)
-        peer = make_peer(config, variables, batch, device)
-        name = f"{peer.name} {variant.name}"
         try:
             if train:
-                measured = [_training_columns(config, peer, variant, batch, device, effort)]
+                measured = [_training_columns(config, variables, variant, batch, device, effort)]
             else:
-                measured = _inference_columns(config, peer, variant, batch, outputs, device, effort)
+                measured = _inference_columns(
+                    config, variables, variant, batch, outputs, device, effort
+                )
             rows += [{"peer": name, **columns} for columns in measured]
         except Exception as error:  # a compiler can fail in any way; the other figures stay
-            rows.append({"peer": name, "failed": str(error).strip().partition("\n")[0]})
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+            rows.append({"peer": name, "failed": _one_line(error)})
+        _release_memory(variant, device)
     return rows
+
+
+def peer_device() -> torch.device | None:
+    """The device that JAX computes on, as PyTorch's; None where PyTorch cannot use it."""
+    if jax.default_backend() == "cpu":
+        return torch.device("cpu")
+    return torch.device("cuda") if torch.cuda.is_available() else None
+
+
+def is_torchvision_peer(config: Config) -> bool:
+    """Whether torchvision is there and has this network, that of ``rpn_r50_fpn_1x_coco``."""
+    original = load_config("rpn_r50_fpn_1x_coco").model
+    same = replace(config.model, precision=original.precision) == original
+    return same and importlib.util.find_spec("torchvision") is not None
 
 
 def make_peer(config: Config, variables: Variables, batch: Batch, device: torch.device) -> Peer:
     """The peer of a config with these weights, for a batch whose pictures fill their canvas."""
     weights = {key: torch.tensor(array) for key, array in state_dict(variables).items()}
-    if importlib.util.find_spec("torchvision") is not None:
-        from rpn_jax.benchmark.torchvision_rpn import is_torchvision_model
-
-        if is_torchvision_model(config):
-            return _torchvision_peer(config, weights, batch, device)
+    if is_torchvision_peer(config):
+        return _torchvision_peer(config, weights, batch, device)
     network = TorchRPN(config.model)
     network.load_state_dict(weights)
-    return Peer("PyTorch", network.to(device), propose=None, loss=stand_in_loss)
+    return Peer(network.to(device), propose=None, loss=stand_in_loss)
 
 
 def stand_in_loss(levels: list[Level]) -> Tensor:
@@ -146,7 +174,11 @@ def stand_in_loss(levels: list[Level]) -> Tensor:
 
 
 def set_precision(precision: Precision) -> None:
-    """Let PyTorch use TF32 for float32, or forbid it."""
+    """Let PyTorch use TF32 for float32, or forbid it.
+
+    By the older of its two sets of switches: they set the newer ones (``fp32_precision``) too,
+    while `torch.compile` of PyTorch 2.9 and 2.10 fails where only the newer ones are set.
+    """
     torch.set_float32_matmul_precision("highest" if precision == "float32" else "high")
     torch.backends.cudnn.allow_tf32 = precision != "float32"
 
@@ -189,11 +221,11 @@ def _torchvision_peer(
     network = TorchvisionRPN(config, sizes)
     network.load(weights)
     network.to(device)
-    shapes = output_shapes(config, len(sizes), sizes[0]).objectness
-    anchors = network.anchors([(shape.shape[1], shape.shape[2]) for shape in shapes], device)
+    shapes = output_shapes(config, len(sizes), sizes[0])
+    levels = grid_anchors(shapes.level_shapes, config.model.anchors)
+    anchors = [torch.tensor(np.concatenate(levels)).to(device)] * len(sizes)
     boxes = [torch.tensor(np.asarray(of_picture)).to(device) for of_picture in batch.boxes_xyxy]
     return Peer(
-        "torchvision",
         network,
         propose=lambda levels: network.propose(levels, anchors),
         loss=lambda levels: network.loss(levels, anchors, boxes),
@@ -202,7 +234,7 @@ def _torchvision_peer(
 
 def _inference_columns(
     config: Config,
-    peer: Peer,
+    variables: Variables,
     variant: Variant,
     batch: Batch,
     outputs: RPNOutputs,
@@ -211,6 +243,7 @@ def _inference_columns(
 ) -> list[Row]:
     """The network, and where the peer proposes, post-processing and the whole."""
     dtype = torch.bfloat16 if variant.precision == "bfloat16" else torch.float32
+    peer = make_peer(config, variables, batch, device)
     peer.network.eval()
     network = _prepared(FromPixels(peer.network.to(dtype), config.pixels, dtype), variant, device)
     images = torch_pictures(batch, variant, device)
@@ -229,13 +262,14 @@ def _inference_columns(
 
 def _training_columns(
     config: Config,
-    peer: Peer,
+    variables: Variables,
     variant: Variant,
     batch: Batch,
     device: torch.device,
     effort: Effort,
 ) -> Row:
     """A step: forward, loss, backward, SGD."""
+    peer = make_peer(config, variables, batch, device)
     peer.network.train()
     network = _prepared(FromPixels(peer.network, config.pixels, torch.float32), variant, device)
     images = torch_pictures(batch, variant, device)
@@ -244,11 +278,6 @@ def _training_columns(
         trained, STEP_LEARNING_RATE, config.optim.momentum, weight_decay=config.optim.weight_decay
     )
     in_bfloat16 = variant.precision == "bfloat16"
-    if in_bfloat16:
-        # Autocast leaves torchvision's frozen norms alone: in float32 they would return float32.
-        for module in network.modules():
-            if type(module).__name__ == "FrozenBatchNorm2d":
-                module.to(torch.bfloat16)
 
     def step() -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=in_bfloat16):
@@ -262,7 +291,11 @@ def _training_columns(
 
 def _prepared(network: FromPixels, variant: Variant, device: torch.device) -> nn.Module:
     network = network.to(device=device, memory_format=_memory_format(variant))
-    return torch.compile(network) if variant.compiled else network
+    if variant.compile_mode is None:
+        return network
+    # Whole and for these shapes only: otherwise parts may stay eager, and a second batch size
+    # would get slower code for any size.
+    return torch.compile(network, fullgraph=True, dynamic=False, mode=variant.compile_mode)
 
 
 def _memory_format(variant: Variant) -> torch.memory_format:
@@ -270,12 +303,30 @@ def _memory_format(variant: Variant) -> torch.memory_format:
 
 
 def _columns(call: Callable[[], Any], pictures: int, device: torch.device, effort: Effort) -> Row:
-    if device.type != "cuda":
-        return timing_columns(repeat(lambda: _wall_seconds(call), effort), pictures)
-    torch.cuda.reset_peak_memory_stats()
-    timing = repeat(lambda: _event_seconds(call), effort)
-    memory = torch.cuda.max_memory_allocated() / 1e6
-    return {**timing_columns(timing, pictures), "memory_mb": memory}
+    """Times of a call; ``first_call_s`` has compiling and the choice of algorithms in it."""
+    on_cuda = device.type == "cuda"
+    seconds_of = _event_seconds if on_cuda else _wall_seconds
+    first_call = _wall_seconds(lambda: seconds_of(call))
+    if on_cuda:
+        torch.cuda.reset_peak_memory_stats()
+    columns = timing_columns(repeat(lambda: seconds_of(call), effort), pictures)
+    columns["first_call_s"] = first_call
+    if on_cuda:
+        columns["memory_mb"] = torch.cuda.max_memory_allocated() / 1e6
+    return columns
+
+
+def _release_memory(variant: Variant, device: torch.device) -> None:
+    """Give memory back to whoever is measured next, compiled programs and what they hold too."""
+    if variant.compile_mode is not None:
+        torch.compiler.reset()
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:FAILURE_LENGTH]
 
 
 def _wall_seconds(call: Callable[[], Any]) -> float:

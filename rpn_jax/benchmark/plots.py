@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rpn_jax.errors import UserError
+from rpn_jax.errors import UserError, exit_code
 from rpn_jax.output import make_folder
 
 if TYPE_CHECKING:
@@ -92,16 +92,16 @@ def _read_sections(path: Path) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """RESULTS FOLDER in, plots out; 0, or 2 for bad input."""
-    try:
+    """RESULTS FOLDER in, plots out; its `rpn_jax.errors.exit_code`."""
+
+    def command() -> int:
         if len(arguments) != 2:
             raise UserError("usage: python -m rpn_jax.benchmark.plots benchmark.json FOLDER")
         for path in plot_results(Path(arguments[0]), Path(arguments[1])):
             print(path)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return 0
+
+    return exit_code(command)
 
 
 if __name__ == "__main__":

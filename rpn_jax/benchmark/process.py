@@ -16,7 +16,7 @@ from rpn_jax.benchmark.timing import Effort, repeat
 from rpn_jax.config import Config, load_config, replace
 
 if TYPE_CHECKING:
-    from rpn_jax.models.layers import Precision
+    from rpn_jax.models.convolution import Precision
 
 IMPORTS = {
     "import rpn_jax": "import rpn_jax",
@@ -74,15 +74,16 @@ def inference_peak(config: Config, canvas: Canvas) -> dict[str, Any]:
     import jax
 
     from rpn_jax.benchmark.device import peak_device_bytes
+    from rpn_jax.benchmark.stages import one_device
     from rpn_jax.models import init_variables
-    from rpn_jax.proposer import make_propose_function
+    from rpn_jax.proposer import make_propose_function, prepare_variables
 
     batch = make_batch(1, canvas, boxes=1, seed=0)
-    variables = init_variables(config)
+    prepared = prepare_variables(config, init_variables(config), one_device())
     function = make_propose_function(config)
     for _ in range(INFERENCE_CALLS):
         jax.block_until_ready(
-            function(variables, batch.images, batch.image_sizes, batch.scale_factors)
+            function(prepared, batch.images, batch.image_sizes, batch.scale_factors)
         )
     host, device = _peak_resident_bytes(), peak_device_bytes()
     return {

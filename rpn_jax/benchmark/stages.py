@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import SingleDeviceSharding
 
 from rpn_jax.benchmark.device import Peaks
 from rpn_jax.benchmark.figures import Row, program_columns, roofline_columns, timing_columns
@@ -17,13 +18,12 @@ from rpn_jax.models import RPN
 from rpn_jax.ops import nms_sorted
 from rpn_jax.ops.pixels import normalize_images
 from rpn_jax.proposals import candidates, propose
-from rpn_jax.proposer import make_propose_function
-from rpn_jax.structures import Proposals, RPNOutputs
+from rpn_jax.proposer import make_propose_function, prepare_variables
+from rpn_jax.structures import Proposals, RPNOutputs, Variables
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int, UInt8
 
-    from rpn_jax.models.rpn import Variables
 
 NETWORK = "normalise + network"
 POST_PROCESSING = "post-processing"
@@ -57,7 +57,8 @@ def inference_rows(
     they see those of ``variables``. ``boxes_out`` is the mean number of proposals a picture.
     """
     batch = make_batch(batch_size, canvas, boxes=1, seed=0)
-    pictures = (variables, batch.images, batch.image_sizes)
+    prepared = prepare_variables(config, variables, one_device())
+    pictures = (prepared, batch.images, batch.image_sizes)
     heads = (make_outputs(config, batch_size, canvas, seed=0), batch.image_sizes)
     boxes, _, exists = candidates_function(config)(*heads)
     stages = (
@@ -82,15 +83,23 @@ def whole_row(
     effort: Effort,
 ) -> Row:
     """From uint8 pictures to proposals, one call at a time."""
-    arguments = whole_arguments(variables, batch_size, canvas)
+    arguments = whole_arguments(config, variables, batch_size, canvas)
     stage = Stage(WHOLE, whole_function(config), arguments, True)
     return _stage_row(stage, batch_size, peaks, effort)
 
 
-def whole_arguments(variables: Variables, batch_size: int, canvas: Canvas) -> tuple[Any, ...]:
+def whole_arguments(
+    config: Config, variables: Variables, batch_size: int, canvas: Canvas
+) -> tuple[Any, ...]:
     """What `whole_function` takes, with made pictures that fill the canvas."""
     batch = make_batch(batch_size, canvas, boxes=1, seed=0)
-    return variables, batch.images, batch.image_sizes, batch.scale_factors
+    prepared = prepare_variables(config, variables, one_device())
+    return prepared, batch.images, batch.image_sizes, batch.scale_factors
+
+
+def one_device() -> SingleDeviceSharding:
+    """Placement of weights for inference on one device."""
+    return SingleDeviceSharding(jax.local_devices()[0])
 
 
 def time_in_flight(program: Program, arguments: tuple[Any, ...], effort: Effort) -> Timing:
@@ -99,8 +108,8 @@ def time_in_flight(program: Program, arguments: tuple[Any, ...], effort: Effort)
 
 
 def network_function(config: Config) -> jax.stages.Wrapped:
-    """Variables, uint8 pictures [B, H, W, 3] and their sizes [B, 2] to `RPNOutputs`."""
-    model = RPN(config.model)
+    """Prepared weights, uint8 pictures [B, H, W, 3] and their sizes [B, 2] to `RPNOutputs`."""
+    model = RPN(config.model, folded=True)
 
     @jax.jit
     def network(
@@ -113,7 +122,7 @@ def network_function(config: Config) -> jax.stages.Wrapped:
 
 
 def whole_function(config: Config) -> jax.stages.Wrapped:
-    """Variables, uint8 pictures, sizes and resize factors to `Proposals`, as users run it."""
+    """Prepared weights, uint8 pictures, sizes, resize factors to `Proposals`, as users run it."""
     return cast("jax.stages.Wrapped", make_propose_function(config))
 
 
@@ -153,7 +162,7 @@ def _stage_row(stage: Stage, batch_size: int, peaks: Peaks, effort: Effort) -> R
 def _in_flight_row(
     config: Config, variables: Variables, batch_size: int, canvas: Canvas, effort: Effort
 ) -> Row:
-    arguments = whole_arguments(variables, batch_size, canvas)
+    arguments = whole_arguments(config, variables, batch_size, canvas)
     program = compile_program(whole_function(config), *arguments)
     timing = time_in_flight(program, arguments, effort)
     name = f"{WHOLE}, {CALLS_IN_FLIGHT} calls in flight"

@@ -61,8 +61,7 @@ class ResNet(nn.Module):
         """Frozen norms never take the batch's statistics."""
         super().train(mode)
         if self._config.norm == "frozen":
-            for norm in self._batch_norms():
-                norm.eval()
+            freeze_statistics(self)
         return self
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -81,11 +80,8 @@ class ResNet(nn.Module):
             for name in ("conv1", self.norm_name, *stages):
                 self.get_submodule(name).requires_grad_(False)
         if not config.train_norm:
-            for norm in self._batch_norms():
+            for norm in batch_norms(self):
                 norm.requires_grad_(False)
-
-    def _batch_norms(self) -> list[nn.BatchNorm2d]:
-        return [module for module in self.modules() if isinstance(module, nn.BatchNorm2d)]
 
 
 class Block(nn.Module):
@@ -167,6 +163,17 @@ class Head(nn.Module):
     def forward(self, x: Tensor) -> Level:
         hidden = F.relu(self.rpn_conv(x))
         return self.rpn_cls(hidden), self.rpn_reg(hidden)
+
+
+def batch_norms(network: nn.Module) -> list[nn.BatchNorm2d]:
+    """Its batch norms."""
+    return [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
+def freeze_statistics(network: nn.Module) -> None:
+    """Let batch norms use the statistics they hold; their scales and biases train on."""
+    for norm in batch_norms(network):
+        norm.eval()
 
 
 def _norm_name(config: BackboneConfig, number: int) -> str:

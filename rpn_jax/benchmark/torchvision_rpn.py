@@ -1,4 +1,8 @@
-"""torchvision's ResNet-50-FPN RPN, with the anchors, candidates and thresholds of a config."""
+"""torchvision's ResNet-50-FPN RPN, with the candidates and thresholds of a config.
+
+Anchors are handed in. torchvision's own are rounded to whole pixels, and where a level's stride
+does not divide the canvas it spreads them over the canvas (61 rows apart, not 64, at height 800).
+"""
 
 from __future__ import annotations
 
@@ -6,18 +10,15 @@ import re
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
-from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import (
     RegionProposalNetwork,
     RPNHead,
     concat_box_prediction_layers,
 )
-from torchvision.ops import FrozenBatchNorm2d
 
-from rpn_jax.benchmark.torch_network import Level
-from rpn_jax.config import Config, load_config, replace
+from rpn_jax.benchmark.torch_network import Level, freeze_statistics
+from rpn_jax.config import Config
 
 RENAMES = (
     (r"^backbone\.", "backbone.body."),
@@ -33,10 +34,11 @@ LAYERS = 5
 """Residual stages and the stem, as torchvision counts what trains."""
 
 
-def is_torchvision_model(config: Config) -> bool:
-    """Whether torchvision has this network: a ResNet-50-FPN as in ``rpn_r50_fpn_1x_coco``."""
-    original = load_config("rpn_r50_fpn_1x_coco").model
-    return replace(config.model, precision=original.precision) == original
+def torchvision_key(key: str) -> str:
+    """torchvision's name of a parameter that MMDetection calls ``key``."""
+    for pattern, replacement in RENAMES:
+        key = re.sub(pattern, replacement, key)
+    return key
 
 
 class TorchvisionRPN(nn.Module):
@@ -45,19 +47,18 @@ class TorchvisionRPN(nn.Module):
     def __init__(self, config: Config, image_sizes: list[tuple[int, int]]) -> None:
         """``image_sizes`` are (height, width) of a batch's pictures, which all fill the canvas."""
         super().__init__()
-        anchors, loss, proposals = config.model.anchors, config.loss, config.proposals
+        loss, proposals = config.loss, config.proposals
         self.image_sizes = image_sizes
         self.backbone = resnet_fpn_backbone(
             backbone_name="resnet50",
             weights=None,
-            norm_layer=FrozenBatchNorm2d,
+            # Not FrozenBatchNorm2d: it is slower in eager mode, and trains no scales and biases.
+            norm_layer=nn.BatchNorm2d,
             trainable_layers=LAYERS - 1 - config.model.backbone.frozen_stages,
         )
-        (scale,) = anchors.scales
-        sizes = tuple((int(stride * scale),) for stride in anchors.strides)
         self.rpn = RegionProposalNetwork(
-            AnchorGenerator(sizes, (anchors.ratios,) * len(sizes)),
-            RPNHead(config.model.neck_channels, anchors.per_cell),
+            nn.Identity(),  # in place of an anchor generator, which only its forward asks
+            RPNHead(config.model.neck_channels, config.model.anchors.per_cell),
             fg_iou_thresh=loss.positive_iou,
             bg_iou_thresh=loss.negative_iou,
             batch_size_per_image=loss.samples_per_image,
@@ -69,32 +70,28 @@ class TorchvisionRPN(nn.Module):
             },
             nms_thresh=proposals.nms_iou,
         )
+        self.train()
+
+    def train(self, mode: bool = True) -> TorchvisionRPN:
+        """Norms never take the batch's statistics."""
+        super().train(mode)
+        freeze_statistics(self)
+        return self
 
     def load(self, state_dict: dict[str, Tensor]) -> None:
         """Take weights under MMDetection's names."""
-        renamed = {}
-        for key, value in state_dict.items():
-            for pattern, replacement in RENAMES:
-                key, replaced = re.subn(pattern, replacement, key)
-                if replaced:
-                    break
-            if not key.endswith("num_batches_tracked"):
-                renamed[key] = value
-        self.load_state_dict(renamed)
+        self.load_state_dict({torchvision_key(key): value for key, value in state_dict.items()})
 
     def forward(self, images: Tensor) -> list[Level]:
         features = list(self.backbone(images).values())
         objectness, deltas = self.rpn.head(features)
         return list(zip(objectness, deltas, strict=True))
 
-    def anchors(self, level_shapes: list[tuple[int, int]], device: torch.device) -> list[Tensor]:
-        """Anchors [K, 4] of each picture, from the (rows, columns) of each level; made once."""
-        levels = [torch.empty(1, 1, *shape, device=device) for shape in level_shapes]
-        canvas = torch.empty(len(self.image_sizes), 3, *self.image_sizes[0], device=device)
-        return self.rpn.anchor_generator(ImageList(canvas, self.image_sizes), levels)
-
     def propose(self, levels: list[Level], anchors: list[Tensor]) -> list[Tensor]:
-        """Boxes of each picture: the part of torchvision's forward that follows its head."""
+        """Boxes of each picture: the part of torchvision's forward that follows its head.
+
+        ``anchors`` are [K, 4] xyxy pixels for each picture.
+        """
         objectness, deltas = _flat(levels)
         boxes = self.rpn.box_coder.decode(deltas, anchors).view(len(anchors), -1, 4)
         counts = [level[0][0].numel() for level in levels]

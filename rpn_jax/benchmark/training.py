@@ -10,17 +10,26 @@ import jax.numpy as jnp
 from rpn_jax.benchmark.device import Peaks
 from rpn_jax.benchmark.figures import Row, program_columns, roofline_columns, timing_columns
 from rpn_jax.benchmark.inputs import Canvas, make_batch, output_shapes
-from rpn_jax.benchmark.timing import Effort, compile_program, time_calls
+from rpn_jax.benchmark.timing import Effort, compile_program, count_flops, time_calls
 from rpn_jax.config import Config
 from rpn_jax.losses import AnchorTargets, batch_targets
 from rpn_jax.objective import rpn_loss_function
 from rpn_jax.optim import learning_rate_schedule, make_optimizer, trainable_parameters
-from rpn_jax.training import Metrics, TrainState, initial_state, make_step, replicate, split_batch
+from rpn_jax.training import (
+    DEVICE_AXIS,
+    Metrics,
+    TrainState,
+    device_step,
+    initial_state,
+    make_step,
+    replicate,
+    split_batch,
+)
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-    from rpn_jax.models.rpn import Variables
+    from rpn_jax.structures import Variables
 
 STEP = "training step"
 BOXES = 12
@@ -46,11 +55,17 @@ def training_row(
     schedule = learning_rate_schedule(config.optim, STEPS_PER_EPOCH, batch_size, auto_scale=False)
     trainable = trainable_parameters(variables["params"], config.model.backbone)
     optimizer = make_optimizer(config.optim, schedule, trainable)
-    step = make_step(rpn_loss_function(config), optimizer, schedule, seed=0)
+    parts = (rpn_loss_function(config), optimizer, schedule)
+    step = make_step(*parts, seed=0)
+    # The same work as a function that `count_flops` can take, which a `pmap`-ed one is not.
+    all_devices = jax.vmap(
+        device_step(*parts, seed=0), in_axes=(None, 0), out_axes=None, axis_name=DEVICE_AXIS
+    )
     batch = split_batch(make_batch(batch_size, canvas, BOXES, seed=0))
     # A copy: the step donates its state, and the variables are still needed.
     state = replicate(jax.tree.map(jnp.copy, initial_state(variables, optimizer)))
-    program = compile_program(step, state, batch)
+    flops = count_flops(jax.jit(all_devices), state, batch)
+    program = compile_program(step, state, batch, flops=flops / jax.local_device_count())
 
     def one_step() -> tuple[TrainState, Metrics]:
         nonlocal state

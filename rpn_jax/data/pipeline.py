@@ -3,6 +3,9 @@
 A picture goes to the smallest canvas (bucket) that holds it after resizing, and a batch holds
 pictures of one bucket. The order, and which pictures are flipped, are a pure function of the seed
 and the step: a run resumed at a step sees what an uninterrupted one would have seen.
+
+With ``data.resize`` 'device' a batch holds the originals instead, a `SourceBatch`. All else in it
+is the same, and `rpn_jax.data.on_device` makes the same `Batch` of it.
 """
 
 from __future__ import annotations
@@ -19,8 +22,9 @@ import numpy as np
 
 from rpn_jax.config import CANVAS_MULTIPLE
 from rpn_jax.data import transforms
+from rpn_jax.data.loading import empty_original, empty_picture, load_original, load_picture
 from rpn_jax.errors import UserError
-from rpn_jax.structures import Batch
+from rpn_jax.structures import Batch, SourceBatch
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int
@@ -28,14 +32,13 @@ if TYPE_CHECKING:
     from rpn_jax.config import DataConfig
     from rpn_jax.data.dataset import Dataset, Picture
 
-NumpyBatch: Callable[..., Batch] = Batch
-"""Makes a `Batch` of NumPy arrays: its fields are typed as the device arrays they become."""
-
 T = TypeVar("T")
 S = TypeVar("S")
 
 BOXES_MULTIPLE = 8
 """Boxes of a picture are padded to a multiple of this."""
+ORIGINALS_MULTIPLE = 128
+"""Sides of originals' canvases, pixels: coarse, as each canvas costs a small compilation."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +101,16 @@ def _tight_canvas(picture: Picture, scale: tuple[int, int]) -> tuple[int, int]:
     )
 
 
+def originals_canvas(pictures: Sequence[Picture]) -> tuple[int, int]:
+    """(height, width) of the smallest canvas in `ORIGINALS_MULTIPLE` that holds the originals."""
+    height = max(picture.height for picture in pictures)
+    width = max(picture.width for picture in pictures)
+    return (
+        -(-height // ORIGINALS_MULTIPLE) * ORIGINALS_MULTIPLE,
+        -(-width // ORIGINALS_MULTIPLE) * ORIGINALS_MULTIPLE,
+    )
+
+
 def padded_boxes(dataset: Dataset) -> int:
     """G of every batch: the most boxes of a picture, rounded up to `BOXES_MULTIPLE`."""
     most = max((len(picture.boxes_xyxy) for picture in dataset.pictures), default=0)
@@ -111,7 +124,7 @@ def batch_shapes(dataset: Dataset, config: DataConfig) -> list[Batch]:
     return [
         jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct((config.batch_size, *leaf.shape[1:]), leaf.dtype),
-            _empty_picture(config.buckets[bucket], num_boxes),
+            empty_picture(config.buckets[bucket], num_boxes),
         )
         for bucket in used
     ]
@@ -124,7 +137,7 @@ def steps_per_epoch(dataset: Dataset, config: DataConfig) -> int:
 
 def train_batches(
     dataset: Dataset, config: DataConfig, seed: int, first_step: int
-) -> Iterator[Batch]:
+) -> Iterator[Batch | SourceBatch]:
     """Endless training batches (NumPy arrays) from step ``first_step`` on.
 
     Raises:
@@ -139,19 +152,19 @@ def train_batches(
     def plan(epoch: int) -> EpochPlan:
         return plan_epoch(groups, config.batch_size, config.flip_probability, seed, epoch)
 
-    def load(place: int) -> Batch:
+    def load(place: int) -> Batch | SourceBatch:
         step, slot = divmod(place, config.batch_size)
         epoch, row = divmod(step, steps)
-        index = int(plan(epoch).indices[row, slot])
-        bucket = config.buckets[buckets[index]]
+        indices = plan(epoch).indices[row]
+        bucket = config.buckets[buckets[indices[slot]]]
         flipped = bool(plan(epoch).flips[row, slot])
-        return load_picture(dataset, index, config.scale, bucket, num_boxes, flipped)
+        return _load_slot(dataset, config, indices, slot, bucket, num_boxes, flipped)
 
     first = first_step * config.batch_size
     return _load_in_threads(load, range(first, sys.maxsize), config.batch_size, config)
 
 
-def eval_batches(dataset: Dataset, config: DataConfig) -> Iterator[Batch]:
+def eval_batches(dataset: Dataset, config: DataConfig) -> Iterator[Batch | SourceBatch]:
     """Every picture once, grouped by bucket; NumPy arrays.
 
     A bucket's last batch is filled up with black pictures of 1x1 pixels, index -1, without boxes.
@@ -161,19 +174,19 @@ def eval_batches(dataset: Dataset, config: DataConfig) -> Iterator[Batch]:
     """
     buckets = assign_buckets(dataset.pictures, config)
     num_boxes = padded_boxes(dataset)
-    places = [
-        (int(index), config.buckets[bucket])
+    size = config.eval_batch_size
+    rows = [
+        (indices, config.buckets[bucket])
         for bucket in np.unique(buckets)
-        for index in _fill_up(np.flatnonzero(buckets == bucket), config.eval_batch_size)
+        for indices in _fill_up(np.flatnonzero(buckets == bucket), size).reshape(-1, size)
     ]
 
-    def load(place: int) -> Batch:
-        index, bucket = places[place]
-        if index < 0:
-            return _empty_picture(bucket, num_boxes)
-        return load_picture(dataset, index, config.scale, bucket, num_boxes, flipped=False)
+    def load(place: int) -> Batch | SourceBatch:
+        row, slot = divmod(place, size)
+        indices, bucket = rows[row]
+        return _load_slot(dataset, config, indices, slot, bucket, num_boxes, flipped=False)
 
-    return _load_in_threads(load, range(len(places)), config.eval_batch_size, config)
+    return _load_in_threads(load, range(len(rows) * size), size, config)
 
 
 def plan_epoch(
@@ -195,35 +208,6 @@ def plan_epoch(
     ]
     indices = rng.permutation(np.concatenate(batches))
     return EpochPlan(indices, rng.random(indices.shape) < flip_probability)
-
-
-def load_picture(
-    dataset: Dataset,
-    index: int,
-    scale: tuple[int, int],
-    bucket: tuple[int, int],
-    num_boxes: int,
-    flipped: bool,
-) -> Batch:
-    """Read, resize, flip and pad one picture: a `Batch` of one, NumPy arrays."""
-    picture = dataset.pictures[index]
-    old_size = (picture.height, picture.width)
-    size = transforms.resized_size(*old_size, scale)
-    factors = transforms.scale_factors(old_size, size)
-    image = transforms.resize(dataset.load_image(index), size)
-    boxes_xyxy = transforms.resize_boxes(picture.boxes_xyxy, factors, size)
-    if flipped:
-        image = transforms.flip(image)
-        boxes_xyxy = transforms.flip_boxes(boxes_xyxy, width=size[1])
-    count = len(boxes_xyxy)
-    return NumpyBatch(
-        images=transforms.pad_to(image, bucket)[None],
-        image_sizes=np.array([size], np.int32),
-        scale_factors=factors[None],
-        boxes_xyxy=np.pad(boxes_xyxy, ((0, num_boxes - count), (0, 0)))[None],
-        box_mask=(np.arange(num_boxes) < count)[None],
-        indices=np.array([index], np.int32),
-    )
 
 
 def prefetch(batches: Iterator[T], place: Callable[[T], S], size: int = 2) -> Iterator[S]:
@@ -252,21 +236,33 @@ def _fill_up(indices: Int[np.ndarray, " M"], batch_size: int) -> Int[np.ndarray,
     return np.pad(indices, (0, -len(indices) % batch_size), constant_values=-1)
 
 
-def _empty_picture(bucket: tuple[int, int], num_boxes: int) -> Batch:
-    """A black picture of 1x1 pixels, so that no size is zero anywhere."""
-    return NumpyBatch(
-        images=np.zeros((1, *bucket, 3), np.uint8),
-        image_sizes=np.ones((1, 2), np.int32),
-        scale_factors=np.ones((1, 2), np.float32),
-        boxes_xyxy=np.zeros((1, num_boxes, 4), np.float32),
-        box_mask=np.zeros((1, num_boxes), bool),
-        indices=np.full((1,), -1, np.int32),
-    )
+def _load_slot(
+    dataset: Dataset,
+    config: DataConfig,
+    indices: Int[np.ndarray, " B"],
+    slot: int,
+    bucket: tuple[int, int],
+    num_boxes: int,
+    flipped: bool,
+) -> Batch | SourceBatch:
+    """The picture at ``slot`` of a batch of ``indices``, resized or left to the device."""
+    index = int(indices[slot])
+    if config.resize == "host":
+        if index < 0:
+            return empty_picture(bucket, num_boxes)
+        return load_picture(dataset, index, config.scale, bucket, num_boxes, flipped)
+    source_canvas = originals_canvas([dataset.pictures[i] for i in indices if i >= 0])
+    if index < 0:
+        return empty_original(source_canvas, bucket, num_boxes)
+    return load_original(dataset, index, config.scale, source_canvas, bucket, num_boxes, flipped)
 
 
 def _load_in_threads(
-    load: Callable[[int], Batch], places: range, batch_size: int, config: DataConfig
-) -> Iterator[Batch]:
+    load: Callable[[int], Batch | SourceBatch],
+    places: range,
+    batch_size: int,
+    config: DataConfig,
+) -> Iterator[Batch | SourceBatch]:
     """Load pictures in threads, each ahead of its use, and join them to batches in order."""
     import cv2
     import grain
@@ -284,7 +280,9 @@ def _load_in_threads(
         yield batch
 
 
-def _attempt(load: Callable[[int], Batch], place: int) -> Batch | UserError:
+def _attempt(
+    load: Callable[[int], Batch | SourceBatch], place: int
+) -> Batch | SourceBatch | UserError:
     # Handed on as a value: Grain adds its own lines to an exception that passes through it.
     try:
         return load(place)
@@ -292,7 +290,9 @@ def _attempt(load: Callable[[int], Batch], place: int) -> Batch | UserError:
         return error
 
 
-def _join(pictures: Sequence[Batch | UserError]) -> Batch | UserError:
+def _join(
+    pictures: Sequence[Batch | SourceBatch | UserError],
+) -> Batch | SourceBatch | UserError:
     for picture in pictures:
         if isinstance(picture, UserError):
             return picture

@@ -8,7 +8,8 @@ import flax.linen as nn
 from jax import lax
 
 from rpn_jax.config import BackboneConfig
-from rpn_jax.models.layers import NormOptions, Precision, conv_norm, max_pool_3x3_stride_2
+from rpn_jax.models.convolution import Precision
+from rpn_jax.models.layers import NormOptions, conv_norm, max_pool_3x3_stride_2, relu
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -39,7 +40,7 @@ class BasicBlock(nn.Module):
         norm, precision, bn = self.norm, self.precision, self.norm.prefix
         y = conv_norm(x, self.planes, 3, norm, precision, "conv1", f"{bn}1", self.stride)
         y = conv_norm(
-            nn.relu(y),
+            relu(y),
             self.planes,
             3,
             norm,
@@ -50,7 +51,7 @@ class BasicBlock(nn.Module):
         )
         if y.shape != x.shape:
             x = Downsample(self.planes, self.stride, norm, precision, name="downsample")(x)
-        return nn.relu(y + x)
+        return relu(y + x)
 
 
 class Bottleneck(nn.Module):
@@ -71,9 +72,9 @@ class Bottleneck(nn.Module):
         caffe = self.config.style == "caffe"
         stride1, stride2 = (self.stride, 1) if caffe else (1, self.stride)
         y = conv_norm(x, width, 1, norm, precision, "conv1", f"{bn}1", stride1)
-        y = conv_norm(nn.relu(y), width, 3, norm, precision, "conv2", f"{bn}2", stride2, groups)
+        y = conv_norm(relu(y), width, 3, norm, precision, "conv2", f"{bn}2", stride2, groups)
         y = conv_norm(
-            nn.relu(y),
+            relu(y),
             features,
             1,
             norm,
@@ -84,7 +85,7 @@ class Bottleneck(nn.Module):
         )
         if y.shape != x.shape:
             x = Downsample(features, self.stride, norm, precision, name="downsample")(x)
-        return nn.relu(y + x)
+        return relu(y + x)
 
 
 class Downsample(nn.Module):
@@ -128,6 +129,8 @@ class ResNet(nn.Module):
     config: BackboneConfig
     precision: Precision
     axis_name: str | None = None
+    folded: bool = False
+    """Take weights with the norms in them, of `rpn_jax.models.folding`."""
 
     @nn.compact
     def __call__(
@@ -138,7 +141,7 @@ class ResNet(nn.Module):
         norms = [
             # A frozen stage keeps its statistics: stage 0 is the stem.
             NormOptions(
-                config.norm,
+                "folded" if self.folded and config.norm != "group" else config.norm,
                 config.train_norm,
                 train and stage > config.frozen_stages,
                 self.axis_name,
@@ -149,7 +152,7 @@ class ResNet(nn.Module):
         x = conv_norm(
             images, STEM_FEATURES, 7, norms[0], self.precision, "conv1", stem_norm, stride=2
         )
-        x = max_pool_3x3_stride_2(nn.relu(x))
+        x = max_pool_3x3_stride_2(relu(x))
         if config.frozen_stages >= 0:
             x = lax.stop_gradient(x)
         features = []

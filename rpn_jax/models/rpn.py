@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import flax.linen as nn
 import jax
@@ -12,13 +12,10 @@ from rpn_jax.config import CANVAS_MULTIPLE, Config, ModelConfig
 from rpn_jax.models.fpn import FPN
 from rpn_jax.models.resnet import ResNet
 from rpn_jax.models.rpn_head import RPNHead
-from rpn_jax.structures import RPNOutputs
+from rpn_jax.structures import RPNOutputs, Variables
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
-
-Variables = dict[str, Any]
-"""``{"params": ..., "batch_stats": ...}``, nested by PyTorch's module names."""
 
 
 class RPN(nn.Module):
@@ -31,6 +28,8 @@ class RPN(nn.Module):
     config: ModelConfig
     axis_name: str | None = None
     """The `pmap` axis over which batch norm shares its statistics, if any."""
+    folded: bool = False
+    """For inference: take the weights that `rpn_jax.models.folding.fold_norms` makes."""
 
     @nn.compact
     def __call__(self, images: Float[Array, "B H W 3"], train: bool = False) -> RPNOutputs:
@@ -42,7 +41,9 @@ class RPN(nn.Module):
             then be mutable); other norms ignore it.
         """
         config = self.config
-        backbone = ResNet(config.backbone, config.precision, self.axis_name, name="backbone")
+        backbone = ResNet(
+            config.backbone, config.precision, self.axis_name, self.folded, name="backbone"
+        )
         features = backbone(images, train)
         if config.neck == "fpn":
             levels = FPN(config.neck_channels, config.precision, name="neck")(features)

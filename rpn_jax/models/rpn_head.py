@@ -7,13 +7,8 @@ from typing import TYPE_CHECKING
 import flax.linen as nn
 import jax.numpy as jnp
 
-from rpn_jax.models.layers import (
-    ConvWeights,
-    Precision,
-    compute_dtype,
-    convolve,
-    lax_precision,
-)
+from rpn_jax.models.convolution import Precision, compute_dtype, convolve, lax_precision
+from rpn_jax.models.layers import ConvWeights, relu
 from rpn_jax.structures import RPNOutputs
 
 if TYPE_CHECKING:
@@ -40,7 +35,7 @@ class RPNHead(nn.Module):
         bias_both = jnp.concatenate([bias_cls, bias_reg])
         objectness, deltas = [], []
         for x in levels:
-            hidden = nn.relu(convolve(x, kernel, bias, self.precision))
+            hidden = relu(convolve(x, kernel, bias, self.precision))
             both = self._project(hidden, kernel_both) + bias_both
             objectness.append(both[..., :anchors])
             deltas.append(both[..., anchors:].reshape(*both.shape[:-1], anchors, 4))

@@ -6,6 +6,7 @@ from rpn_jax.ops.box_coder import decode_boxes, encode_boxes
 from rpn_jax.ops.boxes import box_area, box_iou, clip_boxes
 from rpn_jax.ops.nms import nms, nms_sorted
 from rpn_jax.ops.pixels import normalize_images
+from rpn_jax.ops.resize import resize_bilinear
 from rpn_jax.ops.sample import sample_anchors
 from rpn_jax.ops.topk import masked_top_k
 
@@ -24,5 +25,6 @@ __all__ = [
     "nms",
     "nms_sorted",
     "normalize_images",
+    "resize_bilinear",
     "sample_anchors",
 ]

@@ -16,9 +16,15 @@ import jax.numpy as jnp
 from rpn_jax.ops.boxes import box_iou, elementwise_iou, split_coordinates
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float
+    from jaxtyping import Array, Bool, Float, UInt32
 
     LoopState = tuple[Array, Array, Array, Array]
+
+BITS = 32
+"""Bits of a word of the mask."""
+ROUNDS_PER_CHECK = 3
+"""Rounds between two looks at whether anything still changes: a look makes a GPU wait for its host,
+and costs more than a round."""
 
 
 def nms(
@@ -107,20 +113,38 @@ def keep_by_fixed_point(
     iou_threshold: float,
     max_kept: int,
 ) -> Bool[Array, "S N"]:
-    """The form for accelerators: all sets at once, a few rounds over an [S, N, N] mask.
+    """The form for accelerators: all sets at once, a few rounds over a mask of [S, N, N] bits.
 
     A round keeps a box unless a better one that is kept overlaps it. The first r boxes are right
     after r rounds, so the fixed point is the greedy result; real boxes need 3 to 8 rounds.
     """
+    count = valid.shape[-1]
+    behind = -count % BITS  # no boxes, but bits that fill up the last word
+    boxes_xyxy = jnp.pad(boxes_xyxy, ((0, 0), (0, behind), (0, 0)))
+    valid = jnp.pad(valid, ((0, 0), (0, behind)))
     better = jnp.triu(jnp.ones((valid.shape[-1],) * 2, bool), k=1)
-    suppresses = (box_iou(boxes_xyxy, boxes_xyxy) > iou_threshold) & better
+    suppressors = _pack((box_iou(boxes_xyxy, boxes_xyxy) > iou_threshold) & better)
+
+    def one_round(keep: Bool[Array, "S M"]) -> Bool[Array, "S M"]:
+        kept_suppressors = suppressors & _pack(keep[..., None])
+        return valid & ~jnp.any(kept_suppressors != 0, axis=1)
 
     def changed(state: tuple[Array, Array]) -> Bool[Array, ""]:
         return jnp.any(state[0] != state[1])
 
-    def one_round(state: tuple[Array, Array]) -> tuple[Array, Array]:
+    def some_rounds(state: tuple[Array, Array]) -> tuple[Array, Array]:
         keep = state[1]
-        return keep, valid & ~jnp.any(suppresses & keep[:, :, None], axis=1)
+        for _ in range(ROUNDS_PER_CHECK):
+            before, keep = keep, one_round(keep)
+        return before, keep
 
-    keep = jax.lax.while_loop(changed, one_round, (jnp.zeros_like(valid), valid))[1]
-    return keep & (jnp.cumsum(keep, axis=-1) <= max_kept)
+    keep = jax.lax.while_loop(changed, some_rounds, (jnp.zeros_like(valid), valid))[1]
+    return (keep & (jnp.cumsum(keep, axis=-1) <= max_kept))[:, :count]
+
+
+def _pack(bits: Bool[Array, "S M K"]) -> UInt32[Array, "S words K"]:
+    """Each 32 entries of axis 1 as the bits of one word: an eighth of the memory of bools."""
+    sets, length, width = bits.shape
+    places = jnp.uint32(1) << jnp.arange(BITS, dtype=jnp.uint32)[:, None]
+    words = bits.reshape(sets, length // BITS, BITS, width)
+    return jnp.sum(jnp.where(words, places, 0), axis=2, dtype=jnp.uint32)

@@ -12,12 +12,12 @@ import tyro
 from rich.console import Console
 
 from rpn_jax.compilation_cache import use_compilation_cache
-from rpn_jax.config import nearest
-from rpn_jax.errors import UserError
+from rpn_jax.errors import UserError, exit_code, nearest
+from rpn_jax.models.convolution import Precision
 from rpn_jax.output import make_folder
 from rpn_jax.parity.cases import PICTURE_PREFIX, case_names, load_case
 from rpn_jax.parity.folder import KEYS, RECALL, keys_row, recall_row
-from rpn_jax.parity.network import network_rows
+from rpn_jax.parity.network_rows import network_rows
 from rpn_jax.parity.picture import default_picture, picture_rows
 from rpn_jax.parity.rows import Row, table, write_rows
 
@@ -40,6 +40,8 @@ class Options:
     """Config of the cases, a name or path; by default each case tells its own."""
     seed: Annotated[int | None, tyro.conf.DisallowNone] = None
     """Seed of the cases' weights; by default each case tells its own."""
+    precision: Precision = "float32"
+    """Arithmetic of the network, whatever the configs ask for; the bars are those of float32."""
     picture: OptionalPath = None
     """Picture of the cases image_*; by default the first of ../data/bccd/test beside the folder."""
     out: OptionalPath = None
@@ -49,20 +51,20 @@ class Options:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command on ``arguments`` (those of the process by default); returns its exit code."""
     options = tyro.cli(Options, args=arguments, prog="python -m rpn_jax.parity")
+    return exit_code(lambda: _run(options))
+
+
+def _run(options: Options) -> int:
     console = Console()
     use_compilation_cache()
-    try:
-        if options.out is not None:
-            make_folder(options.out.parent)
-        rows = []
-        for name in _chosen(options):
-            console.print(f"{name} ...", style="dim")
-            rows += _rows(options, name)
-        if options.out is not None:
-            write_rows(options.out, rows)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if options.out is not None:
+        make_folder(options.out.parent)
+    rows = []
+    for name in _chosen(options):
+        console.print(f"{name} ...", style="dim")
+        rows += _rows(options, name)
+    if options.out is not None:
+        write_rows(options.out, rows)
     failed = sum(row.failed for row in rows)
     console.print(table(rows))
     console.print(f"{failed} of {sum(row.measured is not None for row in rows)} figures miss")
@@ -91,7 +93,7 @@ def _rows(options: Options, name: str) -> list[Row]:
         return [keys_row(options.folder)]
     if name == RECALL:
         return [recall_row(options.folder)]
-    case = load_case(options.folder, name, options.config, options.seed)
+    case = load_case(options.folder, name, options.config, options.seed, options.precision)
     if name.startswith(PICTURE_PREFIX):
         return picture_rows(case, options.picture or default_picture(options.folder))
     return network_rows(case)

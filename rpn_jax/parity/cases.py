@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rpn_jax.config import Config, load_config, nearest
-from rpn_jax.errors import UserError
+from rpn_jax.config import Config, load_config
+from rpn_jax.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float32, Int32
+
+    from rpn_jax.models.convolution import Precision
 
 CASES_FILE = "cases.json"
 PICTURE_PREFIX = "image_"
@@ -55,7 +57,7 @@ class Case:
 
     name: str
     config: Config
-    """In float32, and with every positive and negative anchor sampled."""
+    """In the precision to measure, and with every positive and negative anchor sampled."""
     seed: int
     fields: dict[str, np.ndarray]
     """The reference's arrays, in PyTorch's layout."""
@@ -97,7 +99,9 @@ def case_names(folder: Path) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.npz"))
 
 
-def load_case(folder: Path, name: str, config: str | None, seed: int | None) -> Case:
+def load_case(
+    folder: Path, name: str, config: str | None, seed: int | None, precision: Precision
+) -> Case:
     """Load ``folder/NAME.npz``.
 
     Args:
@@ -105,6 +109,7 @@ def load_case(folder: Path, name: str, config: str | None, seed: int | None) -> 
       name: of the case.
       config: its config; None where the case tells it itself.
       seed: of its weights; None where the case tells it itself.
+      precision: to run it in, whatever its config asks for.
 
     Raises:
       UserError: a file that is no such archive, or nothing that tells its config or seed.
@@ -120,12 +125,12 @@ def load_case(folder: Path, name: str, config: str | None, seed: int | None) -> 
     source = _source(folder, name, fields, config, seed)
     beside = folder / source.config
     loaded = load_config(beside if beside.is_file() else source.config)
-    exact = replace(
+    measured = replace(
         loaded,
-        model=replace(loaded.model, precision="float32"),
+        model=replace(loaded.model, precision=precision),
         loss=replace(loaded.loss, samples_per_image=0),
     )
-    return Case(name, exact, source.seed, fields)
+    return Case(name, measured, source.seed, fields)
 
 
 def _source(

@@ -82,24 +82,33 @@ def compare_proposals(
 
 
 def match_proposals(
-    ours: Float[ndarray, "n 5"], reference: Float[ndarray, "m 5"]
+    ours: Float[ndarray, "n 5"],
+    reference: Float[ndarray, "m 5"],
+    box_tolerance: float = BOX_TOLERANCE,
+    score_tolerance: float = SCORE_TOLERANCE,
 ) -> Int[ndarray, " m"]:
     """For each proposal of the reference the position of the same one in ours, or -1.
 
-    The same is within `BOX_TOLERANCE` and `SCORE_TOLERANCE`; of several the nearest box is taken,
-    and none is taken twice.
+    The same is within both tolerances; of several the nearest box is taken, and none is taken
+    twice.
+
+    Args:
+      ours: xyxy pixels and score.
+      reference: likewise; the first is matched first.
+      box_tolerance: pixels that each side may differ by.
+      score_tolerance: the score may differ by this.
     """
     by_x1 = np.argsort(ours[:, 0])  # so that few boxes need to be looked at; NaN come last
     x1 = ours[by_x1, 0]
-    firsts = np.searchsorted(x1, reference[:, 0] - 2 * BOX_TOLERANCE)
-    lasts = np.searchsorted(x1, reference[:, 0] + 2 * BOX_TOLERANCE)
+    firsts = np.searchsorted(x1, reference[:, 0] - 2 * box_tolerance)
+    lasts = np.searchsorted(x1, reference[:, 0] + 2 * box_tolerance)
     partners = np.full(len(reference), -1, np.int64)
     free = np.ones(len(ours), bool)
     for row, (proposal, first, last) in enumerate(zip(reference, firsts, lasts, strict=True)):
         near = by_x1[first:last]
         differences = np.abs(ours[near] - proposal)
         distance = differences[:, :4].max(axis=1)
-        same = (distance <= BOX_TOLERANCE) & (differences[:, 4] <= SCORE_TOLERANCE) & free[near]
+        same = (distance <= box_tolerance) & (differences[:, 4] <= score_tolerance) & free[near]
         if same.any():
             partner = near[np.argmin(np.where(same, distance, np.inf))]
             partners[row] = partner

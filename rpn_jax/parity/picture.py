@@ -12,11 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rpn_jax.config import CANVAS_MULTIPLE, Config
-from rpn_jax.data.dataset import Picture
+from rpn_jax.config import Config
 from rpn_jax.data.files import PictureFiles, find_pictures
-from rpn_jax.data.pipeline import load_picture
-from rpn_jax.data.transforms import resized_size
+from rpn_jax.data.loading import load_picture
+from rpn_jax.data.pipeline import with_exact_padding
 from rpn_jax.evaluation import PictureProposals, picture_proposals
 from rpn_jax.models import RPN
 from rpn_jax.ops import normalize_images
@@ -33,8 +32,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray
 
-    from rpn_jax.models.rpn import Variables
-    from rpn_jax.structures import Batch
+    from rpn_jax.structures import Batch, Variables
 
 PICTURES = Path("data/bccd/test")
 """Where the picture lies, beside the folder of cases: the first by name."""
@@ -72,7 +70,8 @@ def default_picture(folder: Path) -> Path | None:
 def run(case: Case, path: Path) -> Ours:
     """Load a picture as for the network, and propose."""
     dataset = PictureFiles([path])
-    config, canvas = _with_tight_canvas(case.config, dataset.pictures[0])
+    config = replace(case.config, data=with_exact_padding(dataset, case.config.data))
+    canvas = config.data.buckets[0]  # the picture's own; those of the config follow
     batch = load_picture(dataset, 0, config.data.scale, canvas, num_boxes=0, flipped=False)
     variables = variables_by_rule(config, case.seed)
     proposals = settled = _rows(Proposer(config, variables)([path]))
@@ -80,17 +79,6 @@ def run(case: Case, path: Path) -> Ours:
     if reference is not None and compare_proposals(proposals, reference).found < 1:
         settled = _settled(config, variables, batch, reference)
     return Ours(batch, proposals, settled)
-
-
-def _with_tight_canvas(config: Config, picture: Picture) -> tuple[Config, tuple[int, int]]:
-    """The config with a canvas as tight as the reference's padding, and that canvas."""
-    height, width = (
-        -(-side // CANVAS_MULTIPLE) * CANVAS_MULTIPLE
-        for side in resized_size(picture.height, picture.width, config.data.scale)
-    )
-    canvas = (height, width)
-    data = replace(config.data, buckets=(canvas, *config.data.buckets))
-    return replace(config, data=data), canvas
 
 
 def _settled(

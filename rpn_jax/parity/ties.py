@@ -63,9 +63,8 @@ def every_proposal(
     scale_factors: Float[Array, "B 2"] | None,
 ) -> Float[ndarray, "B K 5"]:
     """What each anchor would propose, xyxy and score; NaN where it does not exist."""
-    level_shapes = [(level.shape[1], level.shape[2]) for level in outputs.objectness]
-    anchors = jnp.concatenate(grid_anchors(level_shapes, config.model.anchors))
-    exists = anchor_validity(level_shapes, config.model.anchors, image_sizes)
+    anchors = jnp.concatenate(grid_anchors(outputs.level_shapes, config.model.anchors))
+    exists = anchor_validity(outputs.level_shapes, config.model.anchors, image_sizes)
     pictures = len(image_sizes)
     logits, deltas = (
         jnp.concatenate([level.reshape(pictures, -1, *rest) for level in levels], axis=1)

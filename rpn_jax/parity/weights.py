@@ -15,7 +15,7 @@ from rpn_jax.torch_weights.names import flat_by_torch_key, from_torch_layout, ne
 if TYPE_CHECKING:
     from jaxtyping import Float32
 
-    from rpn_jax.models.rpn import Variables
+    from rpn_jax.structures import Variables
 
 
 def variables_by_rule(config: Config, seed: int) -> Variables:

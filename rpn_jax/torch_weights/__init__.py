@@ -2,7 +2,8 @@
 
 ``tables`` holds the names of each zoo as data, ``download`` and ``read`` turn a source into arrays
 without running anything in it, ``match`` brings them under this package's names and finds the
-config, ``conversion`` writes folders and ``.pth`` files, ``initial`` serves ``train.init_weights``.
+config, ``style`` tells 'pytorch' from 'caffe', ``conversion`` writes folders and ``.pth`` files,
+``initial`` serves ``train.init_weights``.
 """
 
 from rpn_jax.torch_weights.conversion import convert, to_torch

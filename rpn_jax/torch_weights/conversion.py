@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rpn_jax import __version__
-from rpn_jax.checkpoints import load_variables, save_variables
+from rpn_jax.checkpoints import check_new_folder, load_variables, save_variables
 from rpn_jax.config import Config, load_config
 from rpn_jax.errors import UserError
 from rpn_jax.models import variable_shapes
@@ -23,9 +23,7 @@ from rpn_jax.output import written_whole
 from rpn_jax.torch_weights.download import compare_digits, local_file
 from rpn_jax.torch_weights.match import (
     KeyMatch,
-    Shapes,
     assumed_statistics,
-    check_style,
     choose_config,
     describe,
     differences,
@@ -34,16 +32,18 @@ from rpn_jax.torch_weights.match import (
     wanted_shapes,
 )
 from rpn_jax.torch_weights.names import (
+    Shapes,
     flat_by_torch_key,
     from_torch_layout,
     nest,
     to_torch_layout,
 )
 from rpn_jax.torch_weights.read import Checkpoint, read_checkpoint
-from rpn_jax.torch_weights.report import ChosenBy, Report, write_report
+from rpn_jax.torch_weights.report import Report, write_report
+from rpn_jax.torch_weights.style import check_style, told_style
 
 if TYPE_CHECKING:
-    from rpn_jax.models.rpn import Variables
+    from rpn_jax.structures import Variables
 
 DIFFERENCES_NAMED = 3
 
@@ -74,7 +74,7 @@ def convert(source: str, out: Path, config_name: str | None) -> Report:
       UserError: a source that cannot be had, is no file of weights, asks to run code, or does not
         fit the config; a folder that exists.
     """
-    _check_new(out)
+    check_new_folder(out)
     config = load_config(config_name) if config_name is not None else None
     converted = read_converted(source, config)
     _write_folder(out, converted)
@@ -86,8 +86,12 @@ def read_converted(source: str, config: Config | None) -> Converted:
     path = local_file(source)
     checkpoint = read_checkpoint(path)
     match = match_keys(checkpoint.arrays, path)
-    chosen, chosen_by = _config_for(config, match, checkpoint, path)
-    check_style(chosen, checkpoint.metadata, path)
+    found = _shapes(match, checkpoint)
+    told = told_style(source, path, match.zoo, found, checkpoint.metadata)
+    chosen, chosen_by = (
+        choose_config(match, found, told, path) if config is None else (config, "--config")
+    )
+    check_style(chosen, told, path)
     match = leave_out_unused_stages(match, chosen)
     wanted = wanted_shapes(chosen, match.zoo)
     assumed = assumed_statistics(match, wanted)
@@ -157,14 +161,6 @@ def state_dict(variables: Variables) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _config_for(
-    config: Config | None, match: KeyMatch, checkpoint: Checkpoint, path: Path
-) -> tuple[Config, ChosenBy]:
-    if config is not None:
-        return config, "--config"
-    return choose_config(match, _shapes(match, checkpoint), checkpoint.metadata, path)
-
-
 def _shapes(match: KeyMatch, checkpoint: Checkpoint) -> Shapes:
     return {name: checkpoint.arrays[key].shape for name, key in match.sources.items()}
 
@@ -210,11 +206,6 @@ def _fill(arrays: dict[str, np.ndarray], config: Config) -> tuple[Variables, tup
         if name in arrays
     }
     return nest(leaves), tuple(name for name in paths if name not in arrays)
-
-
-def _check_new(folder: Path) -> None:
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise UserError(f"{folder}: exists already; name a new folder or remove this one")
 
 
 def _write_folder(out: Path, converted: Converted) -> None:

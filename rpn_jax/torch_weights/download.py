@@ -20,8 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from rpn_jax.config import nearest
-from rpn_jax.errors import UserError
+from rpn_jax.errors import UserError, nearest
 from rpn_jax.torch_weights.tables import NAMED_FILES
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ def local_file(source: str, pause_seconds: float = FIRST_PAUSE_SECONDS) -> Path:
     Raises:
       UserError: no such file or name, no answer, or a file that its name's digits disprove.
     """
-    url = NAMED_FILES.get(source, source)
+    url = NAMED_FILES[source].url if source in NAMED_FILES else source
     if url.startswith(("https://", "http://")):
         return _cached(url, pause_seconds)
     if "://" in url:

@@ -17,7 +17,7 @@ SHARED_SECTIONS = ("model.backbone.", "pixels.")
 """What weights and the model that they start must have in common, beside their shapes."""
 
 if TYPE_CHECKING:
-    from rpn_jax.models.rpn import Variables
+    from rpn_jax.structures import Variables
 
 
 def initial_variables(config: Config, source: str) -> Variables:

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import functools
-import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rpn_jax.config import Config, ModelConfig, config_names, load_config
 from rpn_jax.errors import UserError
 from rpn_jax.models import variable_shapes
 from rpn_jax.models.resnet import BLOCKS
-from rpn_jax.torch_weights.names import STATISTICS, Shape, flat_by_torch_key, torch_shape
+from rpn_jax.torch_weights.names import STATISTICS, Shapes, flat_by_torch_key, torch_shape
 from rpn_jax.torch_weights.report import ChosenBy
+from rpn_jax.torch_weights.style import ToldStyle
 from rpn_jax.torch_weights.tables import ZOOS, Zoo
-
-Shapes = dict[str, Shape]
-"""Key, as MMDetection names it -> shape in PyTorch's layout."""
 
 
 @dataclass(frozen=True)
@@ -115,12 +111,12 @@ def differences(found: Shapes, wanted: Shapes) -> list[str]:
 
 
 def choose_config(
-    match: KeyMatch, found: Shapes, metadata: Mapping[str, Any], path: Path
+    match: KeyMatch, found: Shapes, told: ToldStyle | None, path: Path
 ) -> tuple[Config, ChosenBy]:
     """The config of this package that a file fits, and what decided.
 
-    Shapes do not tell a 'caffe' backbone from a 'pytorch' one, so the file's name as published and
-    the config text in its metadata decide between them.
+    Shapes do not tell a 'caffe' backbone from a 'pytorch' one, so the file's name as published, or
+    what else tells its style, decides between them.
 
     Raises:
       UserError: no config fits, or several that compute different things.
@@ -131,12 +127,13 @@ def choose_config(
             f"weights {path}: holds {describe(found)}, which no config of this package fits; "
             "name one of your own with --config"
         )
-    style = backbone_style(metadata)
-    narrowed: tuple[tuple[ChosenBy, list[Config]], ...] = (
+    narrowed: list[tuple[ChosenBy, list[Config]]] = [
         ("file name", [config for config in fitting if _is_named_after(path, config)]),
         ("shapes", fitting),
-        ("metadata", [config for config in fitting if config.model.backbone.style == style]),
-    )
+    ]
+    if told is not None:
+        of_style = [config for config in fitting if config.model.backbone.style == told.style]
+        narrowed.append((told.by, of_style))
     for chosen_by, configs in narrowed:
         if len({(config.model, config.pixels) for config in configs}) == 1:
             return configs[0], chosen_by
@@ -153,22 +150,6 @@ def fits(config: Config, match: KeyMatch, found: Shapes) -> bool:
     assumed = assumed_statistics(match, wanted)
     needed = {name: shape for name, shape in wanted.items() if name not in assumed}
     return {name: found[name] for name in kept} == needed
-
-
-def check_style(config: Config, metadata: Mapping[str, Any], path: Path) -> None:
-    """Refuse a file whose own config text names the other style; its shapes would not tell."""
-    style, wanted = backbone_style(metadata), config.model.backbone.style
-    if style not in (None, wanted) and config.model.backbone.depth >= 50:
-        raise UserError(
-            f"weights {path}: its metadata says style='{style}', but config {config.name} has "
-            f"'{wanted}'; name the right config with --config"
-        )
-
-
-def backbone_style(metadata: Mapping[str, Any]) -> str | None:
-    """'pytorch' or 'caffe', if the config text that MMDetection stores names one of them."""
-    styles = set(re.findall(r"style=\\?['\"](pytorch|caffe)\\?['\"]", json.dumps(metadata)))
-    return styles.pop() if len(styles) == 1 else None
 
 
 def describe(shapes: Shapes) -> str:

@@ -10,11 +10,13 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray
 
-    from rpn_jax.models.rpn import Variables
+    from rpn_jax.structures import Variables
 
 VariablePath = tuple[str, ...]
 """Keys into `Variables`: collection, modules, word."""
 Shape = tuple[int, ...]
+Shapes = dict[str, Shape]
+"""Key, as MMDetection names it -> shape in PyTorch's layout."""
 
 LAST_WORDS = {
     "kernel": "weight",

@@ -14,7 +14,7 @@ from rpn_jax.output import write_json
 if TYPE_CHECKING:
     from rich.console import Console
 
-ChosenBy = Literal["--config", "file name", "metadata", "shapes"]
+ChosenBy = Literal["--config", "file name", "published name", "metadata", "keys", "shapes"]
 
 REPORT_FILE = "report.json"
 EXAMPLES = 3

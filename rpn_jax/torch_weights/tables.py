@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+Style = Literal["pytorch", "caffe"]
+"""Where a bottleneck strides, as `rpn_jax.config.BackboneConfig` has it; shapes do not tell."""
+
 
 @dataclass(frozen=True)
 class Zoo:
@@ -24,6 +27,16 @@ class Zoo:
     """(pattern, replacement), all applied, in this order."""
     left_out: tuple[tuple[str, str], ...]
     """(pattern, reason) for keys that are rightly not used, tried on the zoo's own names."""
+    resnet_style: Style | None = None
+    """Of its ResNets, where all have the same; ResNeXts stride as PyTorch's do everywhere."""
+
+
+@dataclass(frozen=True)
+class NamedFile:
+    """A published file."""
+
+    url: str
+    style: Style
 
 
 BATCH_COUNTER = (r"\.num_batches_tracked$", "counts training batches; nothing reads it")
@@ -113,6 +126,7 @@ ZOOS = (
             (r"_momentum$", "the optimiser's momentum"),
             (r"^(conv1|res\d_\d+_branch(1|2[abc]))_b$", BIAS_BEFORE_NORM),
         ),
+        resnet_style="caffe",
     ),
 )
 
@@ -149,58 +163,80 @@ MMDETECTION_RPN_URL = "https://download.openmmlab.com/mmdetection/v2.0/rpn"
 DETECTRON2_URL = "https://dl.fbaipublicfiles.com/detectron2"
 
 NAMED_FILES = {
-    "torchvision://resnet18": f"{TORCHVISION_URL}/resnet18-f37072fd.pth",
-    "torchvision://resnet34": f"{TORCHVISION_URL}/resnet34-b627a593.pth",
-    "torchvision://resnet50": f"{TORCHVISION_URL}/resnet50-0676ba61.pth",
-    "torchvision://resnet101": f"{TORCHVISION_URL}/resnet101-63fe2227.pth",
-    "torchvision://resnet152": f"{TORCHVISION_URL}/resnet152-394f9c45.pth",
-    "open-mmlab://resnext101_32x4d": f"{OPEN_MMLAB_URL}/resnext101_32x4d-a5af3160.pth",
-    "open-mmlab://resnext101_64x4d": f"{OPEN_MMLAB_URL}/resnext101_64x4d-ee2c6f71.pth",
-    "open-mmlab://detectron/resnet50_caffe": f"{OPEN_MMLAB_URL}/resnet50_caffe-788b5fa3.pth",
-    "open-mmlab://detectron/resnet101_caffe": f"{OPEN_MMLAB_URL}/resnet101_caffe-3ad79236.pth",
-    "open-mmlab://detectron2/resnet50_caffe": f"{OPEN_MMLAB_URL}/resnet50_msra-5891d200.pth",
-    "open-mmlab://detectron2/resnet101_caffe": f"{OPEN_MMLAB_URL}/resnet101_msra-6cc46731.pth",
-    "detectron2://ImageNetPretrained/MSRA/R-50.pkl": (
-        f"{DETECTRON2_URL}/ImageNetPretrained/MSRA/R-50.pkl"
+    "torchvision://resnet18": NamedFile(f"{TORCHVISION_URL}/resnet18-f37072fd.pth", "pytorch"),
+    "torchvision://resnet34": NamedFile(f"{TORCHVISION_URL}/resnet34-b627a593.pth", "pytorch"),
+    "torchvision://resnet50": NamedFile(f"{TORCHVISION_URL}/resnet50-0676ba61.pth", "pytorch"),
+    "torchvision://resnet101": NamedFile(f"{TORCHVISION_URL}/resnet101-63fe2227.pth", "pytorch"),
+    "torchvision://resnet152": NamedFile(f"{TORCHVISION_URL}/resnet152-394f9c45.pth", "pytorch"),
+    "open-mmlab://resnext101_32x4d": NamedFile(
+        f"{OPEN_MMLAB_URL}/resnext101_32x4d-a5af3160.pth", "pytorch"
     ),
-    "detectron2://ImageNetPretrained/MSRA/R-101.pkl": (
-        f"{DETECTRON2_URL}/ImageNetPretrained/MSRA/R-101.pkl"
+    "open-mmlab://resnext101_64x4d": NamedFile(
+        f"{OPEN_MMLAB_URL}/resnext101_64x4d-ee2c6f71.pth", "pytorch"
     ),
-    "mmdetection://rpn_r50-caffe_fpn_1x_coco": (
+    "open-mmlab://detectron/resnet50_caffe": NamedFile(
+        f"{OPEN_MMLAB_URL}/resnet50_caffe-788b5fa3.pth", "caffe"
+    ),
+    "open-mmlab://detectron/resnet101_caffe": NamedFile(
+        f"{OPEN_MMLAB_URL}/resnet101_caffe-3ad79236.pth", "caffe"
+    ),
+    "open-mmlab://detectron2/resnet50_caffe": NamedFile(
+        f"{OPEN_MMLAB_URL}/resnet50_msra-5891d200.pth", "caffe"
+    ),
+    "open-mmlab://detectron2/resnet101_caffe": NamedFile(
+        f"{OPEN_MMLAB_URL}/resnet101_msra-6cc46731.pth", "caffe"
+    ),
+    "detectron2://ImageNetPretrained/MSRA/R-50.pkl": NamedFile(
+        f"{DETECTRON2_URL}/ImageNetPretrained/MSRA/R-50.pkl", "caffe"
+    ),
+    "detectron2://ImageNetPretrained/MSRA/R-101.pkl": NamedFile(
+        f"{DETECTRON2_URL}/ImageNetPretrained/MSRA/R-101.pkl", "caffe"
+    ),
+    "mmdetection://rpn_r50-caffe_fpn_1x_coco": NamedFile(
         f"{MMDETECTION_RPN_URL}/rpn_r50_caffe_fpn_1x_coco/"
-        "rpn_r50_caffe_fpn_1x_coco_20200531-5b903a37.pth"
+        "rpn_r50_caffe_fpn_1x_coco_20200531-5b903a37.pth",
+        "caffe",
     ),
-    "mmdetection://rpn_r50_fpn_1x_coco": (
-        f"{MMDETECTION_RPN_URL}/rpn_r50_fpn_1x_coco/rpn_r50_fpn_1x_coco_20200218-5525fa2e.pth"
+    "mmdetection://rpn_r50_fpn_1x_coco": NamedFile(
+        f"{MMDETECTION_RPN_URL}/rpn_r50_fpn_1x_coco/rpn_r50_fpn_1x_coco_20200218-5525fa2e.pth",
+        "pytorch",
     ),
-    "mmdetection://rpn_r50_fpn_2x_coco": (
-        f"{MMDETECTION_RPN_URL}/rpn_r50_fpn_2x_coco/rpn_r50_fpn_2x_coco_20200131-0728c9b3.pth"
+    "mmdetection://rpn_r50_fpn_2x_coco": NamedFile(
+        f"{MMDETECTION_RPN_URL}/rpn_r50_fpn_2x_coco/rpn_r50_fpn_2x_coco_20200131-0728c9b3.pth",
+        "pytorch",
     ),
-    "mmdetection://rpn_r101-caffe_fpn_1x_coco": (
+    "mmdetection://rpn_r101-caffe_fpn_1x_coco": NamedFile(
         f"{MMDETECTION_RPN_URL}/rpn_r101_caffe_fpn_1x_coco/"
-        "rpn_r101_caffe_fpn_1x_coco_20200531-0629a2e2.pth"
+        "rpn_r101_caffe_fpn_1x_coco_20200531-0629a2e2.pth",
+        "caffe",
     ),
-    "mmdetection://rpn_r101_fpn_1x_coco": (
-        f"{MMDETECTION_RPN_URL}/rpn_r101_fpn_1x_coco/rpn_r101_fpn_1x_coco_20200131-2ace2249.pth"
+    "mmdetection://rpn_r101_fpn_1x_coco": NamedFile(
+        f"{MMDETECTION_RPN_URL}/rpn_r101_fpn_1x_coco/rpn_r101_fpn_1x_coco_20200131-2ace2249.pth",
+        "pytorch",
     ),
-    "mmdetection://rpn_r101_fpn_2x_coco": (
-        f"{MMDETECTION_RPN_URL}/rpn_r101_fpn_2x_coco/rpn_r101_fpn_2x_coco_20200131-24e3db1a.pth"
+    "mmdetection://rpn_r101_fpn_2x_coco": NamedFile(
+        f"{MMDETECTION_RPN_URL}/rpn_r101_fpn_2x_coco/rpn_r101_fpn_2x_coco_20200131-24e3db1a.pth",
+        "pytorch",
     ),
-    "mmdetection://rpn_x101-32x4d_fpn_1x_coco": (
+    "mmdetection://rpn_x101-32x4d_fpn_1x_coco": NamedFile(
         f"{MMDETECTION_RPN_URL}/rpn_x101_32x4d_fpn_1x_coco/"
-        "rpn_x101_32x4d_fpn_1x_coco_20200219-b02646c6.pth"
+        "rpn_x101_32x4d_fpn_1x_coco_20200219-b02646c6.pth",
+        "pytorch",
     ),
-    "mmdetection://rpn_x101-32x4d_fpn_2x_coco": (
+    "mmdetection://rpn_x101-32x4d_fpn_2x_coco": NamedFile(
         f"{MMDETECTION_RPN_URL}/rpn_x101_32x4d_fpn_2x_coco/"
-        "rpn_x101_32x4d_fpn_2x_coco_20200208-d22bd0bb.pth"
+        "rpn_x101_32x4d_fpn_2x_coco_20200208-d22bd0bb.pth",
+        "pytorch",
     ),
-    "mmdetection://rpn_x101-64x4d_fpn_1x_coco": (
+    "mmdetection://rpn_x101-64x4d_fpn_1x_coco": NamedFile(
         f"{MMDETECTION_RPN_URL}/rpn_x101_64x4d_fpn_1x_coco/"
-        "rpn_x101_64x4d_fpn_1x_coco_20200208-cde6f7dd.pth"
+        "rpn_x101_64x4d_fpn_1x_coco_20200208-cde6f7dd.pth",
+        "pytorch",
     ),
-    "mmdetection://rpn_x101-64x4d_fpn_2x_coco": (
+    "mmdetection://rpn_x101-64x4d_fpn_2x_coco": NamedFile(
         f"{MMDETECTION_RPN_URL}/rpn_x101_64x4d_fpn_2x_coco/"
-        "rpn_x101_64x4d_fpn_2x_coco_20200208-c65f524f.pth"
+        "rpn_x101_64x4d_fpn_2x_coco_20200208-c65f524f.pth",
+        "pytorch",
     ),
 }
 """Published files by name: backbones as MMDetection's and detectron2's configs write them, and

@@ -9,7 +9,7 @@ from unittest.mock import create_autospec
 
 import pytest
 
-from rpn_jax.benchmark import command, growth, plots
+from rpn_jax.benchmark import command, growth, peers, plots
 from rpn_jax.benchmark.device import Peaks
 from rpn_jax.benchmark.options import Options, parse_options
 from rpn_jax.config import Config, config_to_json, load_config
@@ -108,6 +108,16 @@ def test_peers_are_left_out_without_torch(
         "note": "Left out: torch is not installed.",
         "rows": [],
     }
+
+
+def test_peers_are_left_out_where_torch_cannot_follow(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "peer_device", lambda: None)
+    monkeypatch.setattr(command, "_inference_rows", lambda *_: [])
+    section = results_of([*words, "--inference", "--peers"])["sections"]["inference_peers"]
+    assert section["rows"] == []
+    assert section["note"].startswith("Left out: PyTorch cannot use the device")
 
 
 def test_all_measures_each_network_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

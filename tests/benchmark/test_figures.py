@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import pytest
 
 from rpn_jax.benchmark import device, timing
-from rpn_jax.benchmark.device import Peaks, environment, peaks_of
+from rpn_jax.benchmark.device import Peaks, peaks_of
 from rpn_jax.benchmark.figures import Section, program_columns, roofline_columns, timing_columns
 from rpn_jax.benchmark.growth import Point, canvases_up_to, doubling_up_to, growth_rows
 from rpn_jax.benchmark.report import table, write_results
 from rpn_jax.benchmark.timing import Effort, Program, Timing, compile_program, repeat, summarize
+from rpn_jax.environment import environment
 from rpn_jax.errors import UserError
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 from rpn_jax.benchmark import files, growth, process
@@ -19,13 +20,15 @@ from rpn_jax.benchmark.stages import (
     WHOLE,
     inference_rows,
     network_function,
+    one_device,
 )
 from rpn_jax.benchmark.timing import Effort
 from rpn_jax.benchmark.training import matching_row, training_row
 from rpn_jax.config import Config, config_to_json, load_config
 from rpn_jax.data.files import find_pictures
 from rpn_jax.errors import UserError
-from rpn_jax.models import init_variables
+from rpn_jax.models import init_variables, variable_shapes
+from rpn_jax.proposer import prepare_variables
 
 CANVAS = (64, 64)
 EFFORT = Effort(runs=2, seconds=60.0)
@@ -61,10 +64,11 @@ def test_stages_of_inference(tiny_config: Config) -> None:
 
 def test_flops_of_the_network_are_those_of_its_convolutions() -> None:
     config = load_config("rpn_r50_fpn_1x_coco")
-    variables = jax.eval_shape(lambda: init_variables(config))
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), variable_shapes(config))
+    weights = prepare_variables(config, zeros, one_device())
     images = jax.ShapeDtypeStruct((1, 800, 1344, 3), "uint8")
     sizes = jax.ShapeDtypeStruct((1, 2), "int32")
-    cost = network_function(config).lower(variables, images, sizes).cost_analysis()
+    cost = network_function(config).lower(weights, images, sizes).cost_analysis()
     # ResNet-50 without its classifier is 4.09 GMAC at 224x224; pyramid and head by hand.
     pixels = [800 * 1344 // stride**2 for stride in (4, 8, 16, 32)] + [13 * 21]
     laterals = sum(n * c * 256 for n, c in zip(pixels, (256, 512, 1024, 2048), strict=False))
@@ -142,15 +146,21 @@ def test_files_are_read_and_become_proposals(tiny_config: Config) -> None:
     with files.picture_folder(None) as folder:
         pictures = find_pictures([str(folder)])
         assert len(pictures) == files.MADE_FILES
-        one, two = files.reading_rows(config, pictures, [1, 2], EFFORT)
-        row = files.proposing_row(config, init_variables(config), pictures, 1, EFFORT)
+        reading = files.reading_rows(config, pictures, [1, 2], EFFORT)
+        proposing = files.proposing_rows(config, init_variables(config), pictures, 1, EFFORT)
     assert not folder.exists()
-    assert (one["threads"], two["threads"]) == (1, 2)
-    assert (one["pictures"], two["pictures"]) == (64, 128)
-    assert_consistent(one, 64)
-    assert_consistent(row, 64)
-    share = row["pictures_per_s"] / row["device_pictures_per_s"]
-    assert row["share_of_device"] == pytest.approx(share)
+    assert [(row["resize"], row["threads"], row["pictures"]) for row in reading] == [
+        ("host", 1, 64),
+        ("host", 2, 128),
+        ("device", 1, 64),
+        ("device", 2, 128),
+    ]
+    assert [row["resize"] for row in proposing] == ["host", "device"]
+    for row in (*reading, *proposing):
+        assert_consistent(row, row["pictures"])
+    for row in proposing:
+        share = row["pictures_per_s"] / row["device_pictures_per_s"]
+        assert row["share_of_device"] == pytest.approx(share)
 
 
 def test_a_folder_of_one_s_own_stays(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
-"""Convolutions, norms and pooling against PyTorch's definitions, as NumPy loops."""
+"""Norms and pooling against PyTorch's definitions, as NumPy loops."""
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,52 +8,8 @@ import numpy as np
 import pytest
 
 from rpn_jax.models.fpn import upsample_nearest
-from rpn_jax.models.layers import NormOptions, conv_norm, convolve, max_pool_3x3_stride_2
-
-
-def conv_loop(x, kernel, stride, groups):
-    """Plain convolution of one NHWC picture with k // 2 pixels of zeros around."""
-    size = kernel.shape[0]
-    pad = size // 2
-    padded = np.pad(x, ((pad, pad), (pad, pad), (0, 0)))
-    rows = (x.shape[0] + 2 * pad - size) // stride + 1
-    columns = (x.shape[1] + 2 * pad - size) // stride + 1
-    inputs, outputs = kernel.shape[2], kernel.shape[3] // groups
-    y = np.zeros((rows, columns, kernel.shape[3]))
-    for row in range(rows):
-        for column in range(columns):
-            top, left = row * stride, column * stride
-            patch = padded[top : top + size, left : left + size]
-            for group in range(groups):
-                part = patch[..., group * inputs : (group + 1) * inputs]
-                weights = kernel[..., group * outputs : (group + 1) * outputs]
-                y[row, column, group * outputs : (group + 1) * outputs] = np.tensordot(
-                    part, weights, 3
-                )
-    return y
-
-
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize(
-    ("size", "stride", "groups"),
-    [
-        (1, 1, 1),
-        (1, 2, 1),
-        (3, 1, 1),
-        (3, 2, 1),
-        (7, 2, 1),
-        (3, 1, 4),
-        (3, 2, 4),
-    ],
-)
-def test_convolve_pads_and_groups_as_pytorch(seed, size, stride, groups):
-    rng = np.random.default_rng(seed)
-    height, width = rng.integers(7, 12, 2)
-    x = rng.standard_normal((1, height, width, 8)).astype(np.float32)
-    kernel = rng.standard_normal((size, size, 8 // groups, 12)).astype(np.float32)
-    bias = rng.standard_normal(12).astype(np.float32)
-    y = convolve(jnp.array(x), kernel, bias, "float32", stride, groups)
-    np.testing.assert_allclose(y[0], conv_loop(x[0], kernel, stride, groups) + bias, atol=1e-4)
+from rpn_jax.models.layers import GroupNorm, NormOptions, conv_norm, max_pool_3x3_stride_2, relu
+from tests.oracles.convolution import conv_loop
 
 
 class OneConvNorm(nn.Module):
@@ -112,6 +69,22 @@ def test_group_norm_takes_32_groups_of_each_picture():
     np.testing.assert_allclose(module.apply(variables, x), expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("offset", [0, 5])
+def test_group_norm_and_its_gradients_are_those_of_flax(offset):
+    x = offset + jax.random.normal(jax.random.key(0), (2, 7, 5, 64))
+    weights = jax.random.normal(jax.random.key(1), x.shape)
+    scale, bias = jax.random.normal(jax.random.key(2), (2, 64))
+
+    def value_and_grads(module):
+        def loss(params, x):
+            return jnp.sum(weights * module.apply({"params": params}, x))
+
+        return jax.value_and_grad(loss, argnums=(0, 1))({"scale": scale, "bias": bias}, x)
+
+    exact = value_and_grads(nn.GroupNorm(32, epsilon=1e-5, use_fast_variance=False))
+    chex.assert_trees_all_close(value_and_grads(GroupNorm(64)), exact, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("size", [(4, 6), (5, 7)])
 def test_max_pool_ignores_what_lies_outside(size):
     x = -1 - np.random.default_rng(0).random((1, *size, 2)).astype(np.float32)
@@ -124,6 +97,31 @@ def test_max_pool_ignores_what_lies_outside(size):
     assert y.shape[1:3] == (-(-size[0] // 2), -(-size[1] // 2))
 
 
+@pytest.mark.parametrize("size", [(4, 6), (5, 7), (1, 1)])
+@pytest.mark.parametrize("seed", range(3))
+def test_gradient_of_max_pool_goes_to_the_first_of_equals(seed, size):
+    rng = np.random.default_rng(seed)
+    x = rng.integers(0, 3, (2, *size, 2)).astype(np.float32)
+    y, transpose = jax.vjp(max_pool_3x3_stride_2, jnp.array(x))
+    y_grad = rng.random(y.shape).astype(np.float32)
+    expected = np.zeros((2, size[0] + 2, size[1] + 2, 2), np.float32)
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-np.inf)
+    for picture, row, column, channel in np.ndindex(y.shape):
+        window = padded[picture, 2 * row : 2 * row + 3, 2 * column : 2 * column + 3, channel]
+        i, j = np.unravel_index(window.argmax(), window.shape)
+        place = (picture, 2 * row + i, 2 * column + j, channel)
+        expected[place] += y_grad[picture, row, column, channel]
+    np.testing.assert_allclose(transpose(y_grad)[0], expected[:, 1:-1, 1:-1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("place", [(0, 0), (1, 2), (3, 3)])
+def test_max_pool_hands_nan_on(place):
+    x = jnp.zeros((1, 4, 4, 1)).at[0, *place, 0].set(jnp.nan)
+    expected = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    assert jnp.isnan(expected).any()
+    np.testing.assert_array_equal(max_pool_3x3_stride_2(x), expected)
+
+
 @pytest.mark.parametrize(("height", "width"), [(8, 12), (7, 11), (8, 11), (1, 2)])
 def test_upsampling_takes_the_pixels_that_pytorch_takes(height, width):
     rows, columns = -(-height // 2), -(-width // 2)
@@ -132,3 +130,13 @@ def test_upsampling_takes_the_pixels_that_pytorch_takes(height, width):
     from_rows = np.arange(height) * rows // height
     from_columns = np.arange(width) * columns // width
     np.testing.assert_array_equal(y[0], x[0][from_rows][:, from_columns])
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_relu_and_its_gradient_are_those_of_jax(dtype):
+    x = jnp.array([-jnp.inf, -2, -0.0, 0, 1e-30, 3, jnp.inf], dtype)
+    tangent = jnp.arange(1, 8).astype(dtype)
+    got, (gradient,) = jax.jit(lambda x: (relu(x), jax.vjp(relu, x)[1](tangent)))(x)
+    assert got.dtype == gradient.dtype == dtype
+    np.testing.assert_array_equal(got, nn.relu(x))
+    np.testing.assert_array_equal(gradient, jax.vjp(nn.relu, x)[1](tangent)[0])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rpn_jax.ops import masked_top_k
+from rpn_jax.ops.topk import CHUNK, top_k_of_chunks
 
 
 @pytest.mark.parametrize("k", [1, 7, 30, 50])
@@ -34,3 +35,17 @@ def test_a_valid_minus_infinity_comes_before_what_does_not_exist():
     assert indices[:2].tolist() == [2, 1]
     assert found.tolist() == [True, True, False]
     assert top.tolist() == [1.0, -np.inf, 0.0]
+
+
+@pytest.mark.parametrize("length", [7, CHUNK, CHUNK + 1, 5 * CHUNK - 3])
+@pytest.mark.parametrize("k", [1, 7, CHUNK // 2, CHUNK // 2 + 1])
+def test_chunks_give_what_sorting_all_gives(length, k):
+    k = min(k, length)
+    values = np.random.default_rng(length).integers(-500, 500, (2, length)).astype(np.float32)
+    values[:, ::3] = -np.inf
+    top, indices = jax.jit(top_k_of_chunks, static_argnums=1)(values, k)
+    expected = np.argsort(-values, axis=-1, kind="stable")[:, :k]
+    np.testing.assert_array_equal(indices, expected)
+    np.testing.assert_array_equal(top, np.take_along_axis(values, expected, axis=-1))
+    one_by_one = jax.vmap(lambda row: top_k_of_chunks(row, k))(values)
+    np.testing.assert_array_equal(one_by_one[1], expected)

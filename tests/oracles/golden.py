@@ -38,18 +38,17 @@ class Case:
 
     def anchors(self) -> np.ndarray:
         """What `grid_anchors` makes of this case, f32[K, 4]."""
-        levels = jax.jit(lambda: grid_anchors(self._level_shapes(), self.config.model.anchors))()
+        levels = jax.jit(
+            lambda: grid_anchors(self.outputs.level_shapes, self.config.model.anchors)
+        )()
         return np.concatenate(levels)
 
     def validity(self) -> np.ndarray:
         """What `anchor_validity` makes of this case, bool[B, K]."""
         config = self.config.model.anchors
         return np.asarray(
-            jax.jit(lambda: anchor_validity(self._level_shapes(), config, self.image_sizes))()
+            jax.jit(lambda: anchor_validity(self.outputs.level_shapes, config, self.image_sizes))()
         )
-
-    def _level_shapes(self) -> list[tuple[int, int]]:
-        return [(level.shape[1], level.shape[2]) for level in self.outputs.objectness]
 
 
 @cache

@@ -16,7 +16,8 @@ from rpn_jax.config import AnchorConfig, BackboneConfig, Config, ModelConfig, co
 from rpn_jax.errors import UserError
 from rpn_jax.parity.__main__ import main
 from rpn_jax.parity.cases import Case
-from rpn_jax.parity.network import QUANTITIES, Ours, network_rows, run
+from rpn_jax.parity.network import Ours, run
+from rpn_jax.parity.network_rows import QUANTITIES, network_rows
 from rpn_jax.parity.quantities import rows_of
 from rpn_jax.parity.rows import Bar
 
@@ -196,6 +197,23 @@ def test_the_command_prints_the_table_and_ends_by_what_it_saw(
         "result": "absent",
         "where": "",
     }
+
+
+def test_another_precision_is_measured_by_the_same_bars(
+    computed: tuple[Case, Ours], tmp_path: Path
+) -> None:
+    case, _ = computed
+    config_to_json(CONFIG, tmp_path / "tiny.json")
+    kept = {k: v for k, v in case.fields.items() if not k.startswith(("sgd_", "proposals_"))}
+    np.savez(tmp_path / "odd.npz", **kept, config="tiny.json", seed=7)
+    out = tmp_path / "rows.json"
+    try:
+        assert main([str(tmp_path), "--precision", "bfloat16", "--out", str(out)]) == 1
+    finally:
+        jax.config.update("jax_compilation_cache_dir", None)
+    measured = {row["quantity"]: row["measured"] for row in json.loads(out.read_text())}
+    assert 1e-4 < measured["head outputs"] < 0.1
+    assert measured["anchors"] == measured["matching"] == 0
 
 
 def test_a_case_of_another_network_is_refused(computed: tuple[Case, Ours]) -> None:

@@ -19,6 +19,7 @@ from rpn_jax.parity.compare import (
     relative_l2,
     worst,
 )
+from tests.parity.loops import loop_match
 
 
 def random_proposals(rng: np.random.Generator, count: int) -> np.ndarray:
@@ -30,28 +31,22 @@ def random_proposals(rng: np.random.Generator, count: int) -> np.ndarray:
     return rows.astype(np.float32)
 
 
-def loop_match(ours: np.ndarray, reference: np.ndarray) -> list[int]:
-    taken: set[int] = set()
-    partners = []
-    for proposal in reference:
-        best, best_distance = -1, math.inf
-        for index, own in enumerate(ours):
-            distance = max(abs(own[side] - proposal[side]) for side in range(4))
-            near = distance <= BOX_TOLERANCE and abs(own[4] - proposal[4]) <= SCORE_TOLERANCE
-            if near and index not in taken and distance < best_distance:
-                best, best_distance = index, distance
-        taken.add(best)
-        partners.append(best)
-    return partners
-
-
 @pytest.mark.parametrize("seed", range(5))
-def test_matching_equals_a_plain_loop(seed: int) -> None:
+@pytest.mark.parametrize("scale", [1.0, 2.0, 3.0])
+def test_matching_equals_a_plain_loop(seed: int, scale: float) -> None:
     rng = np.random.default_rng(seed)
     ours, reference = random_proposals(rng, 60), random_proposals(rng, 50)
-    partners = match_proposals(ours, reference)
-    np.testing.assert_array_equal(partners, loop_match(ours, reference))
+    tolerances = (scale * BOX_TOLERANCE, scale * SCORE_TOLERANCE)
+    partners = match_proposals(ours, reference, *tolerances)
+    np.testing.assert_array_equal(partners, loop_match(ours, reference, *tolerances))
     assert 0 < np.count_nonzero(partners >= 0) < 50
+
+
+def test_the_tolerances_of_parity_are_the_usual_ones() -> None:
+    rng = np.random.default_rng(0)
+    ours, reference = random_proposals(rng, 60), random_proposals(rng, 50)
+    expected = loop_match(ours, reference, BOX_TOLERANCE, SCORE_TOLERANCE)
+    np.testing.assert_array_equal(match_proposals(ours, reference), expected)
 
 
 def test_matching_of_none() -> None:

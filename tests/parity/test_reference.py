@@ -9,7 +9,7 @@ from functools import cache
 import pytest
 
 from rpn_jax.config import config_names
-from rpn_jax.parity import network, picture
+from rpn_jax.parity import network_rows, picture
 from rpn_jax.parity.cases import load_case
 from rpn_jax.parity.folder import COUNTER, different_keys, keys_row, recall_row
 from rpn_jax.parity.rows import Row
@@ -20,24 +20,24 @@ PICTURES = ("image_r50_pytorch", "image_r50_caffe")
 
 
 @cache
-def network_rows(case: str) -> dict[str, Row]:
-    rows = network.network_rows(load_case(FOLDER, case, None, None))
+def figures_of_network(case: str) -> dict[str, Row]:
+    rows = network_rows.network_rows(load_case(FOLDER, case, None, None, "float32"))
     return {row.quantity: row for row in rows}
 
 
 @cache
-def picture_rows(case: str) -> dict[str, Row]:
+def figures_of_picture(case: str) -> dict[str, Row]:
     file = picture.default_picture(FOLDER)
     if file is None:
         pytest.skip("the pictures that the reference was given are not beside the checkout")
-    rows = picture.picture_rows(load_case(FOLDER, case, None, None), file)
+    rows = picture.picture_rows(load_case(FOLDER, case, None, None, "float32"), file)
     return {row.quantity: row for row in rows}
 
 
-@pytest.mark.parametrize("quantity", [quantity.name for quantity in network.QUANTITIES])
+@pytest.mark.parametrize("quantity", [quantity.name for quantity in network_rows.QUANTITIES])
 @pytest.mark.parametrize("case", CASES)
 def test_network(case: str, quantity: str) -> None:
-    row = network_rows(case)[quantity]
+    row = figures_of_network(case)[quantity]
     assert row.measured is not None
     assert not row.failed, row
 
@@ -46,7 +46,7 @@ def test_network(case: str, quantity: str) -> None:
 @pytest.mark.parametrize("quantity", [quantity.name for quantity in picture.QUANTITIES])
 @pytest.mark.parametrize("case", PICTURES)
 def test_picture(case: str, quantity: str) -> None:
-    row = picture_rows(case)[quantity]
+    row = figures_of_picture(case)[quantity]
     assert row.measured is not None
     assert not row.failed, row
 

@@ -3,34 +3,26 @@
 from __future__ import annotations
 
 import json
-import re
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from rpn_jax.config import AnchorConfig, BackboneConfig, Config, ModelConfig, config_to_json
+from rpn_jax.config import (
+    AnchorConfig,
+    BackboneConfig,
+    Config,
+    ModelConfig,
+    config_to_json,
+    replace,
+)
+from rpn_jax.parity.weights import array_by_rule
 
 GOLDEN_KEYS = Path(__file__).resolve().parents[2].parent / "shared" / "golden" / "keys"
 
 needs_golden = pytest.mark.skipif(
     not GOLDEN_KEYS.is_dir(), reason="the reference's key lists are not beside this checkout"
-)
-
-ELEVEN = (
-    "rpn_r50-caffe_fpn_1x_coco",
-    "rpn_r50_fpn_1x_coco",
-    "rpn_r50_fpn_2x_coco",
-    "rpn_r101-caffe_fpn_1x_coco",
-    "rpn_r101_fpn_1x_coco",
-    "rpn_r101_fpn_2x_coco",
-    "rpn_x101-32x4d_fpn_1x_coco",
-    "rpn_x101-32x4d_fpn_2x_coco",
-    "rpn_x101-64x4d_fpn_1x_coco",
-    "rpn_x101-64x4d_fpn_2x_coco",
-    "rpn_r50-caffe-c4_1x_coco",
 )
 
 Shapes = dict[str, tuple[int, ...]]
@@ -46,6 +38,13 @@ TINY = Config(
     ),
 )
 """Two stages of a ResNet-50, and a narrow pyramid and head."""
+
+TINY_CAFFE = replace(
+    TINY,
+    name="tiny-caffe",
+    model=replace(TINY.model, backbone=replace(TINY.model.backbone, style="caffe")),
+)
+"""The same shapes in the other style."""
 
 
 def tiny_config_file(folder: Path, config: Config = TINY) -> str:
@@ -102,23 +101,13 @@ def golden_shapes(name: str) -> Shapes:
 
 
 def filled(shapes: Shapes, seed: int = 1) -> Arrays:
-    """Weights by the rule of the reference figures, each key from its own seed."""
-    return {key: _filled(key, shape, seed) for key, shape in shapes.items()}
-
-
-def _filled(key: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
-    rng = np.random.RandomState(zlib.crc32(f"{seed}:{key}".encode()))
-    if key.endswith("num_batches_tracked"):
-        return np.zeros(shape, np.int64)
-    if len(shape) == 4:
-        special = {"rpn_head.rpn_cls.weight": 1.0, "rpn_head.rpn_reg.weight": 0.02}
-        gain = 0.01 if "lateral_convs" in key else special.get(key, 2.0)
-        values = rng.standard_normal(shape) * np.sqrt(gain / (shape[1] * shape[2] * shape[3]))
-    elif key.endswith("running_var") or re.search(r"(bn\d|downsample\.1)\.weight$", key):
-        values = rng.uniform(0.5, 1.5, shape) * (0.3 if key.endswith("bn3.weight") else 1.0)
-    else:
-        values = rng.standard_normal(shape) * 0.1
-    return values.astype(np.float32)
+    """Weights by the rule of the reference figures; counters of batch norms are 0."""
+    return {
+        key: np.zeros(shape, np.int64)
+        if key.endswith("num_batches_tracked")
+        else array_by_rule(key, shape, seed)
+        for key, shape in shapes.items()
+    }
 
 
 def tensors(arrays: Arrays) -> dict[str, torch.Tensor]:

@@ -12,7 +12,8 @@ import torch
 import rpn_jax
 from rpn_jax.evaluation import PictureProposals
 from rpn_jax.torch_weights import convert
-from tests.torch_weights.published import ELEVEN, filled, golden_shapes, needs_golden
+from tests.reference_configs import ELEVEN
+from tests.torch_weights.published import filled, golden_shapes, needs_golden
 
 SIDE = 64
 

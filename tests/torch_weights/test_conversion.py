@@ -22,9 +22,10 @@ from rpn_jax.models import RPN, variable_shapes
 from rpn_jax.torch_weights import convert, print_report, to_torch
 from rpn_jax.torch_weights.conversion import state_dict
 from rpn_jax.torch_weights.names import nest
+from tests.reference_configs import ELEVEN
 from tests.torch_weights.published import (
-    ELEVEN,
     TINY,
+    TINY_CAFFE,
     Arrays,
     caffe2_names,
     detectron2_names,
@@ -176,7 +177,8 @@ def test_backbones_fill_the_backbone(zoo: str, tmp_path: Path) -> None:
                 expected[key] = np.zeros_like(expected[key])
             elif key.endswith("running_var"):
                 expected[key] = np.ones_like(expected[key])
-    report = convert(source, tmp_path / "out", tiny_config_file(tmp_path))
+    config = TINY_CAFFE if zoo == "Detectron" else TINY
+    report = convert(source, tmp_path / "out", tiny_config_file(tmp_path, config))
     assert_holds(tmp_path / "out", expected)
     assert report.kind == "backbone"
     assert {name.split(".")[0] for name in report.initialised} == {"neck", "rpn_head"}

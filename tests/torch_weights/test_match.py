@@ -11,10 +11,7 @@ from rpn_jax.config import load_config
 from rpn_jax.errors import UserError
 from rpn_jax.torch_weights.match import (
     KeyMatch,
-    Shapes,
     assumed_statistics,
-    backbone_style,
-    check_style,
     choose_config,
     describe,
     differences,
@@ -23,9 +20,11 @@ from rpn_jax.torch_weights.match import (
     match_keys,
     wanted_shapes,
 )
+from rpn_jax.torch_weights.names import Shapes
+from rpn_jax.torch_weights.style import ToldStyle
 from rpn_jax.torch_weights.tables import NAMED_FILES, ZOOS
+from tests.reference_configs import ELEVEN
 from tests.torch_weights.published import (
-    ELEVEN,
     TINY,
     caffe2_names,
     detectron2_names,
@@ -216,10 +215,10 @@ def test_stages_beyond_the_config_are_left_out_of_backbones_only() -> None:
     assert not fits(TINY, match, found_shapes(match, detector))
 
 
-def choose(shapes: Shapes, metadata: dict, file: str) -> tuple[str, str]:
+def choose(shapes: Shapes, file: str, told: ToldStyle | None = None) -> tuple[str, str]:
     match = match_keys(shapes, Path(file))
     found = found_shapes(match, shapes)
-    config, chosen_by = choose_config(match, found, metadata, Path(file))
+    config, chosen_by = choose_config(match, found, told, Path(file))
     return config.name, chosen_by
 
 
@@ -227,28 +226,34 @@ def choose(shapes: Shapes, metadata: dict, file: str) -> tuple[str, str]:
 @pytest.mark.parametrize("name", ["rpn_r50-caffe_fpn_1x_coco", "rpn_r50_fpn_2x_coco"])
 @pytest.mark.parametrize("ending", ["_20200131-0728c9b3.pth", ".pth", "-0728c9b3.pth"])
 def test_published_file_names_choose_the_config(name: str, ending: str) -> None:
-    assert choose(golden_shapes(name), {}, name.replace("-", "_") + ending) == (name, "file name")
+    assert choose(golden_shapes(name), name.replace("-", "_") + ending) == (name, "file name")
 
 
 @needs_golden
-def test_the_config_text_in_the_metadata_chooses_the_style() -> None:
+@pytest.mark.parametrize("keys", ["faster-rcnn_r50_fpn_1x_coco", "torchvision_resnet50"])
+def test_a_style_that_is_told_chooses_the_config(keys: str) -> None:
+    told = ToldStyle("pytorch", "metadata")
+    assert choose(golden_shapes(keys), "x.pth", told) == ("rpn_r50_fpn_1x_coco", "metadata")
+
+
+@needs_golden
+def test_the_caffe_style_chooses_among_detectors() -> None:
+    told = ToldStyle("caffe", "keys")
     shapes = golden_shapes("faster-rcnn_r50_fpn_1x_coco")
-    for style, name in (("caffe", "rpn_r50-caffe_fpn_1x_coco"), ("pytorch", "rpn_r50_fpn_1x_coco")):
-        metadata = {"meta": {"cfg": f"model = dict(backbone=dict(style='{style}'))\n"}}
-        assert choose(shapes, metadata, "epoch_12.pth") == (name, "metadata")
+    assert choose(shapes, "x.pth", told) == ("rpn_r50-caffe_fpn_1x_coco", "keys")
 
 
 @needs_golden
 def test_what_does_not_decide_is_an_error_that_names_the_choices() -> None:
     with pytest.raises(UserError, match=r"--config \(.*rpn_r50-caffe_fpn.*rpn_r50_fpn_1x"):
-        choose(golden_shapes("faster-rcnn_r50_fpn_1x_coco"), {}, "epoch_12.pth")
+        choose(golden_shapes("faster-rcnn_r50_fpn_1x_coco"), "epoch_12.pth")
     resnext = golden_shapes("openmmlab_resnext101_32x4d")
-    assert choose(resnext, {}, "x.pth") == ("rpn_x101-32x4d_fpn_1x_coco", "shapes")
+    assert choose(resnext, "x.pth") == ("rpn_x101-32x4d_fpn_1x_coco", "shapes")
 
 
 def test_an_architecture_of_no_config_is_described() -> None:
     with pytest.raises(UserError, match=r"holds ResNet-50 of 2 stages.*FPN, 3 anchors.*--config"):
-        choose(tiny_shapes(), {}, "tiny.pth")
+        choose(tiny_shapes(), "tiny.pth")
 
 
 def test_differences_come_in_order() -> None:
@@ -262,29 +267,9 @@ def test_differences_come_in_order() -> None:
     assert differences(wanted, wanted) == []
 
 
-@pytest.mark.parametrize(
-    ("metadata", "style"),
-    [
-        ({}, None),
-        ({"meta": {"config": "style='caffe'"}}, "caffe"),
-        ({"meta": {"cfg": 'style="pytorch"'}}, "pytorch"),
-        ({"meta": {"cfg": "style='caffe', style='pytorch'"}}, None),
-    ],
-)
-def test_style_in_metadata(metadata: dict, style: str | None) -> None:
-    assert backbone_style(metadata) == style
-
-
-def test_the_other_style_is_refused() -> None:
-    metadata = {"meta": {"config": "style='caffe'"}}
-    with pytest.raises(UserError, match="style='caffe', but config tiny has 'pytorch'"):
-        check_style(TINY, metadata, FILE)
-    check_style(TINY, {"meta": {"config": "style='pytorch'"}}, FILE)
-
-
 def test_named_files_are_https_and_checked_but_for_detectron2s() -> None:
     from rpn_jax.torch_weights.download import digits_in_name
 
-    for name, url in NAMED_FILES.items():
-        assert url.startswith("https://")
-        assert (digits_in_name(url) is None) == name.startswith("detectron2://")
+    for name, file in NAMED_FILES.items():
+        assert file.url.startswith("https://")
+        assert (digits_in_name(file.url) is None) == name.startswith("detectron2://")

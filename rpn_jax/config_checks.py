@@ -1,0 +1,57 @@
+"""Checks of a config's values: the refusals name the key, the value, and what would be right."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from rpn_jax.errors import UserError
+
+
+def check(holds: bool, key: str, value: object, wanted: str) -> None:
+    """Raise UserError unless ``holds``: the dotted key has this value and must be ``wanted``."""
+    if not holds:
+        raise UserError(f"{key} = {value!r}: must be {wanted}")
+
+
+def check_types(section: str, config: Any) -> None:
+    """Raise UserError for the first field of a config's section that is not of its type.
+
+    Args:
+      section: the section's dotted key, empty for the whole config.
+      config: the section, a dataclass.
+    """
+    for key, hint in get_type_hints(type(config)).items():
+        value = getattr(config, key)
+        if not _is_of_type(value, hint):
+            name = f"{section}.{key}" if section else key
+            raise UserError(f"{name} = {value!r}: must be {_type_text(hint)}")
+
+
+def _is_of_type(value: Any, hint: Any) -> bool:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return any(value == choice and type(value) is type(choice) for choice in arguments)
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        if arguments[-1] is Ellipsis:
+            return all(_is_of_type(item, arguments[0]) for item in value)
+        return len(value) == len(arguments) and all(map(_is_of_type, value, arguments))
+    if hint is float:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return number and math.isfinite(value)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _type_text(hint: Any) -> str:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return "one of " + ", ".join(map(repr, arguments))
+    if origin is tuple:
+        return str(hint)
+    return {int: "a whole number", float: "a finite number", bool: "true or false"}.get(
+        hint, "a text" if hint is str else f"a {getattr(hint, '__name__', hint)}"
+    )

@@ -1,0 +1,20 @@
+"""The facts of the reference's eleven configs."""
+
+from __future__ import annotations
+
+REFERENCE = {
+    "rpn_r50-caffe_fpn_1x_coco": (50, 1, 64, "caffe", False, 12),
+    "rpn_r50_fpn_1x_coco": (50, 1, 64, "pytorch", True, 12),
+    "rpn_r50_fpn_2x_coco": (50, 1, 64, "pytorch", True, 24),
+    "rpn_r101-caffe_fpn_1x_coco": (101, 1, 64, "caffe", False, 12),
+    "rpn_r101_fpn_1x_coco": (101, 1, 64, "pytorch", True, 12),
+    "rpn_r101_fpn_2x_coco": (101, 1, 64, "pytorch", True, 24),
+    "rpn_x101-32x4d_fpn_1x_coco": (101, 32, 4, "pytorch", True, 12),
+    "rpn_x101-32x4d_fpn_2x_coco": (101, 32, 4, "pytorch", True, 24),
+    "rpn_x101-64x4d_fpn_1x_coco": (101, 64, 4, "pytorch", True, 12),
+    "rpn_x101-64x4d_fpn_2x_coco": (101, 64, 4, "pytorch", True, 24),
+    "rpn_r50-caffe-c4_1x_coco": (50, 1, 64, "caffe", False, 12),
+}
+"""Name: depth, groups, base width, style, trained norms, epochs."""
+
+ELEVEN = tuple(REFERENCE)

@@ -1,0 +1,49 @@
+"""The help that refusals give, and the exit codes of what stops a command."""
+
+from __future__ import annotations
+
+import pytest
+
+from rpn_jax.errors import UserError, exit_code, nearest
+
+
+def test_nearest_names_one_or_none() -> None:
+    assert nearest("learning_rte", ["momentum", "learning_rate"]) == (
+        "; did you mean 'learning_rate'?"
+    )
+    assert nearest("zzz", ["momentum", "learning_rate"]) == ""
+
+
+def stopped_by(error: BaseException) -> int:
+    def command() -> int:
+        raise error
+
+    return exit_code(command)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (UserError("a.json: no such file"), 2, "error: a.json: no such file\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+    ],
+)
+def test_what_stops_a_command_is_a_code_and_a_line(
+    error: BaseException, code: int, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert stopped_by(error) == code
+    assert capsys.readouterr().err == line
+
+
+def test_a_full_device_is_no_bug_and_anything_else_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert stopped_by(RuntimeError("RESOURCE_EXHAUSTED: 8 GB\nlong list")) == 2
+    said = capsys.readouterr().err
+    assert "memory is full (RESOURCE_EXHAUSTED: 8 GB)" in said
+    assert said.count("\n") == 1
+    with pytest.raises(RuntimeError, match="a bug"):
+        stopped_by(RuntimeError("a bug"))
+
+
+def test_a_command_that_ends_by_itself_has_its_own_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert [exit_code(lambda: 0), exit_code(lambda: 1)] == [0, 1]
+    assert capsys.readouterr().err == ""
