@@ -62,7 +62,7 @@ class Options:
     """'auto', 'cpu' or 'gpu'."""
 
 
-class _Parser(argparse.ArgumentParser):
+class OneLineParser(argparse.ArgumentParser):
     """Tells what is wrong with the words as this package does, in one line."""
 
     def error(self, message: str) -> NoReturn:
@@ -95,7 +95,7 @@ def parse_options(words: Sequence[str], program: str) -> Options:
 
 
 def _parser(program: str) -> argparse.ArgumentParser:
-    parser = _Parser(prog=program, description=DESCRIPTION, allow_abbrev=False)
+    parser = OneLineParser(prog=program, description=DESCRIPTION, allow_abbrev=False)
     add = parser.add_argument
     add("config", nargs="?", metavar="CONFIG", help="config, a name or the path of a file")
     for flag, meaning in (
@@ -110,8 +110,8 @@ def _parser(program: str) -> argparse.ArgumentParser:
     ):
         add(flag, action="store_true", help=meaning)
     precisions = get_args(get_type_hints(ModelConfig)["precision"])
-    positive = _at_least(int, 1)
-    side = _at_least(int, CANVAS_MULTIPLE, multiple_of=CANVAS_MULTIPLE)
+    positive = at_least(int, 1)
+    side = at_least(int, CANVAS_MULTIPLE, multiple_of=CANVAS_MULTIPLE)
     add("--batch-sizes", nargs="+", type=positive, default=[1], help="pictures a call (default 1)")
     add(
         "--size",
@@ -130,7 +130,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
     add("--runs", type=positive, default=50, help="timed calls of each figure (default 50)")
     add(
         "--seconds",
-        type=_at_least(float, 0),
+        type=at_least(float, 0),
         default=60.0,
         help="begin no further calls of a figure after this long (default 60)",
     )
@@ -140,7 +140,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _at_least(
+def at_least(
     number: type[Number], lowest: int, multiple_of: int | None = None
 ) -> Callable[[str], Number]:
     wanted = f"{lowest} or more" + (f", in multiples of {multiple_of}" if multiple_of else "")
