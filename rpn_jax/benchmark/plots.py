@@ -71,6 +71,9 @@ def growth_figure(rows: Rows) -> Figure:
         axes.loglog(values, linear, color="0.7", linestyle="--", label="linear")
         axes.loglog(values, medians, color="#4878a8", marker="o", label="measured")
         axes.set(xlabel=axis, ylabel="ms")
+        labels = [f"{float(f'{value:.3g}'):g}" for value in values]
+        axes.set_xticks(values, labels, fontsize="small")
+        axes.tick_params(axis="x", which="minor", labelbottom=False)
         axes.legend(frameon=False)
     return figure
 

@@ -12,7 +12,14 @@ from jax.sharding import SingleDeviceSharding
 from rpn_jax.benchmark.device import Peaks
 from rpn_jax.benchmark.figures import Row, program_columns, roofline_columns, timing_columns
 from rpn_jax.benchmark.inputs import Canvas, make_batch, make_outputs
-from rpn_jax.benchmark.timing import Effort, Program, Timing, compile_program, time_calls
+from rpn_jax.benchmark.timing import (
+    Effort,
+    Program,
+    Timing,
+    compile_program,
+    count_flops,
+    time_calls,
+)
 from rpn_jax.config import Config
 from rpn_jax.models import RPN
 from rpn_jax.ops import nms_sorted
@@ -148,7 +155,8 @@ def post_processing_function(config: Config) -> jax.stages.Wrapped:
 
 
 def _stage_row(stage: Stage, batch_size: int, peaks: Peaks, effort: Effort) -> Row:
-    program = compile_program(stage.function, *stage.arguments)
+    flops = count_flops(stage.function, *stage.arguments) if stage.is_network else None
+    program = compile_program(stage.function, *stage.arguments, flops=flops)
     timing = time_calls(lambda: program.run(*stage.arguments), effort)
     row: Row = {"stage": stage.name, **timing_columns(timing, batch_size)}
     if stage.is_network:

@@ -105,9 +105,10 @@ def compile_program(
 
 
 def count_flops(function: jax.stages.Wrapped, *arguments: Any) -> float:
-    """Operations of a jitted training step, by XLA's cost analysis of it as written for a GPU.
+    """Operations of a jitted function, by XLA's cost analysis of it as written for a GPU.
 
-    As written for a CPU it has loops of matrix products, of which the analysis counts one round.
+    As written for a CPU it has loops of matrix products, of which the analysis counts one round,
+    and products with zeros between groups of channels.
     """
     lowered = function.trace(*arguments).lower(lowering_platforms=("cuda",))
     return float(lowered.cost_analysis()["flops"])
