@@ -30,6 +30,7 @@ __all__ = [
     "OptimConfig",
     "PixelConfig",
     "ProposalConfig",
+    "Resize",
     "TrainConfig",
     "config_changes",
     "config_from_json",
@@ -42,6 +43,7 @@ __all__ = [
 CANVAS_MULTIPLE = 32
 """Canvases and the anchors' validity are rounded up to this many pixels (reference behaviour)."""
 
+Resize = Literal["host", "device"]
 T = TypeVar("T")
 
 
@@ -245,7 +247,7 @@ class DataConfig:
     """Cut boxes that reach out of their picture at its border, instead of refusing them."""
     loader_threads: int = 4
     """Threads that read and resize pictures."""
-    resize: Literal["host", "device"] = "host"
+    resize: Resize = "host"
     """Where pictures are resized and mirrored, to the same pixels but for a rare grey level.
     'host': by the loader's threads.
     'device': by the devices, from originals; for where these wait for the host.

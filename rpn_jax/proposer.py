@@ -64,7 +64,13 @@ def make_propose_function(config: Config) -> ProposeFunction:
 
 
 def prepare_variables(config: Config, variables: Variables, placement: Sharding) -> Variables:
-    """Weights as functions of `make_propose_function` take them, on devices of this process."""
+    """Weights as functions of `make_propose_function` take them.
+
+    Args:
+      config: of the network.
+      variables: its variables.
+      placement: where to, on devices of this process.
+    """
     folded = fold_norms(config.model, variables, kernels_ohwi=jax.default_backend() != "cpu")
     return jax.device_put(folded, placement)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, get_args
 
 from rpn_jax.benchmark.figures import Row, timing_columns
 from rpn_jax.benchmark.inputs import Canvas, make_pictures
@@ -19,7 +19,7 @@ from rpn_jax.benchmark.stages import (
     whole_function,
 )
 from rpn_jax.benchmark.timing import Effort, compile_program, repeat
-from rpn_jax.config import Config, replace
+from rpn_jax.config import Config, Resize, replace
 from rpn_jax.environment import cpu_cores
 from rpn_jax.proposer import on_all_devices, prepare_variables, propose_dataset
 
@@ -38,9 +38,7 @@ MADE_SIZE = (480, 640)
 JPEG_QUALITY = 90
 PICTURES_A_THREAD = 64
 """So many that the start of the threads does not count."""
-Resize = Literal["host", "device"]
-RESIZE: tuple[Resize, ...] = ("host", "device")
-"""The values of ``data.resize``."""
+RESIZE: tuple[Resize, ...] = get_args(Resize)
 
 
 def missing_packages() -> list[str]:

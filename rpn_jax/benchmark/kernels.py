@@ -70,9 +70,9 @@ def count_kernels(hlo: str) -> Row:
 
 
 def _count(
-    computations: dict[str, list[str]], name: str, counts: Counter[str], in_loop: bool
+    computations: dict[str, list[str]], computation: str, counts: Counter[str], in_loop: bool
 ) -> None:
-    for line in computations[name]:
+    for line in computations[computation]:
         instruction = INSTRUCTION.match(line)
         if instruction is None:
             continue

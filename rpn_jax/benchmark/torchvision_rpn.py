@@ -52,7 +52,7 @@ class TorchvisionRPN(nn.Module):
         self.backbone = resnet_fpn_backbone(
             backbone_name="resnet50",
             weights=None,
-            # Not FrozenBatchNorm2d: it is slower in eager mode, and trains no scales and biases.
+            # Not FrozenBatchNorm2d, which trains no scales and biases.
             norm_layer=nn.BatchNorm2d,
             trainable_layers=LAYERS - 1 - config.model.backbone.frozen_stages,
         )

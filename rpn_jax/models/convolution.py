@@ -6,6 +6,7 @@ the gradient by the kernel, a convolution with a kernel as large as the picture,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
@@ -15,6 +16,8 @@ from jax import lax
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
+
+    Gradients = tuple[Float[Array, "B H W I"], Float[Array, "k k J O"]]
 
 Precision = Literal["float32", "tf32", "bfloat16"]
 
@@ -70,19 +73,13 @@ def _add_bias(y: Float[Array, "B h w O"], bias: Float[Array, " O"]) -> Float[Arr
     return y + bias.astype(y.dtype)
 
 
-def _add_bias_saving(
-    y: Float[Array, "B h w O"], bias: Float[Array, " O"]
-) -> tuple[Float[Array, "B h w O"], Float[Array, " O"]]:
-    return _add_bias(y, bias), bias
-
-
 def _add_bias_backward(
     bias: Float[Array, " O"], y_grad: Float[Array, "B h w O"]
 ) -> tuple[Float[Array, "B h w O"], Float[Array, " O"]]:
     return y_grad, jnp.sum(y_grad, axis=(0, 1, 2), dtype=jnp.float32).astype(bias.dtype)
 
 
-_add_bias.defvjp(_add_bias_saving, _add_bias_backward)
+_add_bias.defvjp(lambda y, bias: (_add_bias(y, bias), bias), _add_bias_backward)
 
 
 def _convolve_forward(
@@ -99,45 +96,35 @@ def _convolve_forward(
     return lax.platform_dependent(x, kernel, cpu=in_blocks, default=plain)
 
 
-def _convolve_saving(
-    x: Float[Array, "B H W I"],
-    kernel: Float[Array, "k k J O"],
-    precision: lax.Precision,
-    stride: int,
-    groups: int,
-) -> tuple[Float[Array, "B h w O"], tuple[Array, Array]]:
-    return _convolve_forward(x, kernel, precision, stride, groups), (x, kernel)
-
-
 def _convolve_backward(
     precision: lax.Precision,
     stride: int,
     groups: int,
     saved: tuple[Float[Array, "B H W I"], Float[Array, "k k J O"]],
     y_grad: Float[Array, "B h w O"],
-) -> tuple[Float[Array, "B H W I"], Float[Array, "k k J O"]]:
+) -> Gradients:
     x, kernel = saved
     plain = partial(_plain_convolve, precision=precision, stride=stride, groups=groups)
     in_blocks = partial(_convolve_in_blocks, precision=precision, stride=stride, groups=groups)
 
-    def by_convolutions(x: Array, kernel: Array, y_grad: Array) -> tuple[Array, Array]:
-        return jax.vjp(plain, x, kernel)[1](y_grad)
+    def by(form: Callable[..., Array], x: Array, kernel: Array, y_grad: Array) -> Gradients:
+        return jax.vjp(form, x, kernel)[1](y_grad)
 
-    def by_blocks(x: Array, kernel: Array, y_grad: Array) -> tuple[Array, Array]:
-        return jax.vjp(in_blocks, x, kernel)[1](y_grad)
-
-    def by_matmul(x: Array, kernel: Array, y_grad: Array) -> tuple[Array, Array]:
+    def by_matmul(x: Array, kernel: Array, y_grad: Array) -> Gradients:
         (x_grad,) = jax.linear_transpose(lambda x: plain(x, kernel), x)(y_grad)
         return x_grad, kernel_gradient_by_matmul(x, y_grad, kernel.shape[0], stride)
 
     if not _cpu_form_pays(x, stride):
-        return by_convolutions(x, kernel, y_grad)
-    on_cpu = by_matmul if groups == 1 else by_blocks
-    return lax.platform_dependent(x, kernel, y_grad, cpu=on_cpu, default=by_convolutions)
+        return by(plain, x, kernel, y_grad)
+    on_cpu = by_matmul if groups == 1 else partial(by, in_blocks)
+    return lax.platform_dependent(x, kernel, y_grad, cpu=on_cpu, default=partial(by, plain))
 
 
 _convolve = jax.custom_vjp(_convolve_forward, nondiff_argnums=(2, 3, 4))
-_convolve.defvjp(_convolve_saving, _convolve_backward)
+_convolve.defvjp(
+    lambda x, kernel, *static: (_convolve_forward(x, kernel, *static), (x, kernel)),
+    _convolve_backward,
+)
 
 
 def _cpu_form_pays(x: Float[Array, "B H W I"], stride: int) -> bool:

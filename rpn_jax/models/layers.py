@@ -197,12 +197,6 @@ def max_pool_3x3_stride_2(x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]
     return reduce(jnp.maximum, taps)
 
 
-def _max_pool_saving(
-    x: Float[Array, "B H W C"],
-) -> tuple[Float[Array, "B h w C"], Float[Array, "B H W C"]]:
-    return max_pool_3x3_stride_2(x), x
-
-
 def _max_pool_backward(
     x: Float[Array, "B H W C"], y_grad: Float[Array, "B h w C"]
 ) -> tuple[Float[Array, "B H W C"]]:
@@ -210,7 +204,7 @@ def _max_pool_backward(
     return jax.vjp(lambda x: _max_of_threes(_max_of_threes(x, axis=2), axis=1), x)[1](y_grad)
 
 
-max_pool_3x3_stride_2.defvjp(_max_pool_saving, _max_pool_backward)
+max_pool_3x3_stride_2.defvjp(lambda x: (max_pool_3x3_stride_2(x), x), _max_pool_backward)
 
 
 def _max_of_threes(x: Float[Array, "B H W C"], axis: int) -> Float[Array, "B h w C"]:
