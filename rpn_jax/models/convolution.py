@@ -1,18 +1,21 @@
 """Convolutions as PyTorch computes them, in NHWC with HWIO kernels, and their gradients.
 
-XLA's CPU backend is slow at two forms of convolution, which are written here in other words for it:
-the gradient by the kernel, a convolution with a kernel as large as the picture, and groups.
+On a CPU, in float32, three forms of them are put to XLA in other words: 3x3 kernels by Winograd's
+products; groups, which it runs one after the other; and the gradient by the kernel, which it takes
+for a convolution with a kernel as large as the picture.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from rpn_jax.models import winograd
+from rpn_jax.models.kernel_gradient import kernel_gradient_by_matmul
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -21,10 +24,12 @@ if TYPE_CHECKING:
 
 Precision = Literal["float32", "tf32", "bfloat16"]
 
-TILE_BYTES = 2**21
-"""What a factor of a tile's product may take: both are to stay in the cache."""
 MIN_PIXELS = 256
-"""Below so many output pixels a picture, XLA's own forms are as fast."""
+"""Below so many output pixels XLA's own forms are as fast."""
+MIN_WINOGRAD_CHANNELS = 128
+"""Below so many, in or out, the transforms take what the products save."""
+MIN_WINOGRAD_FLOPS = 3e9
+"""Below so many, some ten milliseconds, it does not pay for half a second more of compiling."""
 BLOCK_CHANNELS = 64
 """Fewest input channels of a block of groups that is convolved as one."""
 MAX_BLOCKS = 8
@@ -90,10 +95,10 @@ def _convolve_forward(
     groups: int,
 ) -> Float[Array, "B h w O"]:
     plain = partial(_plain_convolve, precision=precision, stride=stride, groups=groups)
-    if not _cpu_form_pays(x, stride) or groups == 1:
+    if not _cpu_form_pays(x, stride):
         return plain(x, kernel)
-    in_blocks = partial(_convolve_in_blocks, precision=precision, stride=stride, groups=groups)
-    return lax.platform_dependent(x, kernel, cpu=in_blocks, default=plain)
+    on_cpu = partial(_convolve_on_cpu, precision=precision, stride=stride, groups=groups)
+    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=plain)
 
 
 def _convolve_backward(
@@ -104,20 +109,15 @@ def _convolve_backward(
     y_grad: Float[Array, "B h w O"],
 ) -> Gradients:
     x, kernel = saved
-    plain = partial(_plain_convolve, precision=precision, stride=stride, groups=groups)
-    in_blocks = partial(_convolve_in_blocks, precision=precision, stride=stride, groups=groups)
 
-    def by(form: Callable[..., Array], x: Array, kernel: Array, y_grad: Array) -> Gradients:
+    def plain(x: Array, kernel: Array, y_grad: Array) -> Gradients:
+        form = partial(_plain_convolve, precision=precision, stride=stride, groups=groups)
         return jax.vjp(form, x, kernel)[1](y_grad)
 
-    def by_matmul(x: Array, kernel: Array, y_grad: Array) -> Gradients:
-        (x_grad,) = jax.linear_transpose(lambda x: plain(x, kernel), x)(y_grad)
-        return x_grad, kernel_gradient_by_matmul(x, y_grad, kernel.shape[0], stride)
-
     if not _cpu_form_pays(x, stride):
-        return by(plain, x, kernel, y_grad)
-    on_cpu = by_matmul if groups == 1 else partial(by, in_blocks)
-    return lax.platform_dependent(x, kernel, y_grad, cpu=on_cpu, default=partial(by, plain))
+        return plain(x, kernel, y_grad)
+    on_cpu = partial(_gradients_on_cpu, precision=precision, stride=stride, groups=groups)
+    return lax.platform_dependent(x, kernel, y_grad, cpu=on_cpu, default=plain)
 
 
 _convolve = jax.custom_vjp(_convolve_forward, nondiff_argnums=(2, 3, 4))
@@ -127,9 +127,55 @@ _convolve.defvjp(
 )
 
 
+def _convolve_on_cpu(
+    x: Float[Array, "B H W I"],
+    kernel: Float[Array, "k k J O"],
+    precision: lax.Precision,
+    stride: int,
+    groups: int,
+) -> Float[Array, "B h w O"]:
+    if groups > 1:
+        return _convolve_in_blocks(x, kernel, precision, stride, groups)
+    if _winograd_pays(x, kernel, stride):
+        return winograd.convolve_3x3(x, kernel)
+    return _plain_convolve(x, kernel, precision, stride, groups)
+
+
+def _gradients_on_cpu(
+    x: Float[Array, "B H W I"],
+    kernel: Float[Array, "k k J O"],
+    y_grad: Float[Array, "B h w O"],
+    precision: lax.Precision,
+    stride: int,
+    groups: int,
+) -> Gradients:
+    if groups > 1:
+        in_blocks = partial(_convolve_in_blocks, precision=precision, stride=stride, groups=groups)
+        return jax.vjp(in_blocks, x, kernel)[1](y_grad)
+    if _winograd_pays(x, kernel, stride):
+        x_grad = winograd.input_gradient_3x3(y_grad, kernel)
+    else:
+        plain = partial(
+            _plain_convolve, kernel=kernel, precision=precision, stride=stride, groups=groups
+        )
+        (x_grad,) = jax.linear_transpose(plain, x)(y_grad)
+    return x_grad, kernel_gradient_by_matmul(x, y_grad, kernel.shape[0], stride)
+
+
 def _cpu_form_pays(x: Float[Array, "B H W I"], stride: int) -> bool:
-    _, height, width, _ = x.shape
-    return x.dtype == jnp.float32 and height * width >= MIN_PIXELS * stride**2
+    batch, height, width, _ = x.shape
+    return x.dtype == jnp.float32 and batch * height * width >= MIN_PIXELS * stride**2
+
+
+def _winograd_pays(
+    x: Float[Array, "B H W I"], kernel: Float[Array, "k k I O"], stride: int
+) -> bool:
+    return (
+        kernel.shape[0] == 3
+        and stride == 1
+        and min(kernel.shape[2:]) >= MIN_WINOGRAD_CHANNELS
+        and 2 * x.size * kernel.size // kernel.shape[2] >= MIN_WINOGRAD_FLOPS
+    )
 
 
 def _plain_convolve(
@@ -188,68 +234,3 @@ def _block_diagonal(
     own_inputs = jnp.eye(merged, dtype=kernel.dtype)
     dense = jnp.einsum("hwibmo,nm->hwnibmo", by_group, own_inputs, precision="highest")
     return dense.reshape(size, size, merged * inputs, features)
-
-
-def kernel_gradient_by_matmul(
-    x: Float[Array, "B H W I"], y_grad: Float[Array, "B h w O"], size: int, stride: int
-) -> Float[Array, "k k I O"]:
-    """The gradient of a convolution's kernel as matrix products.
-
-    ``kernel_grad[i, j] = sum(x[stride * row + i, stride * column + j] * y_grad[row, column])`` with
-    x padded. For a tile of rows, x shifted by each column ``j`` is put side by side as one factor,
-    and ``y_grad`` shifted by rows as the other: their product holds every ``(i, j)``, without
-    ``k * k`` copies of x. Of a strided convolution each phase of x's rows is put beside, too.
-
-    Args:
-      x: float32 input of the convolution, unpadded.
-      y_grad: gradient of its output.
-      size: k, side of the kernel; the convolution padded ``k // 2`` on every side.
-      stride: of the convolution, both ways.
-    """
-    if size == 1:
-        axes = ((0, 1, 2), (0, 1, 2))
-        return jnp.tensordot(x[:, ::stride, ::stride], y_grad, axes)[None, None]
-    batch, height, width, channels = x.shape
-    _, _, columns, features = y_grad.shape
-    pad, shifts = size // 2, -(-size // stride)
-    # Padding is left out where it can be: whole groups of ``stride`` rows of zeros above x.
-    groups_left_out, pad_above = divmod(pad, stride)
-    groups = -(-(pad_above + height) // stride)
-    pixels = TILE_BYTES // (4 * max(stride * size * channels, shifts * features))
-    tiles = -(-groups // max(pixels // columns, 1))
-    rows = -(-groups // tiles)
-    x = _pad_axis(x, 1, pad_above, stride * tiles * rows)
-    y_grad = _pad_axis(y_grad, 1, shifts - 1 - groups_left_out, tiles * rows + shifts - 1)
-    window = stride * (columns - 1) + size
-
-    def add_tile(index: Array, total: Array) -> Array:
-        picture, tile = jnp.divmod(index, tiles)
-        row = tile * rows
-        x_tile = lax.dynamic_slice(
-            x, (picture, stride * row, 0, 0), (1, stride * rows, width, channels)
-        )[0]
-        x_tile = _pad_axis(x_tile, 1, pad, window)
-        y_tile = lax.dynamic_slice(
-            y_grad, (picture, row, 0, 0), (1, rows + shifts - 1, columns, features)
-        )[0]
-        patches = [
-            x_tile[phase::stride, j : j + window - size + 1 : stride]
-            for phase in range(stride)
-            for j in range(size)
-        ]
-        shifted = [y_tile[first : first + rows] for first in reversed(range(shifts))]
-        factors = jnp.concatenate(patches, axis=-1), jnp.concatenate(shifted, axis=-1)
-        return total + jnp.tensordot(*factors, axes=((0, 1), (0, 1)))
-
-    total = jnp.zeros((stride * size * channels, shifts * features))
-    total = lax.fori_loop(0, batch * tiles, add_tile, total)
-    # Row i of the kernel is shift i // stride of phase i % stride.
-    by_row = total.reshape(stride, size, channels, shifts, features).transpose(3, 0, 1, 2, 4)
-    return by_row.reshape(shifts * stride, size, channels, features)[:size]
-
-
-def _pad_axis(x: Float[Array, "..."], axis: int, before: int, length: int) -> Float[Array, "..."]:
-    """Zeros before an axis and as many behind as make up its length, or cut off behind."""
-    padding = [(0, 0, 0)] * x.ndim
-    padding[axis] = (before, length - before - x.shape[axis], 0)
-    return lax.pad(x, jnp.zeros((), x.dtype), padding)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rpn_jax.models import convolution
-from rpn_jax.models.convolution import convolve, kernel_gradient_by_matmul
+from rpn_jax.models.convolution import convolve
 from tests.oracles.convolution import conv_gradient_loop, conv_loop
 
 SIZES_AND_STRIDES = [(1, 1), (1, 2), (3, 1), (3, 2), (7, 2), (5, 3), (3, 4)]
@@ -56,24 +56,47 @@ def test_gradients_of_convolve_are_those_of_its_definition(monkeypatch, size, st
     np.testing.assert_allclose(bias_grad, y_grad.sum((0, 1)), atol=1e-4)
 
 
-@pytest.mark.parametrize(("size", "stride"), SIZES_AND_STRIDES)
-@pytest.mark.parametrize("tile_bytes", [1, 1500, 2**21])
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (8, 12), (13, 7)])
-def test_kernel_gradient_by_matmul_in_any_tiles(
-    monkeypatch, size, stride, tile_bytes, height, width
-):
-    monkeypatch.setattr(convolution, "TILE_BYTES", tile_bytes)
-    rng = np.random.default_rng(height)
-    x = rng.standard_normal((2, height, width, 3)).astype(np.float32)
-    out = (-(-height // stride), -(-width // stride))
-    y_grad = rng.standard_normal((2, *out, 4)).astype(np.float32)
-    kernel = np.zeros((size, size, 3, 4), np.float32)
-    expected = sum(
-        conv_gradient_loop(*picture, stride)[1]
-        for picture in zip(x, (kernel, kernel), y_grad, strict=True)
-    )
-    gradient = jax.jit(kernel_gradient_by_matmul, static_argnums=(2, 3))(x, y_grad, size, stride)
-    np.testing.assert_allclose(gradient, expected, atol=1e-4)
+@pytest.mark.parametrize(
+    ("channels", "features", "stride", "size", "in_products"),
+    [
+        (128, 130, 1, 3, True),
+        (127, 128, 1, 3, False),
+        (128, 127, 1, 3, False),
+        (128, 128, 2, 3, False),
+        (128, 128, 1, 1, False),
+    ],
+)
+def test_winograd_where_it_pays(monkeypatch, channels, features, stride, size, in_products):
+    monkeypatch.setattr(convolution, "MIN_WINOGRAD_FLOPS", 1)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1, 17, 18, channels)).astype(np.float32)
+    kernel = rng.standard_normal((size, size, channels, features)).astype(np.float32)
+
+    def apply(x, kernel):
+        return convolve(x, kernel, None, "float32", stride)
+
+    program = jax.jit(apply).lower(x, kernel)
+    assert ("stablehlo.convolution" not in program.as_text()) == in_products
+    y, transpose = jax.vjp(apply, x, kernel)
+    scale = np.sqrt(kernel[..., 0].size)
+    np.testing.assert_allclose(y[0] / scale, conv_loop(x[0], kernel, stride, 1) / scale, atol=1e-5)
+    y_grad = rng.standard_normal(y.shape).astype(np.float32)
+    expected_x, expected_kernel = conv_gradient_loop(x[0], kernel, y_grad[0], stride)
+    x_grad, kernel_grad = transpose(y_grad)
+    np.testing.assert_allclose(x_grad[0] / scale, expected_x / scale, atol=1e-5)
+    np.testing.assert_allclose(kernel_grad / scale, expected_kernel / scale, atol=1e-5)
+
+
+def test_winograd_only_for_enough_work():
+    def is_plain(height):
+        x = jax.ShapeDtypeStruct((1, height, 50, 256), jnp.float32)
+        kernel = jax.ShapeDtypeStruct((3, 3, 256, 256), jnp.float32)
+        program = jax.jit(lambda *args: convolve(*args, None, "float32")).lower(x, kernel)
+        return "stablehlo.convolution" in program.as_text()
+
+    # A row of 50 pixels takes 2 * 9 * 256 * 256 * 50 operations, 3e9 of them 50.9 rows.
+    assert is_plain(50)
+    assert not is_plain(51)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
