@@ -271,8 +271,6 @@ def read_flags(defaults: T, words: list[str], program: str) -> T:
         if done.code == 0:
             raise
         raise UserError(_one_line(complaint.getvalue())) from None
-    except BrokenPipeError:  # whoever read the help has enough: rpn-jax train --help | head
-        raise SystemExit(0) from None
 
 
 def _flags_of(cls: type, prefix: str = "--") -> list[str]:

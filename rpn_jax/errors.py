@@ -8,6 +8,7 @@ prints that line and makes it code 2; anything else that escapes is a bug and ke
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -25,10 +26,18 @@ def nearest(word: str, known: Sequence[str]) -> str:
 def exit_code(command: Callable[[], int]) -> int:
     """Run a command; its own exit code, or that of what stopped it, told in one line on stderr.
 
-    2 for a `UserError` and for a device whose memory is full, 130 for Ctrl-C.
+    2 for a `UserError` and for a device whose memory is full, 130 for Ctrl-C, 141 where whoever
+    read the output has enough, as ``| head``.
     """
     try:
-        return command()
+        try:
+            return command()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Python writes what is left when it ends, and that must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from rpn_jax.errors import UserError, exit_code, nearest
@@ -47,3 +50,18 @@ def test_a_full_device_is_no_bug_and_anything_else_is(capsys: pytest.CaptureFixt
 def test_a_command_that_ends_by_itself_has_its_own_code(capsys: pytest.CaptureFixture[str]) -> None:
     assert [exit_code(lambda: 0), exit_code(lambda: 1)] == [0, 1]
     assert capsys.readouterr().err == ""
+
+
+def test_whoever_reads_the_output_may_have_enough() -> None:
+    program = (
+        "import sys; from rpn_jax.errors import exit_code;"
+        "sys.exit(exit_code(lambda: print('words ' * 100_000) or 0))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        said = process.stderr.read()
+    assert (process.returncode, said) == (141, b"")

@@ -11,6 +11,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
+from rpn_jax.cli import OptionalPath, read_flags
 from rpn_jax.compilation_cache import use_compilation_cache
 from rpn_jax.errors import UserError, exit_code, nearest
 from rpn_jax.models.convolution import Precision
@@ -21,8 +22,6 @@ from rpn_jax.parity.network_rows import network_rows
 from rpn_jax.parity.picture import default_picture, picture_rows
 from rpn_jax.parity.rows import Row, table, write_rows
 
-OptionalPath = Annotated[Path | None, tyro.conf.DisallowNone]
-
 
 @dataclass(frozen=True)
 class Options:
@@ -32,7 +31,7 @@ class Options:
     for bad input. docs/parity.md describes the folder.
     """
 
-    folder: Annotated[Path, tyro.conf.Positional]
+    folder: Annotated[Path, tyro.conf.Positional] = tyro.MISSING
     """Folder of cases, NAME.npz."""
     cases: tuple[str, ...] = ()
     """Cases to run, or 'keys' or 'recall'; all that the folder has by default."""
@@ -50,8 +49,8 @@ class Options:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command on ``arguments`` (those of the process by default); returns its exit code."""
-    options = tyro.cli(Options, args=arguments, prog="python -m rpn_jax.parity")
-    return exit_code(lambda: _run(options))
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    return exit_code(lambda: _run(read_flags(Options(), words, "python -m rpn_jax.parity")))
 
 
 def _run(options: Options) -> int:

@@ -9,7 +9,9 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from rpn_jax.config import AnchorConfig, BackboneConfig, Config, ModelConfig, load_config
-from rpn_jax.models import RPN, init_variables, variable_shapes
+from rpn_jax.models import RPN, convolution, init_variables, variable_shapes
+from rpn_jax.parity.compare import compare_proposals
+from rpn_jax.proposals import propose
 
 
 def small_model(**backbone):
@@ -17,7 +19,7 @@ def small_model(**backbone):
 
 
 def two_stages(**backbone):
-    trunk = BackboneConfig(depth=18, num_stages=2, **backbone)
+    trunk = BackboneConfig(**{"depth": 18, "num_stages": 2, **backbone})
     return Config(model=ModelConfig(backbone=trunk, anchors=AnchorConfig(strides=(4, 8, 16))))
 
 
@@ -131,3 +133,35 @@ def test_other_precisions_stay_near_and_return_float32(precision):
     for a, b in zip(jax.tree.leaves(exact), jax.tree.leaves(fast), strict=True):
         assert b.dtype == jnp.float32
         assert relative_l2(np.asarray(b), np.asarray(a)) < 0.03
+
+
+def test_fast_forms_of_convolution_give_the_same_proposals(monkeypatch):
+    # In a small picture XLA's own forms pay; here every convolution is made to take the other.
+    config = two_stages(depth=50, groups=4, base_width=32)
+    variables = init_variables(config)
+    images = jax.random.normal(jax.random.key(0), (1, 96, 128, 3))
+    image_sizes = np.array([[96, 128]], np.int32)
+
+    def run():
+        @jax.jit
+        def outputs_and_proposals(variables, images):
+            outputs = RPN(config.model).apply(variables, images)
+            return outputs, propose(config, outputs, image_sizes)
+
+        program = outputs_and_proposals.lower(variables, images)
+        outputs, proposals = program.compile()(variables, images)
+        rows = np.column_stack([proposals.boxes[0], proposals.scores[0]])[proposals.valid[0]]
+        return program.as_text().count("stablehlo.while"), outputs, rows
+
+    plain_loops, plain_outputs, plain_proposals = run()
+    monkeypatch.setattr(convolution, "MIN_PIXELS", 1)
+    monkeypatch.setattr(convolution, "MIN_WINOGRAD_FLOPS", 1)
+    fast_loops, fast_outputs, fast_proposals = run()
+    assert fast_loops > plain_loops
+    for fast, plain in zip(
+        jax.tree.leaves(fast_outputs), jax.tree.leaves(plain_outputs), strict=True
+    ):
+        assert relative_l2(np.asarray(fast), np.asarray(plain)) < 4e-6
+    agreement = compare_proposals(fast_proposals, plain_proposals)
+    assert agreement.found > 0.99
+    assert agreement.out_of_order == agreement.repeated == 0

@@ -228,6 +228,8 @@ def test_a_case_of_another_network_is_refused(computed: tuple[Case, Ours]) -> No
     [
         (["nowhere"], "nowhere: no such folder"),
         (["."], "holds no case"),
+        (["--cses", "a", "."], "unknown flag '--cses'; did you mean '--cases'?"),
+        ([".", "--precision", "float64"], "invalid choice 'float64'"),
     ],
 )
 def test_bad_words_are_one_line(
