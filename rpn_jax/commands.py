@@ -19,11 +19,12 @@ from rpn_jax.data.dataset import Dataset, open_dataset
 from rpn_jax.data.files import PictureFiles, find_pictures
 from rpn_jax.data.pipeline import with_exact_padding
 from rpn_jax.errors import UserError
-from rpn_jax.evaluation import PictureProposals, recall_table, write_results
 from rpn_jax.evaluation import evaluate as evaluate_recall
+from rpn_jax.evaluation import recall_table
 from rpn_jax.models import variable_shapes
 from rpn_jax.output import json_figures, make_console, make_folder, write_json
 from rpn_jax.proposer import make_propose_function, propose_with_progress
+from rpn_jax.results import PictureProposals, write_results
 from rpn_jax.run_log import METRICS_FILE
 from rpn_jax.structures import Variables
 from rpn_jax.train_run import train_run

@@ -1,4 +1,4 @@
-"""Average recall of proposals, by two protocols, and proposals as COCO results.
+"""Average recall of proposals, by two protocols.
 
 Average recall (AR) is the share of ground-truth boxes that are found, averaged over the IoU
 thresholds 0.50, 0.55 .. 0.95 (Hosang et al. 2015). ``@k`` counts the k best proposals of each
@@ -19,26 +19,21 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import math
 from collections import defaultdict
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rpn_jax.errors import UserError
-from rpn_jax.output import written_whole
+from rpn_jax.results import PictureProposals, best_first, to_xywh
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from jaxtyping import Float
     from numpy import ndarray
     from rich.table import Table
-
-    from rpn_jax.structures import Proposals
 
 PROPOSAL_COUNTS = (100, 300, 1000)
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -54,34 +49,6 @@ MEANINGS = {
     "AR_medium@1000": "... up to 96 x 96 pixels",
     "AR_large@1000": "... above 96 x 96 pixels",
 }
-
-
-@dataclass(frozen=True)
-class PictureProposals:
-    """The proposals of one picture, in its original pixels."""
-
-    image_id: int
-    """The picture's id in the annotations."""
-    boxes_xyxy: Float[ndarray, "n 4"]
-    """float32 pixels."""
-    scores: Float[ndarray, " n"]
-    """float32."""
-
-
-def picture_proposals(image_ids: Sequence[int], proposals: Proposals) -> list[PictureProposals]:
-    """The valid proposals of a batch, one entry a picture.
-
-    Args:
-      image_ids: an id for each of the first pictures of the batch; later ones only fill it up.
-      proposals: as `rpn_jax.propose` returns them, in original pixels.
-    """
-    boxes, scores, valid = (
-        np.asarray(array) for array in (proposals.boxes, proposals.scores, proposals.valid)
-    )
-    return [
-        PictureProposals(image_id, boxes[row][valid[row]], scores[row][valid[row]])
-        for row, image_id in enumerate(image_ids)
-    ]
 
 
 def evaluate(annotations: dict[str, Any], pictures: Sequence[PictureProposals]) -> dict[str, float]:
@@ -126,7 +93,7 @@ def fast_recall(
     _check(annotations, pictures)
     truth = _ground_truth_xyxy(annotations)
     ious = [
-        pairwise_iou(truth[picture.image_id], picture.boxes_xyxy[_best_first(picture.scores)])
+        pairwise_iou(truth[picture.image_id], picture.boxes_xyxy[best_first(picture.scores)])
         for picture in pictures
         if picture.image_id in truth
     ]
@@ -192,50 +159,6 @@ def recall_table(figures: dict[str, float]) -> Table:
     return table
 
 
-def read_results(path: Path) -> list[PictureProposals]:
-    """Read a file in COCO results format, as `write_results` writes it.
-
-    Raises:
-      UserError: a file that cannot be read or is not in that format.
-    """
-    try:
-        results = json.loads(path.read_text())
-        rows = [
-            (result["image_id"], [*map(float, result["bbox"])], float(result["score"]))
-            for result in results
-        ]
-        if any(len(box) != 4 for _, box, _ in rows):
-            raise ValueError("a bbox without 4 numbers")
-    except OSError as error:
-        raise UserError(f"results {path}: cannot be read ({error.strerror})") from None
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"results {path}: not COCO results, a list of objects with image_id, bbox "
-            f"[x, y, width, height] and score ({error})"
-        ) from None
-    by_image: dict[int, list[tuple[list[float], float]]] = defaultdict(list)
-    for image_id, box, score in rows:
-        by_image[image_id].append((box, score))
-    return [_picture_of_rows(image_id, found) for image_id, found in by_image.items()]
-
-
-def write_results(path: Path, pictures: Iterable[PictureProposals]) -> None:
-    """Write proposals in COCO results format: category_id 1, bbox xywh in pixels, best first.
-
-    The file appears whole or not at all; pictures are written as they come.
-
-    Raises:
-      UserError: a path that cannot be written.
-    """
-    with written_whole(path) as temporary, open(temporary, "w") as file:
-        separator = "[\n"
-        for picture in pictures:
-            for result in _results_of_picture(picture):
-                file.write(separator + json.dumps(result))
-                separator = ",\n"
-        file.write("[]\n" if separator == "[\n" else "\n]\n")
-
-
 def _check(annotations: dict[str, Any], pictures: Sequence[PictureProposals]) -> None:
     for key in ("images", "annotations"):
         if not isinstance(annotations.get(key), list):
@@ -256,10 +179,6 @@ def _check(annotations: dict[str, Any], pictures: Sequence[PictureProposals]) ->
         if picture.image_id in seen:
             raise UserError(f"proposals of image {picture.image_id}: there are two sets; give one")
         seen.add(picture.image_id)
-
-
-def _best_first(scores: Float[ndarray, " n"]) -> ndarray:
-    return np.argsort(-scores, kind="stable")
 
 
 def _ground_truth_xyxy(annotations: dict[str, Any]) -> dict[int, Float[ndarray, "G 4"]]:
@@ -342,8 +261,8 @@ def _detections_that_can_match(
         truth_xywh = np.array(boxes_xywh[picture.image_id], np.float64)
         if not len(truth_xywh) or not len(picture.scores):
             continue
-        best = _best_first(picture.scores)[:count]
-        found_xywh = _xywh(picture.boxes_xyxy[best])
+        best = best_first(picture.scores)[:count]
+        found_xywh = to_xywh(picture.boxes_xyxy[best])
         ious = mask.iou(found_xywh, truth_xywh, [0] * len(truth_xywh))
         for index in np.flatnonzero(ious.max(axis=1) >= IOU_THRESHOLDS[0]):
             width, height = found_xywh[index, 2:]
@@ -358,36 +277,6 @@ def _detections_that_can_match(
                 }
             )
     return detections
-
-
-def _xywh(boxes_xyxy: Float[ndarray, "n 4"]) -> Float[ndarray, "n 4"]:
-    boxes = boxes_xyxy.astype(np.float64)
-    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
-
-
-def _results_of_picture(picture: PictureProposals) -> list[dict[str, Any]]:
-    best = _best_first(picture.scores)
-    return [
-        {
-            "image_id": int(picture.image_id),
-            "category_id": 1,
-            "bbox": [_short(value) for value in box],
-            "score": _short(score),
-        }
-        for box, score in zip(_xywh(picture.boxes_xyxy)[best], picture.scores[best], strict=True)
-    ]
-
-
-def _short(value: float) -> float:
-    """Nine digits, which is all that a float32 holds."""
-    return float(f"{value:.9g}")
-
-
-def _picture_of_rows(image_id: int, rows: list[tuple[list[float], float]]) -> PictureProposals:
-    boxes = np.array([box for box, _ in rows])
-    boxes[:, 2:] += boxes[:, :2]
-    scores = np.array([score for _, score in rows])
-    return PictureProposals(image_id, boxes.astype(np.float32), scores.astype(np.float32))
 
 
 def _cell(figure: float | None) -> str:

@@ -13,11 +13,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from rpn_jax.checkpoints import check_variables
 from rpn_jax.config import Config
-from rpn_jax.evaluation import PictureProposals, picture_proposals
 from rpn_jax.models import RPN, variable_shapes
 from rpn_jax.models.folding import fold_norms
 from rpn_jax.ops.pixels import normalize_images
 from rpn_jax.proposals import propose
+from rpn_jax.results import PictureProposals, picture_proposals
 from rpn_jax.structures import Batch, Proposals, SourceBatch, Variables
 
 if TYPE_CHECKING:

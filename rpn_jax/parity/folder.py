@@ -8,10 +8,11 @@ from typing import Any
 
 from rpn_jax.config import config_names, load_config
 from rpn_jax.errors import UserError
-from rpn_jax.evaluation import evaluate, read_results
+from rpn_jax.evaluation import evaluate
 from rpn_jax.models import variable_shapes
 from rpn_jax.parity.compare import worst
 from rpn_jax.parity.rows import Bar, Measured, Row
+from rpn_jax.results import read_results
 from rpn_jax.torch_weights.names import flat_by_torch_key, torch_shape
 
 KEYS = "keys"

@@ -16,7 +16,6 @@ from rpn_jax.config import Config
 from rpn_jax.data.files import PictureFiles, find_pictures
 from rpn_jax.data.loading import load_picture
 from rpn_jax.data.pipeline import with_exact_padding
-from rpn_jax.evaluation import PictureProposals, picture_proposals
 from rpn_jax.models import RPN
 from rpn_jax.ops import normalize_images
 from rpn_jax.parity.cases import Case
@@ -27,6 +26,7 @@ from rpn_jax.parity.ties import settle_ties
 from rpn_jax.parity.weights import variables_by_rule
 from rpn_jax.proposals import propose
 from rpn_jax.proposer import Proposer
+from rpn_jax.results import PictureProposals, picture_proposals
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -23,13 +23,14 @@ from rpn_jax.data.pipeline import eval_batches
 from rpn_jax.devices import use_platform
 from rpn_jax.environment import environment
 from rpn_jax.errors import UserError, exit_code
-from rpn_jax.evaluation import PROPOSAL_COUNTS, PictureProposals, coco_recall, picture_proposals
+from rpn_jax.evaluation import PROPOSAL_COUNTS, coco_recall
 from rpn_jax.models import RPN
 from rpn_jax.models.convolution import Precision
 from rpn_jax.ops import normalize_images
 from rpn_jax.output import json_figures, make_console, make_folder, write_json
 from rpn_jax.parity.compare import SMALLEST_NORM, match_proposals, worst
 from rpn_jax.proposals import propose
+from rpn_jax.results import PictureProposals, picture_proposals
 from rpn_jax.structures import Batch, Proposals, RPNOutputs, Variables
 
 if TYPE_CHECKING:

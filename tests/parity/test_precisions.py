@@ -18,9 +18,10 @@ from rpn_jax.checkpoints import save_variables
 from rpn_jax.config import Config, config_to_json
 from rpn_jax.data import transforms
 from rpn_jax.data.coco import CocoFolder
-from rpn_jax.evaluation import PictureProposals, coco_recall
+from rpn_jax.evaluation import coco_recall
 from rpn_jax.ops import normalize_images
 from rpn_jax.parity.precisions import main, share_found
+from rpn_jax.results import PictureProposals
 from rpn_jax.structures import Variables
 from tests.parity.loops import loop_match
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import rpn_jax
-from rpn_jax.evaluation import PictureProposals
+from rpn_jax.results import PictureProposals
 from rpn_jax.torch_weights import convert
 from tests.reference_configs import ELEVEN
 from tests.torch_weights.published import filled, golden_shapes, needs_golden
