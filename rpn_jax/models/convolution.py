@@ -28,8 +28,8 @@ MIN_PIXELS = 256
 """Below so many output pixels XLA's own forms are as fast."""
 MIN_WINOGRAD_CHANNELS = 128
 """Below so many, in or out, the transforms take what the products save."""
-MIN_WINOGRAD_FLOPS = 3e9
-"""Below so many, some ten milliseconds, it does not pay for half a second more of compiling."""
+MIN_WINOGRAD_FLOPS = 5e9
+"""Below so many the time saved does not pay for half a second more of compiling, and 20 MB."""
 BLOCK_CHANNELS = 64
 """Fewest input channels of a block of groups that is convolved as one."""
 MAX_BLOCKS = 8

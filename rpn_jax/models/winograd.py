@@ -58,6 +58,8 @@ def _convolve_transformed(
     capacity = TILE_BYTES // (x.dtype.itemsize * 16 * (channels + features))
     pictures, rows = tile_size(batch, all_rows, columns, capacity)
     tiles = -(-all_rows // rows)
+    # Every element is overwritten; made of x, so that y's memory is not held before x exists.
+    y = jnp.broadcast_to(x[0, 0, 0, 0], (batch, tiles * rows, 2, columns, 2, features))
     x = pad_axis(x, 1, 1, 2 * tiles * rows + 2)
 
     def convolve_tile(index: Array, y: Array) -> Array:
@@ -79,7 +81,6 @@ def _convolve_transformed(
                 y = lax.dynamic_update_slice(y, outputs, (picture, row, i, 0, j, 0))
         return y
 
-    y = jnp.zeros((batch, tiles * rows, 2, columns, 2, features), x.dtype)
     y = lax.fori_loop(0, batch // pictures * tiles, convolve_tile, y)
     return y.reshape(batch, 2 * tiles * rows, 2 * columns, features)[:, :height, :width]
 
