@@ -6,6 +6,7 @@ import dataclasses
 import math
 import os
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
@@ -20,8 +21,8 @@ from rpn_jax.benchmark.options import Options
 from rpn_jax.benchmark.process import import_rows, memory_row
 from rpn_jax.benchmark.report import RESULTS_FILE, table, write_results
 from rpn_jax.benchmark.stages import inference_rows, whole_row
-from rpn_jax.benchmark.timing import Effort
-from rpn_jax.benchmark.training import BOXES, matching_row, training_row
+from rpn_jax.benchmark.timing import Call, Effort
+from rpn_jax.benchmark.training import BOXES, STEP, matching_row, training_row
 from rpn_jax.config import Config, config_names, load_config, replace
 from rpn_jax.devices import use_platform
 from rpn_jax.environment import environment
@@ -31,6 +32,9 @@ from rpn_jax.output import make_folder
 if TYPE_CHECKING:
     from rpn_jax.models.convolution import Precision
     from rpn_jax.structures import Variables
+
+    Calls = defaultdict[int, defaultdict[str, dict[Precision, Call]]]
+    """What was timed, by batch size, stage and precision, to be timed beside others."""
 
 REFERENCE_SUFFIX = "_coco"
 """Ends the names of the eleven configs of the reference."""
@@ -48,10 +52,12 @@ NOTES = {
     "matching": "Matching, sampling and targets of one picture's anchors.",
     "inference_peers": "PyTorch in the same run, with the same weights, pictures, anchors and "
     "sizes. first_call_s: compiling and the choice of algorithms. "
-    "times_ours_P: its time over ours of the same stage with precision P; above 1 ours is quicker.",
+    "times_ours_P: its time over ours of the same stage with precision P, the two taken in turns; "
+    "above 1 ours is quicker.",
     "training_peers": "PyTorch in the same run, on one device. torchvision's step has matching, "
     "sampling and its losses, but proposes nothing; plain PyTorch's has a stand-in for the loss, "
-    "and neither matching nor sampling. times_ours_P: its time over ours; above 1 ours is quicker.",
+    "and neither matching nor sampling. times_ours_P: its time over ours, the two taken in "
+    "turns; above 1 ours is quicker.",
     "growth": "unit_cost_to_first: cost of a unit over that of the axis's first row; 1 is linear. "
     "Batch size and megapixels: end to end. Candidates: post-processing. Boxes: matching and "
     "sampling. Devices: the training step, the batch growing with them.",
@@ -117,15 +123,15 @@ def _sections(options: Options) -> Iterator[Section]:
     if options.inference or options.train:
         yield _section("peaks", [_peak_row(precision) for precision in options.precisions])
     if options.inference:
-        rows = _inference_rows(options, config, variables, canvas, effort)
+        rows, calls = _inference_rows(options, config, variables, canvas, effort)
         yield _section("inference", rows)
         if options.peers:
-            yield _peers_section(options, config, variables, canvas, effort, rows, train=False)
+            yield _peers_section(options, config, variables, canvas, effort, calls, train=False)
     if options.train:
-        rows = _training_rows(options, config, variables, canvas, effort)
+        rows, calls = _training_rows(options, config, variables, canvas, effort)
         yield _section("training", rows)
         if options.peers:
-            yield _peers_section(options, config, variables, canvas, effort, rows, train=True)
+            yield _peers_section(options, config, variables, canvas, effort, calls, train=True)
     if options.growth:
         yield from _growth_sections(options, config, variables, canvas, effort)
     if options.files:
@@ -161,34 +167,34 @@ def _with_precision(config: Config, precision: Precision) -> Config:
 
 def _inference_rows(
     options: Options, config: Config, variables: Variables, canvas: Canvas, effort: Effort
-) -> list[Row]:
-    rows = []
+) -> tuple[list[Row], Calls]:
+    rows, calls = [], _no_calls()
     for precision in options.precisions:
         for batch_size in options.batch_sizes:
             _say(f"inference of {config.name} in {precision}, batch {batch_size}")
             case = _case(precision, batch_size, canvas)
-            rows += [
-                {**case, **row}
-                for row in inference_rows(
-                    _with_precision(config, precision),
-                    variables,
-                    batch_size,
-                    canvas,
-                    _peaks(precision),
-                    effort,
-                )
-            ]
-    return rows
+            own_rows, call_of_stage = inference_rows(
+                _with_precision(config, precision),
+                variables,
+                batch_size,
+                canvas,
+                _peaks(precision),
+                effort,
+            )
+            rows += [{**case, **row} for row in own_rows]
+            for stage, call in call_of_stage.items():
+                calls[batch_size][stage][precision] = call
+    return rows, calls
 
 
 def _training_rows(
     options: Options, config: Config, variables: Variables, canvas: Canvas, effort: Effort
-) -> list[Row]:
-    rows = []
+) -> tuple[list[Row], Calls]:
+    rows, calls = [], _no_calls()
     for precision in options.precisions:
         for batch_size in options.batch_sizes:
             _say(f"training of {config.name} in {precision}, batch {batch_size}")
-            row = training_row(
+            row, calls[batch_size][STEP][precision] = training_row(
                 _with_precision(config, precision),
                 variables,
                 batch_size,
@@ -197,7 +203,11 @@ def _training_rows(
                 effort,
             )
             rows.append({**_case(precision, batch_size, canvas), **row})
-    return rows
+    return rows, calls
+
+
+def _no_calls() -> Calls:
+    return defaultdict(lambda: defaultdict(dict))
 
 
 def _peers_section(
@@ -206,13 +216,13 @@ def _peers_section(
     variables: Variables,
     canvas: Canvas,
     effort: Effort,
-    our_rows: list[Row],
+    calls: Calls,
     train: bool,
 ) -> Section:
     name = "training_peers" if train else "inference_peers"
     if find_spec("torch") is None:
         return Section(name, "Left out: torch is not installed.", [])
-    from rpn_jax.benchmark.peers import peer_device, peer_rows, with_ratios
+    from rpn_jax.benchmark.peers import peer_device, peer_rows
 
     device = peer_device()
     if device is None:
@@ -222,9 +232,11 @@ def _peers_section(
         _say(f"PyTorch, batch {batch_size}")
         rows += [
             {"batch": batch_size, **row}
-            for row in peer_rows(config, variables, batch_size, canvas, train, device, effort)
+            for row in peer_rows(
+                config, variables, batch_size, canvas, train, device, effort, calls[batch_size]
+            )
         ]
-    return _section(name, with_ratios(rows, our_rows))
+    return _section(name, rows)
 
 
 def _growth_sections(
@@ -322,7 +334,7 @@ def _config_figures(
         "share_of_roofline": whole["share_of_roofline"],
     }
     if options.train:
-        step = training_row(config, variables, batch_size, canvas, peaks, effort)
+        step, _ = training_row(config, variables, batch_size, canvas, peaks, effort)
         figures["train_memory_mb"] = step["memory_mb"]
         figures["train_pictures_per_s"] = step["pictures_per_s"]
     return figures

@@ -6,6 +6,7 @@ import importlib.util
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, get_args
@@ -98,7 +99,7 @@ def proposing_rows(
     prepared = prepare_variables(config, variables, on_all_devices())
     function = whole_function(config)
     arguments = whole_arguments(config, variables, batch_size, canvas)
-    alone = time_in_flight(compile_program(function, *arguments), arguments, effort)
+    alone = time_in_flight(partial(compile_program(function, *arguments).run, *arguments), effort)
     device_rate = CALLS_IN_FLIGHT * batch_size / alone.median
     return [
         _proposing_row(

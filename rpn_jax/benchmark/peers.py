@@ -13,8 +13,9 @@ from __future__ import annotations
 import gc
 import importlib.util
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import jax
@@ -26,7 +27,7 @@ from torch.nn import functional as F
 from rpn_jax.benchmark.figures import Row, timing_columns
 from rpn_jax.benchmark.inputs import Canvas, make_batch, make_outputs, output_shapes
 from rpn_jax.benchmark.stages import NETWORK, POST_PROCESSING, WHOLE
-from rpn_jax.benchmark.timing import Effort, repeat
+from rpn_jax.benchmark.timing import Call, Effort, median_ratio, repeat, seconds_until_ready
 from rpn_jax.benchmark.torch_network import Level, TorchRPN
 from rpn_jax.benchmark.training import BOXES, STEP
 from rpn_jax.config import Config, PixelConfig, load_config, replace
@@ -36,6 +37,9 @@ from rpn_jax.torch_weights.conversion import state_dict
 
 if TYPE_CHECKING:
     from rpn_jax.models.convolution import Precision
+
+    OurCalls = Mapping[str, Mapping[Precision, Call]]
+    """Calls of this package by stage and precision."""
 
 STEP_LEARNING_RATE = 1e-5
 """So low that random weights do not diverge."""
@@ -114,10 +118,13 @@ def peer_rows(
     train: bool,
     device: torch.device,
     effort: Effort,
+    our_calls: OurCalls,
 ) -> list[Row]:
     """Rows of each variant that ``device`` can run: stages of inference, or the training step.
 
-    A variant that fails (memory, a compiler that is missing) has a row that says so.
+    ``times_ours_P`` of a row is its time over that of our call of its stage with precision P, the
+    two taken in turns. A variant that fails (memory, a compiler that is missing) has a row that
+    says so.
     """
     torch.backends.cudnn.benchmark = True
     library = "torchvision" if is_torchvision_peer(config) else "PyTorch"
@@ -129,10 +136,12 @@ def peer_rows(
         set_precision(variant.precision)
         try:
             if train:
-                measured = [_training_columns(config, variables, variant, batch, device, effort)]
+                measured = [
+                    _training_columns(config, variables, variant, batch, device, effort, our_calls)
+                ]
             else:
                 measured = _inference_columns(
-                    config, variables, variant, batch, outputs, device, effort
+                    config, variables, variant, batch, outputs, device, effort, our_calls
                 )
             rows += [{"peer": name, **columns} for columns in measured]
         except Exception as error:  # a compiler can fail in any way; the other figures stay
@@ -199,19 +208,6 @@ def torch_levels(outputs: RPNOutputs, device: torch.device) -> list[Level]:
     return levels
 
 
-def with_ratios(peer_rows: Sequence[Row], our_rows: Sequence[Row]) -> list[Row]:
-    """Peers' rows with their time as a multiple of ours of the same stage, in each precision."""
-    result = []
-    for row in peer_rows:
-        ratios = {
-            f"times_ours_{ours['precision']}": row["median_ms"] / ours["median_ms"]
-            for ours in our_rows
-            if "median_ms" in row and (ours["stage"], ours["batch"]) == (row["stage"], row["batch"])
-        }
-        result.append({**row, **ratios})
-    return result
-
-
 def _torchvision_peer(
     config: Config, weights: dict[str, Tensor], batch: Batch, device: torch.device
 ) -> Peer:
@@ -240,6 +236,7 @@ def _inference_columns(
     outputs: RPNOutputs,
     device: torch.device,
     effort: Effort,
+    our_calls: OurCalls,
 ) -> list[Row]:
     """The network, and where the peer proposes, post-processing and the whole."""
     dtype = torch.bfloat16 if variant.precision == "bfloat16" else torch.float32
@@ -255,7 +252,7 @@ def _inference_columns(
         calls[WHOLE] = lambda: propose(network(images))
     with torch.inference_mode():
         return [
-            {"stage": stage, **_columns(call, len(images), device, effort)}
+            _stage_columns(stage, call, len(images), device, effort, our_calls)
             for stage, call in calls.items()
         ]
 
@@ -267,6 +264,7 @@ def _training_columns(
     batch: Batch,
     device: torch.device,
     effort: Effort,
+    our_calls: OurCalls,
 ) -> Row:
     """A step: forward, loss, backward, SGD."""
     peer = make_peer(config, variables, batch, device)
@@ -286,7 +284,7 @@ def _training_columns(
         optimizer.step()
         optimizer.zero_grad()
 
-    return {"stage": STEP, **_columns(step, len(images), device, effort)}
+    return _stage_columns(STEP, step, len(images), device, effort, our_calls)
 
 
 def _prepared(network: FromPixels, variant: Variant, device: torch.device) -> nn.Module:
@@ -302,7 +300,14 @@ def _memory_format(variant: Variant) -> torch.memory_format:
     return torch.channels_last if variant.channels_last else torch.contiguous_format
 
 
-def _columns(call: Callable[[], Any], pictures: int, device: torch.device, effort: Effort) -> Row:
+def _stage_columns(
+    stage: str,
+    call: Callable[[], Any],
+    pictures: int,
+    device: torch.device,
+    effort: Effort,
+    our_calls: OurCalls,
+) -> Row:
     """Times of a call; ``first_call_s`` has compiling and the choice of algorithms in it."""
     on_cuda = device.type == "cuda"
     seconds_of = _event_seconds if on_cuda else _wall_seconds
@@ -313,7 +318,11 @@ def _columns(call: Callable[[], Any], pictures: int, device: torch.device, effor
     columns["first_call_s"] = first_call
     if on_cuda:
         columns["memory_mb"] = torch.cuda.max_memory_allocated() / 1e6
-    return columns
+    for precision, our_call in our_calls.get(stage, {}).items():
+        columns[f"times_ours_{precision}"] = median_ratio(
+            lambda: seconds_of(call), partial(seconds_until_ready, our_call), effort
+        )
+    return {"stage": stage, **columns}
 
 
 def _release_memory(variant: Variant, device: torch.device) -> None:

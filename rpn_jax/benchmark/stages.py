@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import jax
@@ -13,8 +14,8 @@ from rpn_jax.benchmark.device import Peaks
 from rpn_jax.benchmark.figures import Row, program_columns, roofline_columns, timing_columns
 from rpn_jax.benchmark.inputs import Canvas, make_batch, make_outputs
 from rpn_jax.benchmark.timing import (
+    Call,
     Effort,
-    Program,
     Timing,
     compile_program,
     count_flops,
@@ -57,28 +58,32 @@ def inference_rows(
     canvas: Canvas,
     peaks: Peaks,
     effort: Effort,
-) -> list[Row]:
+) -> tuple[list[Row], dict[str, Call]]:
     """A row for each stage and for the whole, from uint8 pictures to proposals, on the device.
 
-    Post-processing and its stages work on made head outputs (`inputs.make_outputs`); end to end
-    they see those of ``variables``. ``boxes_out`` is the mean number of proposals a picture.
+    With them the calls that were timed, by stage, to be timed beside others. Post-processing and
+    its stages work on made head outputs (`inputs.make_outputs`); end to end they see those of
+    ``variables``. ``boxes_out`` is the mean number of proposals a picture.
     """
     batch = make_batch(batch_size, canvas, boxes=1, seed=0)
     prepared = prepare_variables(config, variables, one_device())
     pictures = (prepared, batch.images, batch.image_sizes)
     heads = (make_outputs(config, batch_size, canvas, seed=0), batch.image_sizes)
     boxes, _, exists = candidates_function(config)(*heads)
+    whole = whole_arguments(config, variables, batch_size, canvas)
     stages = (
         Stage(NETWORK, network_function(config), pictures, True),
         Stage("top-k + decode", candidates_function(config), heads, False),
         Stage("NMS", nms_function(config), (boxes, exists), False),
         Stage(POST_PROCESSING, post_processing_function(config), heads, False),
+        Stage(WHOLE, whole_function(config), whole, True),
     )
-    return [
-        *(_stage_row(stage, batch_size, peaks, effort) for stage in stages),
-        whole_row(config, variables, batch_size, canvas, peaks, effort),
-        _in_flight_row(config, variables, batch_size, canvas, effort),
-    ]
+    rows, calls = [], {}
+    for stage in stages:
+        row, calls[stage.name] = _measure(stage, batch_size, peaks, effort)
+        rows.append(row)
+    rows.append(_in_flight_row(calls[WHOLE], batch_size, effort))
+    return rows, calls
 
 
 def whole_row(
@@ -92,7 +97,8 @@ def whole_row(
     """From uint8 pictures to proposals, one call at a time."""
     arguments = whole_arguments(config, variables, batch_size, canvas)
     stage = Stage(WHOLE, whole_function(config), arguments, True)
-    return _stage_row(stage, batch_size, peaks, effort)
+    row, _ = _measure(stage, batch_size, peaks, effort)
+    return row
 
 
 def whole_arguments(
@@ -109,9 +115,9 @@ def one_device() -> SingleDeviceSharding:
     return SingleDeviceSharding(jax.local_devices()[0])
 
 
-def time_in_flight(program: Program, arguments: tuple[Any, ...], effort: Effort) -> Timing:
+def time_in_flight(call: Call, effort: Effort) -> Timing:
     """Times of `CALLS_IN_FLIGHT` calls, started without waiting in between."""
-    return time_calls(lambda: [program.run(*arguments) for _ in range(CALLS_IN_FLIGHT)], effort)
+    return time_calls(lambda: [call() for _ in range(CALLS_IN_FLIGHT)], effort)
 
 
 def network_function(config: Config) -> jax.stages.Wrapped:
@@ -154,24 +160,22 @@ def post_processing_function(config: Config) -> jax.stages.Wrapped:
     return jax.jit(lambda outputs, image_sizes: propose(config, outputs, image_sizes))
 
 
-def _stage_row(stage: Stage, batch_size: int, peaks: Peaks, effort: Effort) -> Row:
+def _measure(stage: Stage, batch_size: int, peaks: Peaks, effort: Effort) -> tuple[Row, Call]:
+    """A stage's row, and the call that was timed."""
     flops = count_flops(stage.function, *stage.arguments) if stage.is_network else None
     program = compile_program(stage.function, *stage.arguments, flops=flops)
-    timing = time_calls(lambda: program.run(*stage.arguments), effort)
+    call = partial(program.run, *stage.arguments)
+    timing = time_calls(call, effort)
     row: Row = {"stage": stage.name, **timing_columns(timing, batch_size)}
     if stage.is_network:
         row |= roofline_columns(program, timing, batch_size, peaks)
-    result = program.run(*stage.arguments)
+    result = call()
     if isinstance(result, Proposals):
         row["boxes_out"] = float(jnp.sum(result.valid)) / batch_size
-    return row | program_columns(program)
+    return row | program_columns(program), call
 
 
-def _in_flight_row(
-    config: Config, variables: Variables, batch_size: int, canvas: Canvas, effort: Effort
-) -> Row:
-    arguments = whole_arguments(config, variables, batch_size, canvas)
-    program = compile_program(whole_function(config), *arguments)
-    timing = time_in_flight(program, arguments, effort)
+def _in_flight_row(call: Call, batch_size: int, effort: Effort) -> Row:
+    timing = time_in_flight(call, effort)
     name = f"{WHOLE}, {CALLS_IN_FLIGHT} calls in flight"
     return {"stage": name, **timing_columns(timing, CALLS_IN_FLIGHT * batch_size)}

@@ -12,6 +12,9 @@ import numpy as np
 
 WARM_UP_CALLS = 2
 
+Call = Callable[[], Any]
+"""Work of this package that is compiled and has its arguments; it returns JAX arrays."""
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -59,22 +62,30 @@ def summarize(seconds: Sequence[float]) -> Timing:
     return Timing(float(median), float(p10), float(p90), len(seconds))
 
 
-def time_calls(call: Callable[[], Any], effort: Effort) -> Timing:
+def time_calls(call: Call, effort: Effort) -> Timing:
     """Time calls, after `WARM_UP_CALLS` that are not, each until the JAX arrays it returns exist.
 
     What a call returns must depend on all of its work.
     """
+    return repeat(lambda: seconds_until_ready(call), effort)
 
-    def timed_call() -> float:
-        start = time.perf_counter()
-        jax.block_until_ready(call())
-        return time.perf_counter() - start
 
-    return repeat(timed_call, effort)
+def seconds_until_ready(call: Call) -> float:
+    """Seconds from a call to the existence of the JAX arrays that it returns."""
+    start = time.perf_counter()
+    jax.block_until_ready(call())
+    return time.perf_counter() - start
+
+
+def median_ratio(
+    timed_call: Callable[[], float], other_timed_call: Callable[[], float], effort: Effort
+) -> float:
+    """How many times as long the first takes, both in turns: a slower machine slows both."""
+    return repeat(lambda: timed_call() / other_timed_call(), effort).median
 
 
 def repeat(timed_call: Callable[[], float], effort: Effort) -> Timing:
-    """The figures of a call that tells the seconds it took."""
+    """The figures of a call that tells the seconds it took, after `WARM_UP_CALLS` of it."""
     for _ in range(WARM_UP_CALLS):
         timed_call()
     end = time.perf_counter() + effort.seconds

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from rpn_jax.benchmark.device import Peaks
 from rpn_jax.benchmark.figures import Row, program_columns, roofline_columns, timing_columns
 from rpn_jax.benchmark.inputs import Canvas, make_batch, output_shapes
-from rpn_jax.benchmark.timing import Effort, compile_program, count_flops, time_calls
+from rpn_jax.benchmark.timing import Call, Effort, compile_program, count_flops, time_calls
 from rpn_jax.config import Config
 from rpn_jax.losses import AnchorTargets, batch_targets
 from rpn_jax.objective import rpn_loss_function
@@ -44,10 +44,11 @@ def training_row(
     canvas: Canvas,
     peaks: Peaks,
     effort: Effort,
-) -> Row:
+) -> tuple[Row, Call]:
     """The real step: forward, matching, sampling, losses, backward, gradients' mean, SGD.
 
     ``batch_size`` pictures of `BOXES` boxes each, over all local devices; memory is a device's.
+    With its row the call that was timed, to be timed beside others.
 
     Raises:
       UserError: the batch is no multiple of the number of devices.
@@ -73,12 +74,13 @@ def training_row(
         return state, metrics
 
     timing = time_calls(one_step, effort)
-    return {
+    row = {
         "stage": STEP,
         **timing_columns(timing, batch_size),
         **roofline_columns(program, timing, batch_size // jax.local_device_count(), peaks),
         **program_columns(program),
     }
+    return row, one_step
 
 
 def matching_row(config: Config, canvas: Canvas, boxes: int, effort: Effort) -> Row:

@@ -22,7 +22,7 @@ from rpn_jax.benchmark.stages import (
     network_function,
     one_device,
 )
-from rpn_jax.benchmark.timing import Effort
+from rpn_jax.benchmark.timing import Effort, count_flops
 from rpn_jax.benchmark.training import matching_row, training_row
 from rpn_jax.config import Config, config_to_json, load_config
 from rpn_jax.data.files import find_pictures
@@ -42,7 +42,7 @@ def assert_consistent(row: Row, pictures: int) -> None:
 
 
 def test_stages_of_inference(tiny_config: Config) -> None:
-    rows = inference_rows(tiny_config, init_variables(tiny_config), 2, CANVAS, PEAKS, EFFORT)
+    rows, calls = inference_rows(tiny_config, init_variables(tiny_config), 2, CANVAS, PEAKS, EFFORT)
     in_flight = rows.pop()
     assert_consistent(in_flight, 2 * CALLS_IN_FLIGHT)
     by_stage = {row["stage"]: row for row in rows}
@@ -58,7 +58,9 @@ def test_stages_of_inference(tiny_config: Config) -> None:
         assert row["achieved_tflops"] == pytest.approx(expected)
         assert row["share_of_peak_flops"] == pytest.approx(expected)
         assert row["share_of_roofline"] >= row["share_of_peak_flops"]
+    assert set(calls) == set(by_stage)
     for stage in (POST_PROCESSING, WHOLE):
+        assert int(calls[stage]().valid.sum()) == 2 * by_stage[stage]["boxes_out"]
         assert 0 < by_stage[stage]["boxes_out"] <= tiny_config.proposals.max_proposals
 
 
@@ -68,21 +70,23 @@ def test_flops_of_the_network_are_those_of_its_convolutions() -> None:
     weights = prepare_variables(config, zeros, one_device())
     images = jax.ShapeDtypeStruct((1, 800, 1344, 3), "uint8")
     sizes = jax.ShapeDtypeStruct((1, 2), "int32")
-    cost = network_function(config).lower(weights, images, sizes).cost_analysis()
+    flops = count_flops(network_function(config), weights, images, sizes)
     # ResNet-50 without its classifier is 4.09 GMAC at 224x224; pyramid and head by hand.
     pixels = [800 * 1344 // stride**2 for stride in (4, 8, 16, 32)] + [13 * 21]
     laterals = sum(n * c * 256 for n, c in zip(pixels, (256, 512, 1024, 2048), strict=False))
     outputs = sum(pixels[:4]) * 9 * 256 * 256
     head = sum(pixels) * (9 * 256 * 256 + 256 * 15)
     trunk = 4.087e9 * (800 * 1344) / 224**2
-    assert cost["flops"] == pytest.approx(2 * (trunk + laterals + outputs + head), rel=0.03)
+    assert flops == pytest.approx(2 * (trunk + laterals + outputs + head), rel=0.03)
 
 
 def test_the_training_step(tiny_config: Config) -> None:
     variables = init_variables(tiny_config)
-    row = training_row(tiny_config, variables, 2, CANVAS, PEAKS, EFFORT)
+    row, step = training_row(tiny_config, variables, 2, CANVAS, PEAKS, EFFORT)
     assert_consistent(row, 2)
     assert math.isfinite(row["gflop_per_picture"])
+    before, after = (int(step()[0].step) for _ in range(2))
+    assert after == before + 1
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(variables))
 
 

@@ -132,12 +132,21 @@ def test_pixels_of_both_orders() -> None:
 def test_a_row_for_each_variant(train: bool) -> None:
     config = CONFIGS["r18_gn"]
     variables = random_variables(config)
-    rows = peers.peer_rows(config, variables, 1, CANVAS, train, CPU, Effort(runs=1, seconds=0.0))
+    stage, seen = STEP if train else NETWORK, []
+    ours = {
+        stage: {"float32": lambda: seen.append("float32")},
+        "another stage": {"float32": lambda: seen.append("another")},
+    }
+    rows = peers.peer_rows(
+        config, variables, 1, CANVAS, train, CPU, Effort(runs=1, seconds=0.0), ours
+    )
     assert [row["peer"] for row in rows] == [f"PyTorch {v.name}" for v in peers.CPU_VARIANTS]
     for row in rows:
-        assert row["stage"] == (STEP if train else NETWORK)
+        assert row["stage"] == stage
+        assert row["times_ours_float32"] > 1
         assert row["pictures_per_s"] == pytest.approx(1e3 / row["median_ms"])
         assert row["first_call_s"] > 0
+    assert set(seen) == {"float32"}
 
 
 def test_a_step_moves_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +156,7 @@ def test_a_step_moves_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers, "make_peer", lambda *_: peer)
     before = {name: p.detach().clone() for name, p in peer.network.named_parameters()}
     peers._training_columns(
-        config, variables, peers.CPU_VARIANTS[0], batch, CPU, Effort(runs=1, seconds=0.0)
+        config, variables, peers.CPU_VARIANTS[0], batch, CPU, Effort(runs=1, seconds=0.0), {}
     )
     moved = {n for n, p in peer.network.named_parameters() if not torch.equal(p, before[n])}
     assert moved == set(before)
@@ -160,22 +169,9 @@ def test_a_variant_that_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers, "_inference_columns", fail)
     config = CONFIGS["r18_gn"]
     rows = peers.peer_rows(
-        config, random_variables(config), 1, CANVAS, False, CPU, Effort(runs=1, seconds=0.0)
+        config, random_variables(config), 1, CANVAS, False, CPU, Effort(runs=1, seconds=0.0), {}
     )
     assert {row["failed"] for row in rows} == {"RuntimeError: out of memory and more"}
-    assert peers.with_ratios(rows, [{"stage": NETWORK, "batch": 1, "median_ms": 1.0}]) == rows
-
-
-def test_ratios_are_to_the_same_stage_and_batch() -> None:
-    theirs = {"batch": 2, "stage": NETWORK, "median_ms": 30.0}
-    ours = [
-        {"batch": 2, "stage": NETWORK, "precision": "float32", "median_ms": 10.0},
-        {"batch": 2, "stage": NETWORK, "precision": "bfloat16", "median_ms": 5.0},
-        {"batch": 1, "stage": NETWORK, "precision": "float32", "median_ms": 1.0},
-        {"batch": 2, "stage": "NMS", "precision": "float32", "median_ms": 1.0},
-    ]
-    (row,) = peers.with_ratios([theirs], ours)
-    assert row == {**theirs, "times_ours_float32": 3.0, "times_ours_bfloat16": 6.0}
 
 
 @pytest.fixture(scope="module")
@@ -278,7 +274,8 @@ def test_torchvision_has_every_stage(
     train: bool, stages: list[str], torchvision_case: tuple[Config, dict, Batch]
 ) -> None:
     config, variables, _ = torchvision_case
-    rows = peers.peer_rows(config, variables, 1, CANVAS, train, CPU, Effort(runs=1, seconds=0.0))
+    effort = Effort(runs=1, seconds=0.0)
+    rows = peers.peer_rows(config, variables, 1, CANVAS, train, CPU, effort, {})
     assert [(row["peer"], row["stage"]) for row in rows] == [
         (f"torchvision {variant.name}", stage) for variant in peers.CPU_VARIANTS for stage in stages
     ]
@@ -357,7 +354,8 @@ def test_calls_on_a_gpu_are_timed_by_events(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: log.append("reset"))
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 7_000_000)
     cuda = torch.device("cuda")
-    row = peers._columns(lambda: log.append("call"), 2, cuda, Effort(runs=3, seconds=60.0))
+    effort = Effort(runs=3, seconds=60.0)
+    row = peers._stage_columns(NETWORK, lambda: log.append("call"), 2, cuda, effort, {})
     assert row["median_ms"] == pytest.approx(5.0)
     assert row["pictures_per_s"] == pytest.approx(400.0)
     assert row["memory_mb"] == 7.0
