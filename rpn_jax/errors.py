@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import select
 import sys
 from collections.abc import Callable, Sequence
 
@@ -35,6 +36,8 @@ def exit_code(command: Callable[[], int]) -> int:
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
+        if not _reader_left():
+            raise
         # Python writes what is left when it ends, and that must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
@@ -53,3 +56,10 @@ def exit_code(command: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _reader_left() -> bool:
+    """Whether it is stdout, and no other pipe or socket, that nobody reads any more."""
+    stdout = select.poll()
+    stdout.register(sys.stdout, 0)  # errors are told unasked
+    return bool(stdout.poll(0))

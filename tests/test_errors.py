@@ -65,3 +65,8 @@ def test_whoever_reads_the_output_may_have_enough() -> None:
         assert process.stderr is not None
         said = process.stderr.read()
     assert (process.returncode, said) == (141, b"")
+
+
+def test_another_broken_pipe_is_a_bug() -> None:
+    with pytest.raises(BrokenPipeError, match="of a socket"):
+        stopped_by(BrokenPipeError("of a socket"))
