@@ -22,7 +22,7 @@ from rpn_jax.benchmark.process import import_rows, memory_row
 from rpn_jax.benchmark.report import RESULTS_FILE, table, write_results
 from rpn_jax.benchmark.stages import inference_rows, whole_row
 from rpn_jax.benchmark.timing import Call, Effort
-from rpn_jax.benchmark.training import BOXES, STEP, matching_row, training_row
+from rpn_jax.benchmark.training import BOXES, matching_row, training_rows
 from rpn_jax.config import Config, config_names, load_config, replace
 from rpn_jax.devices import use_platform
 from rpn_jax.environment import environment
@@ -122,16 +122,12 @@ def _sections(options: Options) -> Iterator[Section]:
     variables = init_variables(config)
     if options.inference or options.train:
         yield _section("peaks", [_peak_row(precision) for precision in options.precisions])
-    if options.inference:
-        rows, calls = _inference_rows(options, config, variables, canvas, effort)
-        yield _section("inference", rows)
-        if options.peers:
-            yield _peers_section(options, config, variables, canvas, effort, calls, train=False)
-    if options.train:
-        rows, calls = _training_rows(options, config, variables, canvas, effort)
-        yield _section("training", rows)
-        if options.peers:
-            yield _peers_section(options, config, variables, canvas, effort, calls, train=True)
+    for wanted, train in ((options.inference, False), (options.train, True)):
+        if wanted:
+            rows, calls = _measured(options, config, variables, canvas, effort, train)
+            yield _section("training" if train else "inference", rows)
+            if options.peers:
+                yield _peers_section(options, config, variables, canvas, effort, calls, train)
     if options.growth:
         yield from _growth_sections(options, config, variables, canvas, effort)
     if options.files:
@@ -165,49 +161,30 @@ def _with_precision(config: Config, precision: Precision) -> Config:
     return replace(config, model=replace(config.model, precision=precision))
 
 
-def _inference_rows(
-    options: Options, config: Config, variables: Variables, canvas: Canvas, effort: Effort
+def _measured(
+    options: Options,
+    config: Config,
+    variables: Variables,
+    canvas: Canvas,
+    effort: Effort,
+    train: bool,
 ) -> tuple[list[Row], Calls]:
-    rows, calls = [], _no_calls()
+    """Rows of inference or the training step in each precision and batch size."""
+    what, measure = ("training", training_rows) if train else ("inference", inference_rows)
+    rows: list[Row] = []
+    calls: Calls = defaultdict(lambda: defaultdict(dict))
     for precision in options.precisions:
         for batch_size in options.batch_sizes:
-            _say(f"inference of {config.name} in {precision}, batch {batch_size}")
+            _say(f"{what} of {config.name} in {precision}, batch {batch_size}")
             case = _case(precision, batch_size, canvas)
-            own_rows, call_of_stage = inference_rows(
-                _with_precision(config, precision),
-                variables,
-                batch_size,
-                canvas,
-                _peaks(precision),
-                effort,
+            of_precision = _with_precision(config, precision)
+            own_rows, call_of_stage = measure(
+                of_precision, variables, batch_size, canvas, _peaks(precision), effort
             )
             rows += [{**case, **row} for row in own_rows]
             for stage, call in call_of_stage.items():
                 calls[batch_size][stage][precision] = call
     return rows, calls
-
-
-def _training_rows(
-    options: Options, config: Config, variables: Variables, canvas: Canvas, effort: Effort
-) -> tuple[list[Row], Calls]:
-    rows, calls = [], _no_calls()
-    for precision in options.precisions:
-        for batch_size in options.batch_sizes:
-            _say(f"training of {config.name} in {precision}, batch {batch_size}")
-            row, calls[batch_size][STEP][precision] = training_row(
-                _with_precision(config, precision),
-                variables,
-                batch_size,
-                canvas,
-                _peaks(precision),
-                effort,
-            )
-            rows.append({**_case(precision, batch_size, canvas), **row})
-    return rows, calls
-
-
-def _no_calls() -> Calls:
-    return defaultdict(lambda: defaultdict(dict))
 
 
 def _peers_section(
@@ -334,7 +311,7 @@ def _config_figures(
         "share_of_roofline": whole["share_of_roofline"],
     }
     if options.train:
-        step, _ = training_row(config, variables, batch_size, canvas, peaks, effort)
+        (step,), _ = training_rows(config, variables, batch_size, canvas, peaks, effort)
         figures["train_memory_mb"] = step["memory_mb"]
         figures["train_pictures_per_s"] = step["pictures_per_s"]
     return figures

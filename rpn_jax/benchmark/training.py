@@ -37,18 +37,18 @@ STEPS_PER_EPOCH = 10_000
 """The rate stays in its warm-up, so that random weights do not diverge."""
 
 
-def training_row(
+def training_rows(
     config: Config,
     variables: Variables,
     batch_size: int,
     canvas: Canvas,
     peaks: Peaks,
     effort: Effort,
-) -> tuple[Row, Call]:
+) -> tuple[list[Row], dict[str, Call]]:
     """The real step: forward, matching, sampling, losses, backward, gradients' mean, SGD.
 
     ``batch_size`` pictures of `BOXES` boxes each, over all local devices; memory is a device's.
-    With its row the call that was timed, to be timed beside others.
+    Its row, and the call that was timed by the name of its stage, to be timed beside others.
 
     Raises:
       UserError: the batch is no multiple of the number of devices.
@@ -80,7 +80,7 @@ def training_row(
         **roofline_columns(program, timing, batch_size // jax.local_device_count(), peaks),
         **program_columns(program),
     }
-    return row, one_step
+    return [row], {STEP: one_step}
 
 
 def matching_row(config: Config, canvas: Canvas, boxes: int, effort: Effort) -> Row:

@@ -102,7 +102,7 @@ def test_peers_are_left_out_without_torch(
     words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(command, "find_spec", lambda name: None)
-    monkeypatch.setattr(command, "_inference_rows", lambda *_: ([], {}))
+    monkeypatch.setattr(command, "_measured", lambda *_: ([], {}))
     results = results_of([*words, "--inference", "--peers"])
     assert results["sections"]["inference_peers"] == {
         "note": "Left out: torch is not installed.",
@@ -114,7 +114,7 @@ def test_peers_are_left_out_where_torch_cannot_follow(
     words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(peers, "peer_device", lambda: None)
-    monkeypatch.setattr(command, "_inference_rows", lambda *_: ([], {}))
+    monkeypatch.setattr(command, "_measured", lambda *_: ([], {}))
     section = results_of([*words, "--inference", "--peers"])["sections"]["inference_peers"]
     assert section["rows"] == []
     assert section["note"].startswith("Left out: PyTorch cannot use the device")

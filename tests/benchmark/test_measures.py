@@ -23,7 +23,7 @@ from rpn_jax.benchmark.stages import (
     one_device,
 )
 from rpn_jax.benchmark.timing import Effort, count_flops
-from rpn_jax.benchmark.training import matching_row, training_row
+from rpn_jax.benchmark.training import matching_row, training_rows
 from rpn_jax.config import Config, config_to_json, load_config
 from rpn_jax.data.files import find_pictures
 from rpn_jax.errors import UserError
@@ -82,7 +82,8 @@ def test_flops_of_the_network_are_those_of_its_convolutions() -> None:
 
 def test_the_training_step(tiny_config: Config) -> None:
     variables = init_variables(tiny_config)
-    row, step = training_row(tiny_config, variables, 2, CANVAS, PEAKS, EFFORT)
+    (row,), calls = training_rows(tiny_config, variables, 2, CANVAS, PEAKS, EFFORT)
+    (step,) = calls.values()
     assert_consistent(row, 2)
     assert math.isfinite(row["gflop_per_picture"])
     before, after = (int(step()[0].step) for _ in range(2))
@@ -95,7 +96,7 @@ def test_a_batch_that_the_devices_cannot_share(
 ) -> None:
     monkeypatch.setattr(jax, "local_device_count", lambda: 2)
     with pytest.raises(UserError, match="data.batch_size = 3: must be a multiple of the 2 devices"):
-        training_row(tiny_config, init_variables(tiny_config), 3, CANVAS, PEAKS, EFFORT)
+        training_rows(tiny_config, init_variables(tiny_config), 3, CANVAS, PEAKS, EFFORT)
 
 
 def test_matching_samples_what_the_config_says(tiny_config: Config) -> None:
