@@ -22,7 +22,7 @@ from rpn_jax.benchmark.stages import (
     network_function,
     one_device,
 )
-from rpn_jax.benchmark.timing import Effort, count_flops
+from rpn_jax.benchmark.timing import Effort, count_flops, median_ratio
 from rpn_jax.benchmark.training import matching_row, training_rows
 from rpn_jax.config import Config, config_to_json, load_config
 from rpn_jax.data.files import find_pictures
@@ -97,6 +97,19 @@ def test_a_batch_that_the_devices_cannot_share(
     monkeypatch.setattr(jax, "local_device_count", lambda: 2)
     with pytest.raises(UserError, match="data.batch_size = 3: must be a multiple of the 2 devices"):
         training_rows(tiny_config, init_variables(tiny_config), 3, CANVAS, PEAKS, EFFORT)
+
+
+def test_a_ratio_is_of_calls_that_follow_their_own() -> None:
+    called: list[str] = []
+
+    def timed_call(name: str, seconds: float) -> float:
+        cold = called[-1:] != [name]
+        called.append(name)
+        return seconds + 100 * cold
+
+    ratio = median_ratio(lambda: timed_call("a", 6.0), lambda: timed_call("b", 2.0), EFFORT)
+    assert ratio == 3
+    assert called[:8] == ["a", "a", "b", "b", "a", "a", "b", "b"]
 
 
 def test_matching_samples_what_the_config_says(tiny_config: Config) -> None:
