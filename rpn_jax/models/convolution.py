@@ -1,8 +1,9 @@
 """Convolutions as PyTorch computes them, in NHWC with HWIO kernels, and their gradients.
 
-On a CPU, in float32, three forms of them are put to XLA in other words: 3x3 kernels by Winograd's
-products; groups, which it runs one after the other; and the gradient by the kernel, which it takes
-for a convolution with a kernel as large as the picture.
+On a CPU, in float32, some are put to XLA in other words: 1x1 kernels as matrix products; 3x3
+kernels by Winograd's; groups, which it runs one after the other; the gradient by the kernel, which
+it takes for a convolution with a kernel as large as the picture; and the gradient by the input,
+for which it turns the kernel around on one core.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from rpn_jax.models import winograd
+from rpn_jax.models.input_gradient import input_gradient_by_matmul
 from rpn_jax.models.kernel_gradient import kernel_gradient_by_matmul
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 Precision = Literal["float32", "tf32", "bfloat16"]
 
 MIN_PIXELS = 256
-"""Below so many output pixels XLA's own forms are as fast."""
+"""Below so many output pixels XLA's own forms lose less than a millisecond, and compile sooner."""
 MIN_WINOGRAD_CHANNELS = 128
 """Below so many, in or out, the transforms take what the products save."""
 MIN_WINOGRAD_FLOPS = 5e9
@@ -138,6 +140,8 @@ def _convolve_on_cpu(
         return _convolve_in_blocks(x, kernel, precision, stride, groups)
     if _winograd_pays(x, kernel, stride):
         return winograd.convolve_3x3(x, kernel)
+    if kernel.shape[0] == stride == 1:
+        return jnp.dot(x, kernel[0, 0], precision=precision)
     return _plain_convolve(x, kernel, precision, stride, groups)
 
 
@@ -154,6 +158,8 @@ def _gradients_on_cpu(
         return jax.vjp(in_blocks, x, kernel)[1](y_grad)
     if _winograd_pays(x, kernel, stride):
         x_grad = winograd.input_gradient_3x3(y_grad, kernel)
+    elif kernel.shape[0] == 1 or kernel.size > x.size:
+        x_grad = input_gradient_by_matmul(y_grad, kernel, x.shape[1], x.shape[2], stride)
     else:
         plain = partial(
             _plain_convolve, kernel=kernel, precision=precision, stride=stride, groups=groups

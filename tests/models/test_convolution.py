@@ -38,7 +38,7 @@ def test_convolve_pads_and_groups_as_pytorch(seed, size, stride, groups):
 @pytest.mark.parametrize(("size", "stride"), SIZES_AND_STRIDES)
 @pytest.mark.parametrize("min_pixels", [1, 10_000])
 def test_gradients_of_convolve_are_those_of_its_definition(monkeypatch, size, stride, min_pixels):
-    # Both ways to the kernel's gradient: matrix products, and below so many pixels XLA's own.
+    # Both ways to the gradients: matrix products, and below so many pixels XLA's own.
     monkeypatch.setattr(convolution, "MIN_PIXELS", min_pixels)
     rng = np.random.default_rng(size)
     x = rng.standard_normal((9, 11, 3)).astype(np.float32)
@@ -57,7 +57,7 @@ def test_gradients_of_convolve_are_those_of_its_definition(monkeypatch, size, st
 
 
 @pytest.mark.parametrize(
-    ("channels", "features", "stride", "size", "in_products"),
+    ("channels", "features", "stride", "size", "in_tiles"),
     [
         (128, 130, 1, 3, True),
         (127, 128, 1, 3, False),
@@ -66,7 +66,7 @@ def test_gradients_of_convolve_are_those_of_its_definition(monkeypatch, size, st
         (128, 128, 1, 1, False),
     ],
 )
-def test_winograd_where_it_pays(monkeypatch, channels, features, stride, size, in_products):
+def test_winograd_where_it_pays(monkeypatch, channels, features, stride, size, in_tiles):
     monkeypatch.setattr(convolution, "MIN_WINOGRAD_FLOPS", 1)
     rng = np.random.default_rng(0)
     x = rng.standard_normal((1, 17, 18, channels)).astype(np.float32)
@@ -76,7 +76,7 @@ def test_winograd_where_it_pays(monkeypatch, channels, features, stride, size, i
         return convolve(x, kernel, None, "float32", stride)
 
     program = jax.jit(apply).lower(x, kernel)
-    assert ("stablehlo.convolution" not in program.as_text()) == in_products
+    assert ("stablehlo.while" in program.as_text()) == in_tiles
     y, transpose = jax.vjp(apply, x, kernel)
     scale = np.sqrt(kernel[..., 0].size)
     np.testing.assert_allclose(y[0] / scale, conv_loop(x[0], kernel, stride, 1) / scale, atol=1e-5)
@@ -85,6 +85,14 @@ def test_winograd_where_it_pays(monkeypatch, channels, features, stride, size, i
     x_grad, kernel_grad = transpose(y_grad)
     np.testing.assert_allclose(x_grad[0] / scale, expected_x / scale, atol=1e-5)
     np.testing.assert_allclose(kernel_grad / scale, expected_kernel / scale, atol=1e-5)
+
+
+@pytest.mark.parametrize(("stride", "as_product"), [(1, True), (2, False)])
+def test_one_by_one_kernels_are_matrix_products(stride, as_product):
+    x = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    kernel = jax.ShapeDtypeStruct((1, 1, 3, 4), jnp.float32)
+    apply = jax.jit(lambda *args: convolve(*args, None, "float32", stride))
+    assert ("stablehlo.convolution" not in apply.lower(x, kernel).as_text()) == as_product
 
 
 def test_winograd_only_for_enough_work():
