@@ -13,7 +13,6 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from rpn_jax import ops
-    from rpn_jax.checkpoints import load_variables, save_variables
     from rpn_jax.config import Config, load_config
     from rpn_jax.errors import UserError
     from rpn_jax.losses import rpn_loss
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from rpn_jax.proposals import propose
     from rpn_jax.proposer import Proposer
     from rpn_jax.structures import Batch, Proposals, RPNOutputs
+    from rpn_jax.weights import load_variables, save_variables
 
 __all__ = [
     "RPN",
@@ -51,11 +51,11 @@ _HOMES = {
     "UserError": "rpn_jax.errors",
     "init_variables": "rpn_jax.models",
     "load_config": "rpn_jax.config",
-    "load_variables": "rpn_jax.checkpoints",
+    "load_variables": "rpn_jax.weights",
     "normalize_images": "rpn_jax.ops.pixels",
     "propose": "rpn_jax.proposals",
     "rpn_loss": "rpn_jax.losses",
-    "save_variables": "rpn_jax.checkpoints",
+    "save_variables": "rpn_jax.weights",
 }
 
 

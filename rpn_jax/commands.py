@@ -6,12 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rpn_jax.checkpoints import (
-    CHECKPOINTS,
-    check_same_model,
-    check_variables,
-    load_variables,
-)
+from rpn_jax.checkpoints import CHECKPOINTS
 from rpn_jax.compilation_cache import use_compilation_cache
 from rpn_jax.config import Config, load_config, replace
 from rpn_jax.curves import draw_curves
@@ -28,7 +23,9 @@ from rpn_jax.results import PictureProposals, write_results
 from rpn_jax.run_log import METRICS_FILE
 from rpn_jax.structures import Variables
 from rpn_jax.train_run import train_run
+from rpn_jax.trees import check_variables
 from rpn_jax.visualize import draw_boxes, save_picture
+from rpn_jax.weights import check_same_model, load_variables
 
 PROPOSALS_FILE = "proposals.json"
 PICTURES_FILE = "pictures.json"

@@ -11,7 +11,6 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
-from rpn_jax.checkpoints import check_variables
 from rpn_jax.config import Config
 from rpn_jax.models import RPN, variable_shapes
 from rpn_jax.models.folding import fold_norms
@@ -19,6 +18,7 @@ from rpn_jax.ops.pixels import normalize_images
 from rpn_jax.proposals import propose
 from rpn_jax.results import PictureProposals, picture_proposals
 from rpn_jax.structures import Batch, Proposals, SourceBatch, Variables
+from rpn_jax.trees import check_variables
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int, UInt8

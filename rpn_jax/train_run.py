@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from rich.console import Console
 
-from rpn_jax.checkpoints import CONFIG_FILE, Checkpoints, check_same_model
+from rpn_jax.checkpoints import Checkpoints
 from rpn_jax.config import Config, config_changes, config_to_json, load_config
 from rpn_jax.data.dataset import Dataset, open_dataset
 from rpn_jax.data.on_device import to_batch
@@ -41,6 +41,7 @@ from rpn_jax.training import (
     run_steps,
     split_batch,
 )
+from rpn_jax.weights import CONFIG_FILE, check_same_model
 
 if TYPE_CHECKING:
     from rpn_jax.structures import Batch, SourceBatch, Variables

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rpn_jax import __version__
-from rpn_jax.checkpoints import check_new_folder, load_variables, save_variables
 from rpn_jax.config import Config, load_config
 from rpn_jax.errors import UserError
 from rpn_jax.models import variable_shapes
@@ -41,6 +40,7 @@ from rpn_jax.torch_weights.names import (
 from rpn_jax.torch_weights.read import Checkpoint, read_checkpoint
 from rpn_jax.torch_weights.report import Report, write_report
 from rpn_jax.torch_weights.style import check_style, told_style
+from rpn_jax.weights import check_new_folder, load_variables, save_variables
 
 if TYPE_CHECKING:
     from rpn_jax.structures import Variables

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from flax.traverse_util import flatten_dict
 
-from rpn_jax.checkpoints import check_same_model, check_variables, load_variables
 from rpn_jax.config import Config
 from rpn_jax.models import init_variables, variable_shapes
 from rpn_jax.torch_weights.conversion import read_converted
 from rpn_jax.torch_weights.names import nest
+from rpn_jax.trees import check_variables
+from rpn_jax.weights import check_same_model, load_variables
 
 SHARED_SECTIONS = ("model.backbone.", "pixels.")
 """What weights and the model that they start must have in common, beside their shapes."""

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from rpn_jax import RPN, Proposer, init_variables
-from rpn_jax.checkpoints import save_variables
 from rpn_jax.config import Config, config_to_json
 from rpn_jax.data import transforms
 from rpn_jax.data.coco import CocoFolder
@@ -23,6 +22,7 @@ from rpn_jax.ops import normalize_images
 from rpn_jax.parity.precisions import main, share_found
 from rpn_jax.results import PictureProposals
 from rpn_jax.structures import Variables
+from rpn_jax.weights import save_variables
 from tests.parity.loops import loop_match
 
 

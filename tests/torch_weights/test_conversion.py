@@ -15,13 +15,13 @@ import torch
 from flax.traverse_util import flatten_dict
 from rich.console import Console
 
-from rpn_jax.checkpoints import load_variables
 from rpn_jax.config import BackboneConfig, load_config
 from rpn_jax.errors import UserError
 from rpn_jax.models import RPN, variable_shapes
 from rpn_jax.torch_weights import convert, print_report, to_torch
 from rpn_jax.torch_weights.conversion import state_dict
 from rpn_jax.torch_weights.names import nest
+from rpn_jax.weights import load_variables
 from tests.reference_configs import ELEVEN
 from tests.torch_weights.published import (
     TINY,
