@@ -61,5 +61,6 @@ def exit_code(command: Callable[[], int]) -> int:
 def _reader_left() -> bool:
     """Whether it is stdout, and no other pipe or socket, that nobody reads any more."""
     stdout = select.poll()
-    stdout.register(sys.stdout, 0)  # errors are told unasked
-    return bool(stdout.poll(0))
+    stdout.register(sys.stdout, select.POLLOUT)
+    gone = select.POLLERR | select.POLLHUP | select.POLLNVAL
+    return any(events & gone for _, events in stdout.poll(0))

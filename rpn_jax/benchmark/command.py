@@ -52,12 +52,12 @@ NOTES = {
     "matching": "Matching, sampling and targets of one picture's anchors.",
     "inference_peers": "PyTorch in the same run, with the same weights, pictures, anchors and "
     "sizes. first_call_s: compiling and the choice of algorithms. "
-    "times_ours_P: its time over ours of the same stage with precision P, the two taken in turns; "
-    "above 1 ours is quicker.",
+    "times_ours_P: its time over ours of the same stage with precision P, in turns, each after an "
+    "uncounted call of its own; above 1 ours is quicker.",
     "training_peers": "PyTorch in the same run, on one device. torchvision's step has matching, "
     "sampling and its losses, but proposes nothing; plain PyTorch's has a stand-in for the loss, "
-    "and neither matching nor sampling. times_ours_P: its time over ours, the two taken in "
-    "turns; above 1 ours is quicker.",
+    "and neither matching nor sampling. times_ours_P: its time over ours, in turns, "
+    "each after an uncounted call of its own; above 1 ours is quicker.",
     "growth": "unit_cost_to_first: cost of a unit over that of the axis's first row; 1 is linear. "
     "Batch size and megapixels: end to end. Candidates: post-processing. Boxes: matching and "
     "sampling. Devices: the training step, the batch growing with them.",

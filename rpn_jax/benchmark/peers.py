@@ -122,9 +122,9 @@ def peer_rows(
 ) -> list[Row]:
     """Rows of each variant that ``device`` can run: stages of inference, or the training step.
 
-    ``times_ours_P`` of a row is its time over that of our call of its stage with precision P, the
-    two taken in turns. A variant that fails (memory, a compiler that is missing) has a row that
-    says so.
+    ``times_ours_P`` of a row is its time over that of our call of its stage with precision P
+    (`timing.median_ratio`). A variant that fails (memory, a compiler that is missing) has a row
+    that says so.
     """
     torch.backends.cudnn.benchmark = True
     library = "torchvision" if is_torchvision_peer(config) else "PyTorch"

@@ -89,18 +89,23 @@ def median_ratio(
         timed_call()
         return timed_call()
 
-    return repeat(lambda: second_time(timed_call) / second_time(other_timed_call), effort).median
+    ratios = _collect(lambda: second_time(timed_call) / second_time(other_timed_call), effort)
+    return float(np.median(ratios))
 
 
 def repeat(timed_call: Callable[[], float], effort: Effort) -> Timing:
     """The figures of a call that tells the seconds it took, after `WARM_UP_CALLS` of it."""
     for _ in range(WARM_UP_CALLS):
         timed_call()
+    return summarize(_collect(timed_call, effort))
+
+
+def _collect(measure: Callable[[], float], effort: Effort) -> list[float]:
     end = time.perf_counter() + effort.seconds
-    taken = [timed_call()]
+    taken = [measure()]
     while len(taken) < effort.runs and time.perf_counter() < end:
-        taken.append(timed_call())
-    return summarize(taken)
+        taken.append(measure())
+    return taken
 
 
 def compile_program(

@@ -48,7 +48,7 @@ def training_rows(
     """The real step: forward, matching, sampling, losses, backward, gradients' mean, SGD.
 
     ``batch_size`` pictures of `BOXES` boxes each, over all local devices; memory is a device's.
-    Its row, and the call that was timed by the name of its stage, to be timed beside others.
+    Its row, and by the name of its stage the call that was timed, to be timed beside others.
 
     Raises:
       UserError: the batch is no multiple of the number of devices.

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 Precision = Literal["float32", "tf32", "bfloat16"]
 
 MIN_PIXELS = 256
-"""Below so many output pixels XLA's own forms lose less than a millisecond, and compile sooner."""
+"""Below so many output pixels XLA's own forms compile sooner and lose less than a millisecond, but
+where a picture is smaller than the kernel."""
 MIN_WINOGRAD_CHANNELS = 128
 """Below so many, in or out, the transforms take what the products save."""
 MIN_WINOGRAD_FLOPS = 5e9

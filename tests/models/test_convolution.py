@@ -1,5 +1,6 @@
 """Convolution and its gradients against plain loops."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -141,16 +142,20 @@ def test_grouped_convolutions_and_their_gradients(monkeypatch, stride, block_cha
     np.testing.assert_allclose(kernel_grad, np.concatenate(kernel_grads, -1), atol=1e-4)
 
 
-def test_gradients_under_vmap():
+@pytest.mark.parametrize(("size", "features"), [(1, 5), (3, 5), (3, 40)])
+def test_convolutions_and_gradients_under_vmap(size, features):
+    # 40 features make the kernel larger than x.
     rng = np.random.default_rng(0)
     x = jnp.array(rng.standard_normal((3, 1, 17, 16, 4)), jnp.float32)
-    kernels = jnp.array(rng.standard_normal((3, 3, 3, 4, 5)), jnp.float32)
+    kernels = jnp.array(rng.standard_normal((3, size, size, 4, features)), jnp.float32)
 
-    def kernel_grad(x, kernel):
-        return jax.grad(lambda k: jnp.sum(jnp.sin(convolve(x, k, None, "float32"))))(kernel)
+    def total(x, kernel):
+        return jnp.sum(jnp.sin(convolve(x, kernel, None, "float32")))
 
-    one_by_one = jnp.stack([kernel_grad(*pair) for pair in zip(x, kernels, strict=True)])
-    np.testing.assert_allclose(jax.vmap(kernel_grad)(x, kernels), one_by_one, atol=1e-4)
+    one = jax.value_and_grad(total, argnums=(0, 1))
+    one_by_one = [one(*pair) for pair in zip(x, kernels, strict=True)]
+    expected = jax.tree.map(lambda *leaves: jnp.stack(leaves), *one_by_one)
+    chex.assert_trees_all_close(jax.vmap(one)(x, kernels), expected, atol=1e-3)
 
 
 def test_gradient_of_the_bias_is_summed_in_float32():
