@@ -8,7 +8,7 @@ Two outputs of a row take four inputs ``x`` and three weights ``w``:
 
 The same along columns, and summed over channels, makes 16 matrix products of a quarter of the
 pixels. The transforms only add and halve, and sums are a ninth as long: with 128 to 512 channels
-the rounding is 0.7 to 1.6 times that of the plain convolution.
+the rounding was 0.7 to 2.1 times that of the plain convolution, most after a ReLU.
 """
 
 from __future__ import annotations
