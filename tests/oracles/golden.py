@@ -1,10 +1,9 @@
-"""The reference's figures: made by the original implementation, kept beside the checkout."""
+"""The reference's figures: made by the original implementation."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +19,8 @@ from rpn_jax.config import (
 )
 from rpn_jax.ops import anchor_validity, grid_anchors
 from rpn_jax.structures import RPNOutputs
+from tests.golden_files import FOLDER
 
-FOLDER = Path(__file__).resolve().parents[1] / "golden"
 CASES = ("r50_pytorch", "r50_caffe", "x101_32x4d", "r101_pytorch", "r50_caffe_c4")
 
 

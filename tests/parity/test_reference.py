@@ -13,7 +13,7 @@ from rpn_jax.parity import network_rows, picture
 from rpn_jax.parity.cases import load_case
 from rpn_jax.parity.folder import COUNTER, different_keys, keys_row, recall_row
 from rpn_jax.parity.rows import Row
-from tests.parity.figures import COPIES, FOLDER, SHARED, needs_shared
+from tests.golden_files import FOLDER, ORIGINALS, PICTURE
 
 CASES = ("r50_pytorch", "r50_caffe", "r50_caffe_c4", "r101_pytorch", "x101_32x4d")
 PICTURES = ("image_r50_pytorch", "image_r50_caffe")
@@ -27,10 +27,7 @@ def figures_of_network(case: str) -> dict[str, Row]:
 
 @cache
 def figures_of_picture(case: str) -> dict[str, Row]:
-    file = picture.default_picture(FOLDER)
-    if file is None:
-        pytest.skip("the pictures that the reference was given are not beside the checkout")
-    rows = picture.picture_rows(load_case(FOLDER, case, None, None, "float32"), file)
+    rows = picture.picture_rows(load_case(FOLDER, case, None, None, "float32"), PICTURE)
     return {row.quantity: row for row in rows}
 
 
@@ -42,7 +39,6 @@ def test_network(case: str, quantity: str) -> None:
     assert not row.failed, row
 
 
-@needs_shared
 @pytest.mark.parametrize("quantity", [quantity.name for quantity in picture.QUANTITIES])
 @pytest.mark.parametrize("case", PICTURES)
 def test_picture(case: str, quantity: str) -> None:
@@ -55,25 +51,26 @@ def test_parameters_of_the_configs() -> None:
     row = keys_row(FOLDER)
     assert row.measured is not None
     assert not row.failed, row
-    if FOLDER == SHARED:
-        assert row.measured.detail == "11 configs"
+    assert row.measured.detail == "11 configs"
 
 
-@needs_shared
 def test_recall() -> None:
     row = recall_row(FOLDER)
     assert row.measured is not None
     assert not row.failed, row
 
 
-@needs_shared
+@pytest.mark.skipif(
+    not ORIGINALS.is_dir(), reason="the originals of the copies are not beside the checkout"
+)
 def test_the_copies_equal_the_originals() -> None:
-    for name in CASES:
-        assert filecmp.cmp(COPIES / f"{name}.npz", SHARED / f"{name}.npz", shallow=False)
-    copied = sorted((COPIES / "keys").iterdir())
-    assert copied
-    for path in copied:
-        assert json.loads(path.read_text()) == json.loads((SHARED / "keys" / path.name).read_text())
+    originals = [path for path in ORIGINALS.rglob("*.*") if path.suffix in (".npz", ".json")]
+    assert originals
+    for path in originals:
+        assert filecmp.cmp(FOLDER / path.relative_to(ORIGINALS), path, shallow=False), path
+    picture_given = picture.default_picture(ORIGINALS)
+    assert picture_given is not None
+    assert filecmp.cmp(PICTURE, picture_given, shallow=False)
 
 
 def test_a_missing_a_surplus_and_a_misshapen_key_are_told() -> None:

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 
 from rpn_jax.config import (
@@ -18,12 +17,7 @@ from rpn_jax.config import (
     replace,
 )
 from rpn_jax.parity.weights import array_by_rule
-
-GOLDEN_KEYS = Path(__file__).resolve().parents[2].parent / "shared" / "golden" / "keys"
-
-needs_golden = pytest.mark.skipif(
-    not GOLDEN_KEYS.is_dir(), reason="the reference's key lists are not beside this checkout"
-)
+from tests.golden_files import FOLDER
 
 Shapes = dict[str, tuple[int, ...]]
 Arrays = dict[str, np.ndarray]
@@ -96,7 +90,7 @@ def tiny_shapes() -> Shapes:
 
 
 def golden_shapes(name: str) -> Shapes:
-    shapes = json.loads((GOLDEN_KEYS / f"{name}.json").read_text())
+    shapes = json.loads((FOLDER / "keys" / f"{name}.json").read_text())
     return {key: tuple(shape) for key, shape in shapes.items()}
 
 

@@ -13,12 +13,11 @@ import rpn_jax
 from rpn_jax.results import PictureProposals
 from rpn_jax.torch_weights import convert
 from tests.reference_configs import ELEVEN
-from tests.torch_weights.published import filled, golden_shapes, needs_golden
+from tests.torch_weights.published import filled, golden_shapes
 
 SIDE = 64
 
 
-@needs_golden
 @pytest.mark.parametrize("name", ELEVEN)
 def test_a_published_file_converts_loads_and_proposes(name: str, tmp_path: Path) -> None:
     arrays = filled(golden_shapes(name))

@@ -32,7 +32,6 @@ from tests.torch_weights.published import (
     expected_variables,
     filled,
     golden_shapes,
-    needs_golden,
     tensors,
     tiny_backbone_shapes,
     tiny_config_file,
@@ -105,7 +104,6 @@ def test_there_and_back_is_bit_equal(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*")), "nothing partial is left"
 
 
-@needs_golden
 @pytest.mark.parametrize("name", ELEVEN)
 def test_every_config_has_the_references_state_dict(name: str) -> None:
     shapes = golden_shapes(name)
@@ -144,7 +142,6 @@ def _by_path(arrays: Arrays) -> dict[tuple[str, ...], np.ndarray]:
     return paths
 
 
-@needs_golden
 def test_a_full_size_file_by_its_published_name(tmp_path: Path) -> None:
     weights = filled(golden_shapes("rpn_r50-caffe-c4_1x_coco"), seed=5)
     published = {key.replace("rpn_head.", "bbox_head."): a for key, a in weights.items()}

@@ -29,7 +29,6 @@ from tests.torch_weights.published import (
     caffe2_names,
     detectron2_names,
     golden_shapes,
-    needs_golden,
     tiny_backbone_shapes,
     tiny_shapes,
 )
@@ -46,7 +45,6 @@ def found_shapes(match: KeyMatch, shapes: Shapes) -> Shapes:
     return {name: shapes[key] for name, key in match.sources.items()}
 
 
-@needs_golden
 @pytest.mark.parametrize("name", ELEVEN)
 def test_configs_want_exactly_the_keys_of_the_reference(name: str) -> None:
     assert wanted_shapes(load_config(name), ZOO["MMDetection"]) == no_counters(golden_shapes(name))
@@ -72,7 +70,6 @@ def test_both_heads_at_once_are_refused() -> None:
         match_keys(keys, FILE)
 
 
-@needs_golden
 def test_two_stage_file_of_the_reference() -> None:
     shapes = golden_shapes("faster-rcnn_r50_fpn_1x_coco")
     match = match_keys(shapes, FILE)
@@ -107,7 +104,6 @@ def test_a_key_that_nothing_explains_is_not_left_out() -> None:
     assert complaints == ["'rpn_head.rpn_dir.weight' (1,) is unexpected"]
 
 
-@needs_golden
 @pytest.mark.parametrize(
     ("keys", "config", "words"),
     [
@@ -128,7 +124,6 @@ def test_imagenet_backbones(keys: str, config: str, words: str) -> None:
     assert {key for key in match.left_out if "fc" in key} == {"fc.weight", "fc.bias"}
 
 
-@needs_golden
 @pytest.mark.parametrize(("name", "words"), [("18", "ResNet-18"), ("34", "ResNet-34")])
 def test_basic_blocks_are_recognised(name: str, words: str) -> None:
     shapes = golden_shapes(f"torchvision_resnet{name}")
@@ -222,28 +217,24 @@ def choose(shapes: Shapes, file: str, told: ToldStyle | None = None) -> tuple[st
     return config.name, chosen_by
 
 
-@needs_golden
 @pytest.mark.parametrize("name", ["rpn_r50-caffe_fpn_1x_coco", "rpn_r50_fpn_2x_coco"])
 @pytest.mark.parametrize("ending", ["_20200131-0728c9b3.pth", ".pth", "-0728c9b3.pth"])
 def test_published_file_names_choose_the_config(name: str, ending: str) -> None:
     assert choose(golden_shapes(name), name.replace("-", "_") + ending) == (name, "file name")
 
 
-@needs_golden
 @pytest.mark.parametrize("keys", ["faster-rcnn_r50_fpn_1x_coco", "torchvision_resnet50"])
 def test_a_style_that_is_told_chooses_the_config(keys: str) -> None:
     told = ToldStyle("pytorch", "metadata")
     assert choose(golden_shapes(keys), "x.pth", told) == ("rpn_r50_fpn_1x_coco", "metadata")
 
 
-@needs_golden
 def test_the_caffe_style_chooses_among_detectors() -> None:
     told = ToldStyle("caffe", "keys")
     shapes = golden_shapes("faster-rcnn_r50_fpn_1x_coco")
     assert choose(shapes, "x.pth", told) == ("rpn_r50-caffe_fpn_1x_coco", "keys")
 
 
-@needs_golden
 def test_what_does_not_decide_is_an_error_that_names_the_choices() -> None:
     with pytest.raises(UserError, match=r"--config \(.*rpn_r50-caffe_fpn.*rpn_r50_fpn_1x"):
         choose(golden_shapes("faster-rcnn_r50_fpn_1x_coco"), "epoch_12.pth")
