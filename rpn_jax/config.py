@@ -134,7 +134,7 @@ class ModelConfig:
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     """Arithmetic of the network; boxes and scores are float32 in all three.
     'float32': exact.
-    'tf32': tensor cores on NVIDIA GPUs, elsewhere as float32.
+    'tf32': tensor cores on NVIDIA GPUs, the same rounding on CPUs.
     'bfloat16': activations of 16 bits."""
 
     def __post_init__(self) -> None:

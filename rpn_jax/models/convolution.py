@@ -8,6 +8,7 @@ for which it turns the kernel around on one core.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
@@ -37,6 +38,8 @@ BLOCK_CHANNELS = 64
 """Fewest input channels of a block of groups that is convolved as one."""
 MAX_BLOCKS = 8
 """Most of them, as each is compiled by itself."""
+TF32_EXPONENT, TF32_MANTISSA = 8, 10
+"""Bits of TF32."""
 
 
 def compute_dtype(precision: Precision) -> jnp.dtype:
@@ -45,7 +48,7 @@ def compute_dtype(precision: Precision) -> jnp.dtype:
 
 
 def lax_precision(precision: Precision) -> lax.Precision:
-    """XLA's name for the arithmetic; its default may round float32 to TF32 on GPUs."""
+    """XLA's name for the arithmetic; its default takes float32 for TF32 on GPUs."""
     return lax.Precision.HIGHEST if precision == "float32" else lax.Precision.DEFAULT
 
 
@@ -65,8 +68,8 @@ def convolve(
       x: activations.
       kernel: float32 HWIO, ``J = I / groups``.
       bias: float32, added after the convolution.
-      precision: 'float32' is exact, 'tf32' lets NVIDIA GPUs use TF32, 'bfloat16' computes and
-        returns bfloat16.
+      precision: 'float32' is exact; 'tf32' lets NVIDIA GPUs use TF32, to whose 10 bits CPUs round
+        what they multiply; 'bfloat16' computes and returns bfloat16.
       stride: pixels between outputs, both ways.
       groups: groups of channels.
     """
@@ -97,6 +100,7 @@ def _convolve_forward(
     stride: int,
     groups: int,
 ) -> Float[Array, "B h w O"]:
+    x, kernel = _factors(precision, x, kernel)
     plain = partial(_plain_convolve, precision=precision, stride=stride, groups=groups)
     if not _cpu_form_pays(x, stride):
         return plain(x, kernel)
@@ -111,7 +115,7 @@ def _convolve_backward(
     saved: tuple[Float[Array, "B H W I"], Float[Array, "k k J O"]],
     y_grad: Float[Array, "B h w O"],
 ) -> Gradients:
-    x, kernel = saved
+    x, kernel, y_grad = _factors(precision, *saved, y_grad)
 
     def plain(x: Array, kernel: Array, y_grad: Array) -> Gradients:
         form = partial(_plain_convolve, precision=precision, stride=stride, groups=groups)
@@ -128,6 +132,17 @@ _convolve.defvjp(
     lambda x, kernel, *static: (_convolve_forward(x, kernel, *static), (x, kernel)),
     _convolve_backward,
 )
+
+
+def _factors(precision: lax.Precision, *arrays: Array) -> Sequence[Array]:
+    """What is multiplied: as it is, but in TF32 on a CPU, which has to round by itself."""
+    if precision == lax.Precision.HIGHEST or arrays[0].dtype != jnp.float32:
+        return arrays
+
+    def to_tf32(*arrays: Array) -> Sequence[Array]:
+        return tuple(lax.reduce_precision(array, TF32_EXPONENT, TF32_MANTISSA) for array in arrays)
+
+    return lax.platform_dependent(*arrays, cpu=to_tf32, default=lambda *arrays: arrays)
 
 
 def _convolve_on_cpu(

@@ -6,12 +6,14 @@ import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
 import tyro
+from jax.sharding import SingleDeviceSharding
 
 from rpn_jax.cli import OptionalPath, Overrides, Platform, leading_config, read_flags
 from rpn_jax.commands import weights_of
@@ -30,6 +32,7 @@ from rpn_jax.ops import normalize_images
 from rpn_jax.output import json_figures, make_console, make_folder, write_json
 from rpn_jax.parity.compare import SMALLEST_NORM, match_proposals, worst
 from rpn_jax.proposals import propose
+from rpn_jax.proposer import prepare_variables
 from rpn_jax.results import PictureProposals, picture_proposals
 from rpn_jax.structures import Batch, Proposals, RPNOutputs, Variables
 
@@ -46,7 +49,7 @@ SCORE_TOLERANCE = 0.01
 """Its score may differ by this."""
 RECALLS = tuple(f"AR@{count}" for count in PROPOSAL_COUNTS)
 
-Forward = Callable[[Variables, Batch], tuple[RPNOutputs, Proposals]]
+Forward = Callable[[Batch], tuple[RPNOutputs, Proposals]]
 
 
 @dataclass(frozen=True)
@@ -120,8 +123,8 @@ def compare_precisions(
             f"data.eval_split = {config.data.eval_split!r}: holds no picture to compare on"
         )
     chosen = dict.fromkeys((REFERENCE, *precisions))
-    forwards = {precision: make_forward(config, precision) for precision in chosen}
-    batches = list(_batches(forwards, jax.device_put(variables), dataset, config, on_pictures))
+    forwards = {precision: make_forward(config, variables, precision) for precision in chosen}
+    batches = list(_batches(forwards, dataset, config, on_pictures))
     computed = {name: _join([batch[name] for batch in batches]) for name in chosen}
     return [
         PrecisionRow(
@@ -134,9 +137,12 @@ def compare_precisions(
     ]
 
 
-def make_forward(config: Config, precision: Precision) -> Forward:
-    """The compiled way from a batch to head outputs and proposals in original pixels."""
-    model = RPN(replace(config.model, precision=precision))
+def make_forward(config: Config, variables: Variables, precision: Precision) -> Forward:
+    """The compiled way of inference from a batch to head outputs and proposals, original pixels."""
+    in_precision = replace(config, model=replace(config.model, precision=precision))
+    device = SingleDeviceSharding(jax.local_devices()[0])
+    prepared = prepare_variables(in_precision, variables, device)
+    model = RPN(in_precision.model, folded=True)
 
     @jax.jit
     def forward(variables: Variables, batch: Batch) -> tuple[RPNOutputs, Proposals]:
@@ -144,7 +150,7 @@ def make_forward(config: Config, precision: Precision) -> Forward:
         outputs: Any = model.apply(variables, images)
         return outputs, propose(config, outputs, batch.image_sizes, batch.scale_factors)
 
-    return forward
+    return partial(forward, prepared)
 
 
 def share_found(ours: list[PictureProposals], reference: list[PictureProposals]) -> float:
@@ -204,7 +210,6 @@ def _run(options: Options) -> int:
 
 def _batches(
     forwards: dict[Precision, Forward],
-    variables: Variables,
     dataset: Dataset,
     config: Config,
     on_pictures: Callable[[int], None],
@@ -215,8 +220,7 @@ def _batches(
         ]
         placed = to_batch(jax.device_put(batch))
         computed = {
-            precision: jax.device_get(forward(variables, placed))
-            for precision, forward in forwards.items()
+            precision: jax.device_get(forward(placed)) for precision, forward in forwards.items()
         }
         reference = _by_level(computed[REFERENCE][0], len(ids))
         yield {

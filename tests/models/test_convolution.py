@@ -57,6 +57,38 @@ def test_gradients_of_convolve_are_those_of_its_definition(monkeypatch, size, st
     np.testing.assert_allclose(bias_grad, y_grad.sum((0, 1)), atol=1e-4)
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="a GPU rounds within its products")
+@pytest.mark.parametrize(("size", "groups"), [(1, 1), (3, 1), (3, 2)])
+@pytest.mark.parametrize("min_pixels", [1, 10_000])
+def test_tf32_multiplies_ten_bits_and_sums_more(monkeypatch, size, groups, min_pixels):
+    monkeypatch.setattr(convolution, "MIN_PIXELS", min_pixels)
+    rng = np.random.default_rng(size)
+    x, kernel, y_grad = (
+        rng.standard_normal(shape).astype(np.float32)
+        for shape in ((1, 9, 11, 4), (size, size, 4 // groups, 6), (1, 9, 11, 6))
+    )
+
+    def results(x, kernel, y_grad, precision):
+        def apply(x, kernel):
+            return convolve(x, kernel, None, precision, groups=groups)
+
+        y, transpose = jax.vjp(apply, x, kernel)
+        return y, *transpose(y_grad)
+
+    in_tf32 = results(x, kernel, y_grad, "tf32")
+    expected = results(*map(ten_bits, (x, kernel, y_grad)), "float32")
+    exact = results(x, kernel, y_grad, "float32")
+    for ours, rounded, unrounded in zip(in_tf32, expected, exact, strict=True):
+        np.testing.assert_allclose(ours, rounded, rtol=1e-5, atol=1e-5)
+        assert np.abs(ours - unrounded).max() > 1e-4
+
+
+def ten_bits(values):
+    """The nearest numbers with ten bits behind the first one."""
+    fraction, exponent = np.frexp(values)
+    return np.ldexp(np.round(fraction * 2**11) / 2**11, exponent)
+
+
 @pytest.mark.parametrize(
     ("channels", "features", "stride", "size", "in_tiles"),
     [
