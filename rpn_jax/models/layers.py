@@ -185,6 +185,29 @@ def relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
 relu.defjvps(lambda tangent, y, x: jnp.where(y != 0, tangent, 0))
 
 
+@jax.custom_jvp
+def relu_of_sum(x: Float[Array, "..."], shortcut: Float[Array, "..."]) -> Float[Array, "..."]:
+    """max(x + shortcut, 0), with a gradient that asks for the result alone; of finite numbers.
+
+    XLA takes a ReLU for so cheap that all that read it compute it anew, and the sum within: a chain
+    of residual blocks would keep every branch's output and add them up again and again. A sum at
+    the end is computed once, and max(x, -shortcut) + shortcut has the same bits. GPUs' convolutions
+    end with a sum and a ReLU, in that order.
+    """
+    return lax.platform_dependent(
+        x,
+        shortcut,
+        cpu=lambda x, shortcut: jnp.maximum(x, -shortcut) + shortcut,
+        default=lambda x, shortcut: jnp.maximum(x + shortcut, 0),
+    )
+
+
+relu_of_sum.defjvps(
+    lambda tangent, y, x, shortcut: jnp.where(y != 0, tangent, 0),
+    lambda tangent, y, x, shortcut: jnp.where(y != 0, tangent, 0),
+)
+
+
 @jax.custom_vjp
 def max_pool_3x3_stride_2(x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
     """Max-pool with one pixel of -inf around, as PyTorch's ``MaxPool2d(3, 2, padding=1)``.

@@ -9,7 +9,7 @@ from jax import lax
 
 from rpn_jax.config import BackboneConfig
 from rpn_jax.models.convolution import Precision
-from rpn_jax.models.layers import NormOptions, conv_norm, max_pool_3x3_stride_2, relu
+from rpn_jax.models.layers import NormOptions, conv_norm, max_pool_3x3_stride_2, relu, relu_of_sum
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -51,7 +51,7 @@ class BasicBlock(nn.Module):
         )
         if y.shape != x.shape:
             x = Downsample(self.planes, self.stride, norm, precision, name="downsample")(x)
-        return relu(y + x)
+        return relu_of_sum(y, x)
 
 
 class Bottleneck(nn.Module):
@@ -85,7 +85,7 @@ class Bottleneck(nn.Module):
         )
         if y.shape != x.shape:
             x = Downsample(features, self.stride, norm, precision, name="downsample")(x)
-        return relu(y + x)
+        return relu_of_sum(y, x)
 
 
 class Downsample(nn.Module):
