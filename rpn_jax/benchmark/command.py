@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import jax
+
 from rpn_jax.benchmark import files, growth
 from rpn_jax.benchmark.device import Peaks, measure_peaks
-from rpn_jax.benchmark.figures import Row, Section
+from rpn_jax.benchmark.figures import Row, Section, one_line
 from rpn_jax.benchmark.inputs import Canvas
 from rpn_jax.benchmark.options import Options
 from rpn_jax.benchmark.process import import_rows, memory_row
@@ -45,13 +48,14 @@ NOTES = {
     "inference": "Pictures lie on the device as uint8. Post-processing and its parts work on made "
     "head outputs, 40 objects a picture; end to end they see those of random weights. Times are "
     "of one call, waited for, until results exist. memory_mb: arguments, results and temporaries "
-    "of the compiled program. The roofline is the larger of FLOPs over the measured matrix peak "
-    "and XLA's count of bytes over the measured copy peak.",
+    "of the compiled program. FLOPs are those of the network. The roofline is the larger of FLOPs "
+    "over the measured matrix peak and XLA's count of bytes over the measured copy peak.",
     "training": f"Forward, matching, sampling, losses, backward and SGD of the real step, {BOXES} "
     "boxes a picture, on all devices; memory_mb and achieved_tflops are a device's.",
     "matching": "Matching, sampling and targets of one picture's anchors.",
     "inference_peers": "PyTorch in the same run, with the same weights, pictures, anchors and "
-    "sizes. first_call_s: compiling and the choice of algorithms. "
+    "sizes; its norms are not folded into its convolutions. first_call_s: compiling and the choice "
+    "of algorithms. "
     "times_ours_P: its time over ours of the same stage with precision P, in turns, each after an "
     "uncounted call of its own; above 1 ours is quicker.",
     "training_peers": "PyTorch in the same run, on one device. torchvision's step has matching, "
@@ -88,11 +92,20 @@ def run(options: Options) -> None:
     if options.out is not None:
         make_folder(options.out)
     sections: list[Section] = []
-    for section in _sections(options):
-        print(table(section), flush=True)
-        sections.append(section)
+
+    def keep() -> None:
         if options.out is not None:
             write_results(options.out, environment(), _plain(options), sections)
+
+    for section, rows in _sections(options):
+        sections.append(section)
+        keep()
+        try:
+            for row in rows:
+                section.rows.append(row)
+                keep()
+        finally:  # after an interruption, what was measured before it
+            print(table(section), flush=True)
     if options.out is not None:
         _plot(options)
 
@@ -102,40 +115,43 @@ def canvas_of(options: Options, config: Config) -> Canvas:
     return options.size or max(config.data.buckets, key=math.prod)
 
 
-def _sections(options: Options) -> Iterator[Section]:
+def _sections(options: Options) -> Iterator[tuple[Section, Iterable[Row]]]:
+    """Sections in order, empty, and their rows, which are measured as they are asked for."""
     if options.all:
-        yield _section("configs", _config_rows(options))
+        yield _section("configs"), _config_rows(options)
         return
     assert options.config is not None
     config = load_config(options.config)
     canvas = canvas_of(options, config)
     effort = Effort(options.runs, options.seconds)
     if options.process:
-        yield _section("imports", import_rows())
-        yield _section(
-            "memory",
-            [memory_row(options.config, precision, canvas) for precision in options.precisions],
-        )
+        yield _section("imports"), import_rows()
+        yield _section("memory"), _memory_rows(options.config, options.precisions, canvas)
     if options.matching:
         _say("matching")
-        yield _section("matching", [matching_row(config, canvas, BOXES, effort)])
+        yield _section("matching"), [matching_row(config, canvas, BOXES, effort)]
     variables = init_variables(config)
     if options.inference or options.train:
-        yield _section("peaks", [_peak_row(precision) for precision in options.precisions])
+        yield _section("peaks"), map(_peak_row, options.precisions)
     for wanted, train in ((options.inference, False), (options.train, True)):
         if wanted:
-            rows, calls = _measured(options, config, variables, canvas, effort, train)
-            yield _section("training" if train else "inference", rows)
+            calls: Calls = defaultdict(lambda: defaultdict(dict))
+            rows = _measured(options, config, variables, canvas, effort, train, calls)
+            yield _section("training" if train else "inference"), rows
             if options.peers:
-                yield _peers_section(options, config, variables, canvas, effort, calls, train)
+                yield _peers_section(options, config, variables, canvas, effort, train, calls)
     if options.growth:
         yield from _growth_sections(options, config, variables, canvas, effort)
     if options.files:
         yield from _files_sections(options, config, variables, canvas, effort)
 
 
-def _section(name: str, rows: list[Row]) -> Section:
-    return Section(name, NOTES[name], rows)
+def _section(name: str) -> Section:
+    return Section(name, NOTES[name], [])
+
+
+def _memory_rows(config: str, precisions: Sequence[Precision], canvas: Canvas) -> Iterator[Row]:
+    return (memory_row(config, precision, canvas) for precision in precisions)
 
 
 @cache
@@ -168,23 +184,28 @@ def _measured(
     canvas: Canvas,
     effort: Effort,
     train: bool,
-) -> tuple[list[Row], Calls]:
-    """Rows of inference or the training step in each precision and batch size."""
+    calls: Calls,
+) -> Iterator[Row]:
+    """Rows of inference or the training step in each precision and batch size.
+
+    What was timed is put into ``calls``, to be timed beside peers.
+    """
     what, measure = ("training", training_rows) if train else ("inference", inference_rows)
-    rows: list[Row] = []
-    calls: Calls = defaultdict(lambda: defaultdict(dict))
-    for precision in options.precisions:
-        for batch_size in options.batch_sizes:
-            _say(f"{what} of {config.name} in {precision}, batch {batch_size}")
-            case = _case(precision, batch_size, canvas)
-            of_precision = _with_precision(config, precision)
-            own_rows, call_of_stage = measure(
-                of_precision, variables, batch_size, canvas, _peaks(precision), effort
+    for precision, batch_size in itertools.product(options.precisions, options.batch_sizes):
+        _say(f"{what} of {config.name} in {precision}, batch {batch_size}")
+        case = _case(precision, batch_size, canvas)
+        of_precision = _with_precision(config, precision)
+        peaks = _peaks(precision)
+        try:
+            rows, call_of_stage = measure(
+                of_precision, variables, batch_size, canvas, peaks, effort
             )
-            rows += [{**case, **row} for row in own_rows]
-            for stage, call in call_of_stage.items():
-                calls[batch_size][stage][precision] = call
-    return rows, calls
+        except jax.errors.JaxRuntimeError as error:
+            yield {**case, "failed": one_line(error)}
+            continue
+        for stage, call in call_of_stage.items():
+            calls[batch_size][stage][precision] = call
+        yield from ({**case, **row} for row in rows)
 
 
 def _peers_section(
@@ -193,128 +214,143 @@ def _peers_section(
     variables: Variables,
     canvas: Canvas,
     effort: Effort,
-    calls: Calls,
     train: bool,
-) -> Section:
+    calls: Calls,
+) -> tuple[Section, Iterable[Row]]:
     name = "training_peers" if train else "inference_peers"
     if find_spec("torch") is None:
-        return Section(name, "Left out: torch is not installed.", [])
+        return Section(name, "Left out: torch is not installed.", []), ()
     from rpn_jax.benchmark.peers import peer_device, peer_rows
 
     device = peer_device()
     if device is None:
-        return Section(name, "Left out: PyTorch cannot use the device that JAX computes on.", [])
-    rows: list[Row] = []
-    for batch_size in options.batch_sizes:
-        _say(f"PyTorch, batch {batch_size}")
-        rows += [
-            {"batch": batch_size, **row}
+        return Section(
+            name, "Left out: PyTorch cannot use the device that JAX computes on.", []
+        ), ()
+
+    def rows() -> Iterator[Row]:
+        for batch_size in options.batch_sizes:
+            _say(f"PyTorch, batch {batch_size}")
             for row in peer_rows(
                 config, variables, batch_size, canvas, train, device, effort, calls[batch_size]
-            )
-        ]
-    return _section(name, rows)
+            ):
+                yield {"batch": batch_size, **row}
+
+    return _section(name), rows()
 
 
 def _growth_sections(
     options: Options, config: Config, variables: Variables, canvas: Canvas, effort: Effort
-) -> Iterator[Section]:
+) -> Iterator[tuple[Section, Iterable[Row]]]:
     precision, largest_batch = options.precisions[0], max(options.batch_sizes)
     config = _with_precision(config, precision)
     batch_sizes = growth.doubling_up_to(largest_batch)
     canvases = growth.canvases_up_to(canvas)
     assert options.config is not None
     _say("growth")
-    rows = [
-        *growth.batch_growth(config, variables, batch_sizes, canvas, effort),
-        *growth.size_growth(config, variables, canvases, effort),
-        *growth.candidate_growth(config, growth.CANDIDATES, canvas, effort),
-        *growth.box_growth(config, growth.BOXES, canvas, effort),
-        *growth.device_growth(
-            options.config, precision, largest_batch, canvas, growth.device_counts(), effort
+    yield (
+        _section("growth"),
+        itertools.chain(
+            growth.batch_growth(config, variables, batch_sizes, canvas, effort),
+            growth.size_growth(config, variables, canvases, effort),
+            growth.candidate_growth(config, growth.CANDIDATES, canvas, effort),
+            growth.box_growth(config, growth.BOXES, canvas, effort),
+            growth.device_growth(
+                options.config, precision, largest_batch, canvas, growth.device_counts(), effort
+            ),
         ),
-    ]
-    yield _section("growth", rows)
-    yield _section("worst_cases", growth.worst_case_rows(config, canvas, effort))
+    )
+    yield _section("worst_cases"), growth.worst_case_rows(config, canvas, effort)
 
 
 def _files_sections(
     options: Options, config: Config, variables: Variables, canvas: Canvas, effort: Effort
-) -> Iterator[Section]:
+) -> Iterator[tuple[Section, Iterable[Row]]]:
     missing = files.missing_packages()
     if missing:
-        yield Section("files", f"Left out: {', '.join(missing)} not installed.", [])
+        yield Section("files", f"Left out: {', '.join(missing)} not installed.", []), ()
         return
     from rpn_jax.data.files import find_pictures
 
     threads = files.thread_counts()
+    sized = [files.config_for_canvas(config, canvas, size) for size in options.batch_sizes]
+
+    def proposing_rows() -> Iterator[Row]:
+        for of_batch_size, precision in itertools.product(sized, options.precisions):
+            _say(f"files in {precision}, batch {of_batch_size.data.eval_batch_size}")
+            for row in files.proposing_rows(
+                _with_precision(of_batch_size, precision), variables, pictures, threads[-1], effort
+            ):
+                yield {"precision": precision, **row}
+
     with files.picture_folder(options.pictures) as folder:
         pictures = find_pictures([str(folder)])
-        for batch_size in options.batch_sizes:
-            _say(f"files, batch {batch_size}")
-            sized = files.config_for_canvas(config, canvas, batch_size)
-            yield _section("reading", files.reading_rows(sized, pictures, threads, effort))
-            yield _section(
-                "files",
-                [
-                    {"precision": precision, **row}
-                    for precision in options.precisions
-                    for row in files.proposing_rows(
-                        _with_precision(sized, precision),
-                        variables,
-                        pictures,
-                        threads[-1],
-                        effort,
-                    )
-                ],
-            )
+        _say("reading")
+        yield (
+            _section("reading"),
+            itertools.chain.from_iterable(
+                files.reading_rows(config, pictures, threads, effort) for config in sized
+            ),
+        )
+        yield _section("files"), proposing_rows()
 
 
-def _config_rows(options: Options) -> list[Row]:
+def _config_rows(options: Options) -> Iterator[Row]:
     """A row for each config of the reference, precision and batch size."""
     effort = Effort(options.runs, options.seconds)
     measured: dict[tuple[object, ...], Row] = {}
-    rows: list[Row] = []
     for name in (name for name in config_names() if name.endswith(REFERENCE_SUFFIX)):
         config = load_config(name)
         canvas = canvas_of(options, config)
-        for precision in options.precisions:
-            for batch_size in options.batch_sizes:
-                key = (config.model, config.pixels, config.proposals, precision, batch_size)
-                if key not in measured:
-                    _say(f"{name} in {precision}, batch {batch_size}")
-                    measured[key] = _config_figures(
-                        _with_precision(config, precision), batch_size, canvas, options, effort
-                    )
-                rows.append(
-                    {
-                        "config": name,
-                        "backbone": backbone_name(config),
-                        "style": config.model.backbone.style,
-                        **_case(precision, batch_size, canvas),
-                        **measured[key],
-                    }
+        for precision, batch_size in itertools.product(options.precisions, options.batch_sizes):
+            key = (config.model, config.pixels, config.proposals, precision, batch_size)
+            if key not in measured:
+                _say(f"{name} in {precision}, batch {batch_size}")
+                measured[key] = _config_figures(
+                    config, precision, batch_size, canvas, options.train, effort
                 )
-    return rows
+            yield {
+                "config": name,
+                "backbone": backbone_name(config),
+                "style": config.model.backbone.style,
+                **_case(precision, batch_size, canvas),
+                **measured[key],
+            }
 
 
 def _config_figures(
-    config: Config, batch_size: int, canvas: Canvas, options: Options, effort: Effort
+    config: Config,
+    precision: Precision,
+    batch_size: int,
+    canvas: Canvas,
+    train: bool,
+    effort: Effort,
 ) -> Row:
-    peaks = _peaks(config.model.precision)
-    variables = init_variables(config)
-    whole = whole_row(config, variables, batch_size, canvas, peaks, effort)
-    figures: Row = {
-        "memory_mb": whole["memory_mb"],
-        "fps": whole["pictures_per_s"],
-        "gflop_per_picture": whole["gflop_per_picture"],
-        "share_of_roofline": whole["share_of_roofline"],
-    }
-    if options.train:
-        (step,), _ = training_rows(config, variables, batch_size, canvas, peaks, effort)
-        figures["train_memory_mb"] = step["memory_mb"]
-        figures["train_pictures_per_s"] = step["pictures_per_s"]
+    variables = _last_variables(config)
+    peaks = _peaks(precision)
+    config = _with_precision(config, precision)
+    figures: Row = {}
+    try:
+        whole = whole_row(config, variables, batch_size, canvas, peaks, effort)
+        figures |= {
+            "memory_mb": whole["memory_mb"],
+            "fps": whole["pictures_per_s"],
+            "gflop_per_picture": whole.get("gflop_per_picture"),
+            "share_of_roofline": whole.get("share_of_roofline"),
+        }
+        if train:
+            (step,), _ = training_rows(config, variables, batch_size, canvas, peaks, effort)
+            figures["train_memory_mb"] = step["memory_mb"]
+            figures["train_pictures_per_s"] = step["pictures_per_s"]
+    except jax.errors.JaxRuntimeError as error:
+        figures["failed"] = one_line(error)
     return figures
+
+
+@lru_cache(maxsize=1)
+def _last_variables(config: Config) -> Variables:
+    """Random weights of the config that is being measured: made once for all its rows."""
+    return init_variables(config)
 
 
 def backbone_name(config: Config) -> str:

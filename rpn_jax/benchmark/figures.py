@@ -9,7 +9,10 @@ from rpn_jax.benchmark.device import Peaks
 from rpn_jax.benchmark.timing import Program, Timing
 
 Row = dict[str, Any]
-"""Text or figure by column; a column that a row has not, or that is None, is not known."""
+"""Text or figure by column; a column that a row has not, or that is None, is not known. What could
+not be measured, for want of memory for example, says why as ``failed``."""
+FAILURE_LENGTH = 300
+"""Characters kept of what failed work said."""
 
 
 @dataclass(frozen=True)
@@ -51,3 +54,8 @@ def roofline_columns(program: Program, timing: Timing, pictures: int, peaks: Pea
         "share_of_peak_flops": program.flops / timing.median / peaks.flops_per_second,
         "share_of_roofline": limit / timing.median,
     }
+
+
+def one_line(error: Exception) -> str:
+    """What failed, for a row."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:FAILURE_LENGTH]

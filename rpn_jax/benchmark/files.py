@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,21 +73,18 @@ def thread_counts() -> list[int]:
 
 def reading_rows(
     config: Config, files: list[Path], threads: list[int], effort: Effort
-) -> list[Row]:
+) -> Iterator[Row]:
     """Pictures a second through decoding, resizing, padding and batching, by reader threads.
 
     Resizing is part of it with 'host'; with 'device' the batches hold originals.
     """
-    return [
-        _reading_row(_read_by(config, count, resize), files, effort)
-        for resize in RESIZE
-        for count in threads
-    ]
+    for resize, count in itertools.product(RESIZE, threads):
+        yield _reading_row(_read_by(config, count, resize), files, effort)
 
 
 def proposing_rows(
     config: Config, variables: Variables, files: list[Path], threads: int, effort: Effort
-) -> list[Row]:
+) -> Iterator[Row]:
     """Files to proposals on the host, resized there or on the device.
 
     Beside each stands what the device does alone with full batches of resized pictures.
@@ -101,12 +99,10 @@ def proposing_rows(
     arguments = whole_arguments(config, variables, batch_size, canvas)
     alone = time_in_flight(partial(compile_program(function, *arguments).run, *arguments), effort)
     device_rate = CALLS_IN_FLIGHT * batch_size / alone.median
-    return [
-        _proposing_row(
+    for resize in RESIZE:
+        yield _proposing_row(
             _read_by(config, threads, resize), function, prepared, dataset, device_rate, effort
         )
-        for resize in RESIZE
-    ]
 
 
 def config_for_canvas(config: Config, canvas: Canvas, batch_size: int) -> Config:
@@ -165,6 +161,7 @@ def _reading_row(config: Config, files: list[Path], effort: Effort) -> Row:
     return {
         "resize": config.data.resize,
         "threads": threads,
+        "batch": config.data.eval_batch_size,
         "pictures": pictures,
         **timing_columns(timing, pictures),
     }

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -56,31 +57,31 @@ class Point:
 
 def batch_growth(
     config: Config, variables: Variables, batch_sizes: Sequence[int], canvas: Canvas, effort: Effort
-) -> list[Row]:
+) -> Iterator[Row]:
     """End to end against pictures a batch."""
-    points = [
+    points = (
         Point(size, _end_to_end(config, variables, size, canvas, effort)) for size in batch_sizes
-    ]
+    )
     return growth_rows("batch size", points)
 
 
 def size_growth(
     config: Config, variables: Variables, canvases: Sequence[Canvas], effort: Effort
-) -> list[Row]:
+) -> Iterator[Row]:
     """End to end of one picture against its megapixels."""
-    points = [
+    points = (
         Point(
             canvas[0] * canvas[1] / 1e6,
             _end_to_end(config, variables, 1, canvas, effort),
         )
         for canvas in canvases
-    ]
+    )
     return growth_rows("megapixels", points)
 
 
 def candidate_growth(
     config: Config, counts: Sequence[int], canvas: Canvas, effort: Effort
-) -> list[Row]:
+) -> Iterator[Row]:
     """Post-processing of one picture against ``proposals.nms_pre``, candidates a level."""
     outputs = make_outputs(config, 1, canvas, seed=0)
     arguments = (outputs, jnp.array([canvas], jnp.int32))
@@ -92,12 +93,14 @@ def candidate_growth(
         timing = time_calls(lambda: program.run(*arguments), effort)
         return Point(count, timing_columns(timing, 1))
 
-    return growth_rows("candidates a level", list(map(point, counts)))
+    return growth_rows("candidates a level", map(point, counts))
 
 
-def box_growth(config: Config, counts: Sequence[int], canvas: Canvas, effort: Effort) -> list[Row]:
+def box_growth(
+    config: Config, counts: Sequence[int], canvas: Canvas, effort: Effort
+) -> Iterator[Row]:
     """Matching and sampling of one picture against its boxes."""
-    points = [Point(count, matching_row(config, canvas, count, effort)) for count in counts]
+    points = (Point(count, matching_row(config, canvas, count, effort)) for count in counts)
     return growth_rows("boxes a picture", points)
 
 
@@ -108,14 +111,14 @@ def device_growth(
     canvas: Canvas,
     counts: Sequence[int],
     effort: Effort,
-) -> list[Row]:
+) -> Iterator[Row]:
     """The training step with ``batch_size`` pictures a device against devices.
 
-    Each count is a process of its own: of this machine's first GPUs, or of fake CPU devices, which
-    share the processor and so show what is lost, not what is gained.
+    Each count is a process of its own: of the first GPUs that this one may use, or of fake CPU
+    devices, which share the processor and so show what is lost, not what is gained.
     """
-    points = []
-    for count in counts:
+
+    def point(count: int) -> Point:
         words = ["-m", "rpn_jax.benchmark", config_name, "--train"]
         words += ["--batch-sizes", str(batch_size * count), "--precisions", precision]
         words += ["--size", *map(str, canvas), "--platform", jax.default_backend()]
@@ -124,33 +127,31 @@ def device_growth(
             run_python([*words, "--out", folder], _devices_environment(count))
             results = json.loads((Path(folder) / "benchmark.json").read_text())
         (row,) = results["sections"]["training"]["rows"]
-        points.append(Point(count, row))
-    return growth_rows("devices", points)
+        return Point(count, row)
+
+    return growth_rows("devices", map(point, counts))
 
 
-def growth_rows(axis: str, points: Sequence[Point]) -> list[Row]:
+def growth_rows(axis: str, points: Iterable[Point]) -> Iterator[Row]:
     """Rows with the cost of a unit, and that as a multiple of the first point's.
 
     The multiple is 1 where growth is linear, less where a fixed cost is shared, more where it is
     steeper.
     """
-
-    def unit_ms(point: Point) -> float:
-        return float(point.columns["median_ms"]) / point.value
-
-    return [
-        {
+    first_ms: float | None = None
+    for point in points:
+        unit_ms = float(point.columns["median_ms"]) / point.value
+        first_ms = first_ms or unit_ms
+        yield {
             "axis": axis,
             "value": point.value,
             **{key: point.columns[key] for key in ("median_ms", "p10_ms", "p90_ms", "calls")},
-            "ms_per_unit": unit_ms(point),
-            "unit_cost_to_first": unit_ms(point) / unit_ms(points[0]),
+            "ms_per_unit": unit_ms,
+            "unit_cost_to_first": unit_ms / first_ms,
         }
-        for point in points
-    ]
 
 
-def worst_case_rows(config: Config, canvas: Canvas, effort: Effort) -> list[Row]:
+def worst_case_rows(config: Config, canvas: Canvas, effort: Effort) -> Iterator[Row]:
     """NMS of one picture's levels with ordinary candidates, and with the hardest ones."""
     outputs = make_outputs(config, 1, canvas, seed=0)
     found = candidates_function(config)(outputs, jnp.array([canvas], jnp.int32))
@@ -164,12 +165,10 @@ def worst_case_rows(config: Config, canvas: Canvas, effort: Effort) -> list[Row]
         "no valid box": (boxes, jnp.zeros_like(exists)),
     }
     program = compile_program(nms_function(config), boxes, exists)
-    rows: list[Row] = []
     for name, arguments in cases.items():
         timing = time_calls(partial(program.run, *arguments), effort)
         kept = int(jnp.sum(program.run(*arguments)))
-        rows.append({"boxes": name, **timing_columns(timing, 1), "kept_of_all_levels": kept})
-    return rows
+        yield {"boxes": name, **timing_columns(timing, 1), "kept_of_all_levels": kept}
 
 
 def canvases_up_to(canvas: Canvas) -> list[Canvas]:
@@ -198,8 +197,10 @@ def _devices_environment(count: int) -> dict[str, str]:
     if jax.default_backend() == "cpu":
         flags = os.environ.get("XLA_FLAGS", "")
         return {"XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={count}".strip()}
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices = visible.split(",") if visible else map(str, range(count))
     return {
-        "CUDA_VISIBLE_DEVICES": ",".join(map(str, range(count))),
+        "CUDA_VISIBLE_DEVICES": ",".join(itertools.islice(devices, count)),
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
     }
 

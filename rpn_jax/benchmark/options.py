@@ -88,6 +88,10 @@ def parse_options(words: Sequence[str], program: str) -> Options:
     if values.all and any((*other_parts, values.peers)):
         raise UserError("benchmark: --all measures inference and, with --train, training only")
     values.inference = values.inference or not any((*other_parts, values.train))
+    if values.peers and not (values.inference or values.train):
+        raise UserError("benchmark: --peers stand beside --inference or --train; pass one of them")
+    if values.pictures is not None and not values.files:
+        raise UserError("benchmark: --pictures are for --files; pass that too")
     values.batch_sizes = tuple(values.batch_sizes)
     values.precisions = tuple(values.precisions)
     values.size = values.size and tuple(values.size)

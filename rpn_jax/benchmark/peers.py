@@ -13,7 +13,7 @@ from __future__ import annotations
 import gc
 import importlib.util
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rpn_jax.benchmark.figures import Row, timing_columns
+from rpn_jax.benchmark.figures import Row, one_line, timing_columns
 from rpn_jax.benchmark.inputs import Canvas, make_batch, make_outputs, output_shapes
 from rpn_jax.benchmark.stages import NETWORK, POST_PROCESSING, WHOLE
 from rpn_jax.benchmark.timing import Call, Effort, median_ratio, repeat, seconds_until_ready
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
 
 STEP_LEARNING_RATE = 1e-5
 """So low that random weights do not diverge."""
-FAILURE_LENGTH = 300
-"""Characters kept of what a variant that failed said."""
 
 CompileMode = Literal["default", "reduce-overhead"]
 """Of `torch.compile`; the second replays CUDA graphs."""
@@ -119,7 +117,7 @@ def peer_rows(
     device: torch.device,
     effort: Effort,
     our_calls: OurCalls,
-) -> list[Row]:
+) -> Iterator[Row]:
     """Rows of each variant that ``device`` can run: stages of inference, or the training step.
 
     ``times_ours_P`` of a row is its time over that of our call of its stage with precision P
@@ -130,7 +128,6 @@ def peer_rows(
     library = "torchvision" if is_torchvision_peer(config) else "PyTorch"
     batch = make_batch(batch_size, canvas, BOXES, seed=0)
     outputs = make_outputs(config, batch_size, canvas, seed=0)
-    rows = []
     for variant in CUDA_VARIANTS if device.type == "cuda" else CPU_VARIANTS:
         name = f"{library} {variant.name}"
         set_precision(variant.precision)
@@ -143,11 +140,10 @@ def peer_rows(
                 measured = _inference_columns(
                     config, variables, variant, batch, outputs, device, effort, our_calls
                 )
-            rows += [{"peer": name, **columns} for columns in measured]
         except Exception as error:  # a compiler can fail in any way; the other figures stay
-            rows.append({"peer": name, "failed": _one_line(error)})
+            measured = [{"failed": one_line(error)}]
         _release_memory(variant, device)
-    return rows
+        yield from ({"peer": name, **columns} for columns in measured)
 
 
 def peer_device() -> torch.device | None:
@@ -332,10 +328,6 @@ def _release_memory(variant: Variant, device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:FAILURE_LENGTH]
 
 
 def _wall_seconds(call: Callable[[], Any]) -> float:

@@ -29,9 +29,9 @@ def plot_results(results: Path, folder: Path) -> list[Path]:
     """
     sections = _read_sections(results)
     figures = {
-        name: plot(sections[name]["rows"])
+        name: plot(rows)
         for name, plot in (("inference", stages_figure), ("growth", growth_figure))
-        if sections.get(name, {}).get("rows")
+        if (rows := [row for row in sections.get(name, {}).get("rows", []) if "failed" not in row])
     }
     make_folder(folder)
     paths = []

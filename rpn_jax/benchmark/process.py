@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -27,13 +28,11 @@ INFERENCE_CALLS = 3
 PROCESS_STATUS = Path("/proc/self/status")
 
 
-def import_rows() -> list[Row]:
+def import_rows() -> Iterator[Row]:
     """Seconds of statements in a fresh interpreter, Python's own start left out."""
-    rows: list[Row] = []
     for name, statement in IMPORTS.items():
         timing = repeat(partial(_import_seconds, statement), IMPORT_EFFORT)
-        rows.append({"what": name, "median_s": timing.median, "p90_s": timing.p90})
-    return rows
+        yield {"what": name, "median_s": timing.median, "p90_s": timing.p90}
 
 
 def memory_row(config_name: str, precision: Precision, canvas: Canvas) -> Row:

@@ -47,8 +47,8 @@ class Stage:
     name: str
     function: jax.stages.Wrapped
     arguments: tuple[Any, ...]
-    is_network: bool
-    """Whether its arithmetic is that of the convolutions, so that a roofline says something."""
+    flops: float | None = None
+    """Of its convolutions; None where it has none, or they are not known."""
 
 
 def inference_rows(
@@ -71,12 +71,13 @@ def inference_rows(
     heads = (make_outputs(config, batch_size, canvas, seed=0), batch.image_sizes)
     boxes, _, exists = candidates_function(config)(*heads)
     whole = whole_arguments(config, variables, batch_size, canvas)
+    flops = count_flops(network_function(config), *pictures)
     stages = (
-        Stage(NETWORK, network_function(config), pictures, True),
-        Stage("top-k + decode", candidates_function(config), heads, False),
-        Stage("NMS", nms_function(config), (boxes, exists), False),
-        Stage(POST_PROCESSING, post_processing_function(config), heads, False),
-        Stage(WHOLE, whole_function(config), whole, True),
+        Stage(NETWORK, network_function(config), pictures, flops),
+        Stage("top-k + decode", candidates_function(config), heads),
+        Stage("NMS", nms_function(config), (boxes, exists)),
+        Stage(POST_PROCESSING, post_processing_function(config), heads),
+        Stage(WHOLE, whole_function(config), whole, flops),
     )
     rows, calls = [], {}
     for stage in stages:
@@ -96,7 +97,8 @@ def whole_row(
 ) -> Row:
     """From uint8 pictures to proposals, one call at a time."""
     arguments = whole_arguments(config, variables, batch_size, canvas)
-    stage = Stage(WHOLE, whole_function(config), arguments, True)
+    flops = count_flops(network_function(config), *arguments[:3])
+    stage = Stage(WHOLE, whole_function(config), arguments, flops)
     row, _ = _measure(stage, batch_size, peaks, effort)
     return row
 
@@ -162,13 +164,14 @@ def post_processing_function(config: Config) -> jax.stages.Wrapped:
 
 def _measure(stage: Stage, batch_size: int, peaks: Peaks, effort: Effort) -> tuple[Row, Call]:
     """A stage's row, and the call that was timed."""
-    flops = count_flops(stage.function, *stage.arguments) if stage.is_network else None
-    program = compile_program(stage.function, *stage.arguments, flops=flops)
+    program = compile_program(stage.function, *stage.arguments, flops=stage.flops)
     call = partial(program.run, *stage.arguments)
     timing = time_calls(call, effort)
-    row: Row = {"stage": stage.name, **timing_columns(timing, batch_size)}
-    if stage.is_network:
-        row |= roofline_columns(program, timing, batch_size, peaks)
+    row: Row = {
+        "stage": stage.name,
+        **timing_columns(timing, batch_size),
+        **roofline_columns(program, timing, batch_size, peaks),
+    }
     result = call()
     if isinstance(result, Proposals):
         row["boxes_out"] = float(jnp.sum(result.valid)) / batch_size

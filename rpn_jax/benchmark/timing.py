@@ -47,8 +47,7 @@ class Program:
     compile_seconds: float
     """Lowering included; no cache of compiled programs is used."""
     flops: float | None
-    """Of one call, by XLA's cost analysis of the program as it was written, or `count_flops`:
-    padding is not counted, and the body of a loop counts once."""
+    """Of one call, by `count_flops`: padding is not counted, and the body of a loop counts once."""
     bytes_accessed: float | None
     """Of one call, by XLA's cost analysis of the program as it was compiled."""
     memory_bytes: int | None
@@ -113,28 +112,35 @@ def compile_program(
 ) -> Program:
     """Lower and compile a jitted (or `pmap`-ed) function for such arguments.
 
-    ``flops`` are its operations where they are known better than XLA's cost analysis tells them.
+    ``flops`` are its operations, see `count_flops`.
     """
     start = time.perf_counter()
-    lowered = function.lower(*arguments)
-    compiled = lowered.compile()
+    compiled = function.lower(*arguments).compile()
     compile_seconds = time.perf_counter() - start
     return Program(
         run=compiled,
         compile_seconds=compile_seconds,
-        flops=flops or (lowered.cost_analysis() or {}).get("flops"),
+        flops=flops,
         bytes_accessed=(compiled.cost_analysis() or {}).get("bytes accessed"),
         memory_bytes=_memory_bytes(compiled),
     )
 
 
-def count_flops(function: jax.stages.Wrapped, *arguments: Any) -> float:
+def count_flops(function: jax.stages.Wrapped, *arguments: Any) -> float | None:
     """Operations of a jitted function, by XLA's cost analysis of it as written for a GPU.
 
     As written for a CPU it has loops of matrix products, of which the analysis counts one round,
-    and products with zeros between groups of channels.
+    and products with zeros between groups of channels. The analysis itself is the CPU backend's,
+    which alone knows programs that are not compiled; None where JAX was started without it.
     """
-    lowered = function.trace(*arguments).lower(lowering_platforms=("cuda",))
+    try:
+        cpu, *_ = jax.local_devices(backend="cpu")
+    except RuntimeError:
+        return None
+    # Arrays would tie the program to the device that they lie on.
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), arguments)
+    with jax.default_device(cpu):
+        lowered = function.trace(*shapes).lower(lowering_platforms=("cuda",))
     return float(lowered.cost_analysis()["flops"])
 
 

@@ -66,7 +66,7 @@ def training_rows(
     # A copy: the step donates its state, and the variables are still needed.
     state = replicate(jax.tree.map(jnp.copy, initial_state(variables, optimizer)))
     flops = count_flops(jax.jit(all_devices), state, batch)
-    program = compile_program(step, state, batch, flops=flops / jax.local_device_count())
+    program = compile_program(step, state, batch, flops=flops and flops / jax.local_device_count())
 
     def one_step() -> tuple[TrainState, Metrics]:
         nonlocal state

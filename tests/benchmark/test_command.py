@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import create_autospec
 
+import jax
 import pytest
 
 from rpn_jax.benchmark import command, growth, peers, plots
@@ -102,7 +105,7 @@ def test_peers_are_left_out_without_torch(
     words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(command, "find_spec", lambda name: None)
-    monkeypatch.setattr(command, "_measured", lambda *_: ([], {}))
+    monkeypatch.setattr(command, "_measured", lambda *_: ())
     results = results_of([*words, "--inference", "--peers"])
     assert results["sections"]["inference_peers"] == {
         "note": "Left out: torch is not installed.",
@@ -114,7 +117,7 @@ def test_peers_are_left_out_where_torch_cannot_follow(
     words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(peers, "peer_device", lambda: None)
-    monkeypatch.setattr(command, "_measured", lambda *_: ([], {}))
+    monkeypatch.setattr(command, "_measured", lambda *_: ())
     section = results_of([*words, "--inference", "--peers"])["sections"]["inference_peers"]
     assert section["rows"] == []
     assert section["note"].startswith("Left out: PyTorch cannot use the device")
@@ -123,8 +126,9 @@ def test_peers_are_left_out_where_torch_cannot_follow(
 def test_all_measures_each_network_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Config] = []
 
-    def figures(config: Config, batch_size: int, *_: object) -> dict:
+    def figures(config: Config, precision: str, *_: object) -> dict:
         seen.append(config)
+        assert precision == "bfloat16"
         return {"memory_mb": 1.0, "fps": float(len(seen))}
 
     monkeypatch.setattr(command, "_config_figures", figures)
@@ -133,7 +137,6 @@ def test_all_measures_each_network_once(tmp_path: Path, monkeypatch: pytest.Monk
     )["sections"]["configs"]["rows"]
     assert len(rows) == 11
     assert len(seen) == 7
-    assert all(config.model.precision == "bfloat16" for config in seen)
     fps = {row["config"]: row["fps"] for row in rows}
     assert fps["rpn_r50_fpn_1x_coco"] == fps["rpn_r50_fpn_2x_coco"]
     assert fps["rpn_r50_fpn_1x_coco"] != fps["rpn_r50-caffe_fpn_1x_coco"]
@@ -146,10 +149,61 @@ def test_all_measures_each_network_once(tmp_path: Path, monkeypatch: pytest.Monk
     }
 
 
-def test_figures_of_a_config(tiny_config: Config, words: list[str]) -> None:
-    options = parse_options([*words, "--train", "--inference"], "benchmark")
+def out_of_memory(*_: object) -> None:
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out\nof memory")
+
+
+def test_what_fails_says_so_and_the_other_figures_stay(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = command.inference_rows
+
+    def fails_for_two(config: Config, variables: Any, batch_size: int, *rest: Any) -> Any:
+        return (out_of_memory if batch_size == 2 else measure)(config, variables, batch_size, *rest)
+
+    monkeypatch.setattr(command, "inference_rows", fails_for_two)
+    sections = results_of([*words, "--batch-sizes", "1", "2", "--size", "64", "64"])["sections"]
+    *measured, failed = sections["inference"]["rows"]
+    assert {row["batch"] for row in measured} == {1}
+    assert failed == {
+        "precision": "float32",
+        "batch": 2,
+        "size": "64x64",
+        "failed": "JaxRuntimeError: RESOURCE_EXHAUSTED: out of memory",
+    }
+
+
+def test_an_interruption_keeps_what_was_measured(
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def rows(*_: object) -> Iterator[dict]:
+        yield {"stage": "first"}
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "_measured", rows)
+    with pytest.raises(KeyboardInterrupt):
+        results_of(words)
+    results = json.loads((tmp_path / "out" / "benchmark.json").read_text())
+    assert results["sections"]["inference"]["rows"] == [{"stage": "first"}]
+    assert "| first |" in capsys.readouterr().out
+
+
+def test_a_step_that_fails_leaves_the_figures_of_inference(
+    tiny_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "training_rows", out_of_memory)
     effort = command.Effort(runs=1, seconds=0.0)
-    figures = command._config_figures(tiny_config, 1, (64, 64), options, effort)
+    figures = command._config_figures(tiny_config, "float32", 1, (64, 64), True, effort)
+    assert figures["fps"] > 0
+    assert figures["failed"] == "JaxRuntimeError: RESOURCE_EXHAUSTED: out of memory"
+
+
+def test_figures_of_a_config(tiny_config: Config) -> None:
+    effort = command.Effort(runs=1, seconds=0.0)
+    figures = command._config_figures(tiny_config, "float32", 1, (64, 64), True, effort)
     assert list(figures) == [
         "memory_mb",
         "fps",

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rpn_jax.benchmark import files, growth, process
+from rpn_jax.benchmark import files, growth, process, stages, training
 from rpn_jax.benchmark.device import Peaks
 from rpn_jax.benchmark.figures import Row
 from rpn_jax.benchmark.stages import (
@@ -21,6 +23,7 @@ from rpn_jax.benchmark.stages import (
     inference_rows,
     network_function,
     one_device,
+    whole_row,
 )
 from rpn_jax.benchmark.timing import Effort, count_flops, median_ratio
 from rpn_jax.benchmark.training import matching_row, training_rows
@@ -78,6 +81,23 @@ def test_flops_of_the_network_are_those_of_its_convolutions() -> None:
     head = sum(pixels) * (9 * 256 * 256 + 256 * 15)
     trunk = 4.087e9 * (800 * 1344) / 224**2
     assert flops == pytest.approx(2 * (trunk + laterals + outputs + head), rel=0.03)
+
+
+def test_flops_are_not_known_without_the_backend_that_counts_them(
+    tiny_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    product, square = jax.jit(lambda x: x @ x), jnp.zeros((4, 4))
+    assert count_flops(product, square) == 2 * 4**3
+    monkeypatch.setattr(stages, "count_flops", lambda *_: None)
+    monkeypatch.setattr(training, "count_flops", lambda *_: None)
+    variables = init_variables(tiny_config)
+    whole = whole_row(tiny_config, variables, 1, CANVAS, PEAKS, EFFORT)
+    (step,), _ = training_rows(tiny_config, variables, 1, CANVAS, PEAKS, EFFORT)
+    for row in (whole, step):
+        assert row["median_ms"] > 0
+        assert "gflop_per_picture" not in row
+    monkeypatch.setattr(jax, "local_devices", Mock(side_effect=RuntimeError("no such backend")))
+    assert count_flops(product, square) is None
 
 
 def test_the_training_step(tiny_config: Config) -> None:
@@ -138,12 +158,24 @@ def test_growth_has_a_row_for_each_value(tiny_config: Config) -> None:
         "candidates a level": growth.candidate_growth(tiny_config, [10, 20], CANVAS, EFFORT),
         "boxes a picture": growth.box_growth(tiny_config, [1, 2], CANVAS, EFFORT),
     }
-    for axis, rows in tables.items():
+    for axis, table in tables.items():
+        rows = list(table)
         assert [row["axis"] for row in rows] == [axis, axis]
         assert rows[0]["unit_cost_to_first"] == 1.0
         first, second = rows
         assert second["value"] in (2 * first["value"], 4 * first["value"])
         assert first["ms_per_unit"] == pytest.approx(first["median_ms"] / first["value"])
+
+
+@pytest.mark.parametrize(("visible", "used"), [(None, "0,1"), ("2,3,5", "2,3"), ("", "0,1")])
+def test_growth_over_gpus_keeps_to_those_that_may_be_used(
+    visible: str | None, used: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert growth._devices_environment(2)["CUDA_VISIBLE_DEVICES"] == used
 
 
 def test_growth_over_devices_runs_on_so_many(tiny_config: Config, tmp_path: Path) -> None:
@@ -164,8 +196,9 @@ def test_files_are_read_and_become_proposals(tiny_config: Config) -> None:
     with files.picture_folder(None) as folder:
         pictures = find_pictures([str(folder)])
         assert len(pictures) == files.MADE_FILES
-        reading = files.reading_rows(config, pictures, [1, 2], EFFORT)
-        proposing = files.proposing_rows(config, init_variables(config), pictures, 1, EFFORT)
+        reading = list(files.reading_rows(config, pictures, [1, 2], EFFORT))
+        variables = init_variables(config)
+        proposing = list(files.proposing_rows(config, variables, pictures, 1, EFFORT))
     assert not folder.exists()
     assert [(row["resize"], row["threads"], row["pictures"]) for row in reading] == [
         ("host", 1, 64),

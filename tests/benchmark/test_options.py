@@ -53,7 +53,7 @@ def test_a_part_is_measured_alone_unless_inference_is_asked_for(part: str) -> No
 def test_values_are_read() -> None:
     options = parse(
         f"--batch-sizes 1 16 --size 800 1344 --precisions float32 bfloat16 --runs 7 --seconds 1.5 "
-        f"--out results --pictures jpegs --peers --platform cpu {R50}"
+        f"--out results --files --pictures jpegs --inference --peers --platform cpu {R50}"
     )
     assert options.batch_sizes == (1, 16)
     assert options.size == (800, 1344)
@@ -78,6 +78,8 @@ def test_all_needs_no_config() -> None:
         (f"{R50} --all", "name one CONFIG, or pass --all"),
         ("--all --growth", "--all measures inference and, with --train, training only"),
         ("--all --peers", "--all measures inference"),
+        (f"{R50} --matching --peers", "--peers stand beside --inference or --train"),
+        (f"{R50} --pictures jpegs", "--pictures are for --files"),
         (f"{R50} --rnus 3", "unknown word '--rnus'; did you mean '--runs'?"),
         (f"{R50} stray", "unknown word 'stray'"),
         (f"{R50} --run 3", "did you mean '--runs'?"),

@@ -137,9 +137,8 @@ def test_a_row_for_each_variant(train: bool) -> None:
         stage: {"float32": lambda: seen.append("float32")},
         "another stage": {"float32": lambda: seen.append("another")},
     }
-    rows = peers.peer_rows(
-        config, variables, 1, CANVAS, train, CPU, Effort(runs=1, seconds=0.0), ours
-    )
+    effort = Effort(runs=1, seconds=0.0)
+    rows = list(peers.peer_rows(config, variables, 1, CANVAS, train, CPU, effort, ours))
     assert [row["peer"] for row in rows] == [f"PyTorch {v.name}" for v in peers.CPU_VARIANTS]
     for row in rows:
         assert row["stage"] == stage
