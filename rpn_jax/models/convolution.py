@@ -52,6 +52,17 @@ def lax_precision(precision: Precision) -> lax.Precision:
     return lax.Precision.HIGHEST if precision == "float32" else lax.Precision.DEFAULT
 
 
+def as_factors(precision: lax.Precision, *arrays: Array) -> Sequence[Array]:
+    """Arrays as a product takes them: as they are, but in TF32 on a CPU rounded, as GPUs do."""
+    if precision == lax.Precision.HIGHEST or arrays[0].dtype != jnp.float32:
+        return arrays
+
+    def to_tf32(*arrays: Array) -> Sequence[Array]:
+        return tuple(lax.reduce_precision(array, TF32_EXPONENT, TF32_MANTISSA) for array in arrays)
+
+    return lax.platform_dependent(*arrays, cpu=to_tf32, default=lambda *arrays: arrays)
+
+
 def convolve(
     x: Float[Array, "B H W I"],
     kernel: Float[Array, "k k J O"],
@@ -100,7 +111,7 @@ def _convolve_forward(
     stride: int,
     groups: int,
 ) -> Float[Array, "B h w O"]:
-    x, kernel = _factors(precision, x, kernel)
+    x, kernel = as_factors(precision, x, kernel)
     plain = partial(_plain_convolve, precision=precision, stride=stride, groups=groups)
     if not _cpu_form_pays(x, stride):
         return plain(x, kernel)
@@ -115,7 +126,7 @@ def _convolve_backward(
     saved: tuple[Float[Array, "B H W I"], Float[Array, "k k J O"]],
     y_grad: Float[Array, "B h w O"],
 ) -> Gradients:
-    x, kernel, y_grad = _factors(precision, *saved, y_grad)
+    x, kernel, y_grad = as_factors(precision, *saved, y_grad)
 
     def plain(x: Array, kernel: Array, y_grad: Array) -> Gradients:
         form = partial(_plain_convolve, precision=precision, stride=stride, groups=groups)
@@ -132,17 +143,6 @@ _convolve.defvjp(
     lambda x, kernel, *static: (_convolve_forward(x, kernel, *static), (x, kernel)),
     _convolve_backward,
 )
-
-
-def _factors(precision: lax.Precision, *arrays: Array) -> Sequence[Array]:
-    """What is multiplied: as it is, but in TF32 on a CPU, which has to round by itself."""
-    if precision == lax.Precision.HIGHEST or arrays[0].dtype != jnp.float32:
-        return arrays
-
-    def to_tf32(*arrays: Array) -> Sequence[Array]:
-        return tuple(lax.reduce_precision(array, TF32_EXPONENT, TF32_MANTISSA) for array in arrays)
-
-    return lax.platform_dependent(*arrays, cpu=to_tf32, default=lambda *arrays: arrays)
 
 
 def _convolve_on_cpu(

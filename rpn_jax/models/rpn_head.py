@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import flax.linen as nn
 import jax.numpy as jnp
 
-from rpn_jax.models.convolution import Precision, compute_dtype, convolve, lax_precision
+from rpn_jax.models.convolution import Precision, as_factors, compute_dtype, convolve, lax_precision
 from rpn_jax.models.layers import ConvWeights, relu
 from rpn_jax.structures import RPNOutputs
 
@@ -53,9 +53,6 @@ class RPNHead(nn.Module):
     def _project(
         self, hidden: Float[Array, "B h w C"], kernel: Float[Array, "C O"]
     ) -> Float[Array, "B h w O"]:
-        return jnp.matmul(
-            hidden,
-            kernel.astype(compute_dtype(self.precision)),
-            precision=lax_precision(self.precision),
-            preferred_element_type=jnp.float32,
-        )
+        precision = lax_precision(self.precision)
+        factors = as_factors(precision, hidden, kernel.astype(compute_dtype(self.precision)))
+        return jnp.matmul(*factors, precision=precision, preferred_element_type=jnp.float32)

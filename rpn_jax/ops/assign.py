@@ -19,6 +19,9 @@ IGNORED = -1
 NEGATIVE = 0
 """Label of background; k > 0 is the label of box k - 1."""
 
+BOXES_A_ROUND = 4
+"""Boxes that a round of the loop handles: the anchors' state is read and written once a round, and
+after every round a GPU waits for its host."""
 FOLDS = 8
 """Rows that one axis of K anchors is folded into: XLA on CPUs shares work over the outermost axis
 only, and takes five to ten times as long for one long axis."""
@@ -54,10 +57,11 @@ def assign_anchors(
     """
     anchor_coordinates = tuple(map(_fold, split_coordinates(anchors)))
     exists = _fold(valid)
-    # A row in front makes a box's row its label, and lets a picture have no boxes.
-    box_coordinates = split_coordinates(jnp.pad(boxes_xyxy, ((1, 0), (0, 0))))
+    # A row in front makes a box's row its label; rows behind fill up the last round.
+    around = (1, -len(boxes_xyxy) % BOXES_A_ROUND)
+    box_coordinates = split_coordinates(jnp.pad(boxes_xyxy, (around, (0, 0))))
     x1, y1, x2, y2 = box_coordinates
-    takes_part = jnp.pad(box_mask, (1, 0)) & (x2 > x1) & (y2 > y1)
+    takes_part = jnp.pad(box_mask, around) & (x2 > x1) & (y2 > y1)
     last_label = jnp.max(jnp.where(takes_part, jnp.arange(len(takes_part)), 0))
 
     def match_box(
@@ -74,9 +78,17 @@ def assign_anchors(
             jnp.where(takes, label, taken_by),
         )
 
+    def match_boxes(
+        turn: Int[Array, ""], state: tuple[Array, Array, Array]
+    ) -> tuple[Array, Array, Array]:
+        for place in range(BOXES_A_ROUND):
+            state = match_box(1 + turn * BOXES_A_ROUND + place, state)
+        return state
+
     nobody = jnp.zeros(exists.shape, jnp.int32)
     start = (jnp.zeros(exists.shape, jnp.float32), nobody, nobody)
-    best_iou, best_box, taken_by = jax.lax.fori_loop(1, last_label + 1, match_box, start)
+    rounds = -(-last_label // BOXES_A_ROUND)
+    best_iou, best_box, taken_by = jax.lax.fori_loop(0, rounds, match_boxes, start)
 
     labels = jnp.where(best_iou < negative_iou, NEGATIVE, IGNORED)
     labels = jnp.where(best_iou >= positive_iou, best_box, labels)

@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
-from rpn_jax.ops.boxes import box_iou, elementwise_iou, split_coordinates
+from rpn_jax.ops.boxes import elementwise_iou, split_coordinates
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, UInt32
+    from jaxtyping import Array, Bool, Float, UInt8
 
     LoopState = tuple[Array, Array, Array, Array]
 
-BITS = 32
-"""Bits of a word of the mask."""
+BITS = 8
+"""Bits of a word of the mask: overlaps that a GPU's thread computes one after the other. With more
+of them XLA splits the work over several kernels, with memory in between."""
 ROUNDS_PER_CHECK = 3
 """Rounds between two looks at whether anything still changes: a look makes a GPU wait for its host,
 and costs more than a round."""
@@ -122,11 +123,10 @@ def keep_by_fixed_point(
     behind = -count % BITS  # no boxes, but bits that fill up the last word
     boxes_xyxy = jnp.pad(boxes_xyxy, ((0, 0), (0, behind), (0, 0)))
     valid = jnp.pad(valid, ((0, 0), (0, behind)))
-    better = jnp.triu(jnp.ones((valid.shape[-1],) * 2, bool), k=1)
-    suppressors = _pack((box_iou(boxes_xyxy, boxes_xyxy) > iou_threshold) & better)
+    suppressors = _suppressors(boxes_xyxy, iou_threshold)
 
     def one_round(keep: Bool[Array, "S M"]) -> Bool[Array, "S M"]:
-        kept_suppressors = suppressors & _pack(keep[..., None])
+        kept_suppressors = suppressors & _pack(keep)[..., None]
         return valid & ~jnp.any(kept_suppressors != 0, axis=1)
 
     def changed(state: tuple[Array, Array]) -> Bool[Array, ""]:
@@ -138,13 +138,28 @@ def keep_by_fixed_point(
             before, keep = keep, one_round(keep)
         return before, keep
 
-    keep = jax.lax.while_loop(changed, some_rounds, (jnp.zeros_like(valid), valid))[1]
+    keep = jax.lax.while_loop(changed, some_rounds, some_rounds((valid, valid)))[1]
     return (keep & (jnp.cumsum(keep, axis=-1) <= max_kept))[:, :count]
 
 
-def _pack(bits: Bool[Array, "S M K"]) -> UInt32[Array, "S words K"]:
-    """Each 32 entries of axis 1 as the bits of one word: an eighth of the memory of bools."""
-    sets, length, width = bits.shape
-    places = jnp.uint32(1) << jnp.arange(BITS, dtype=jnp.uint32)[:, None]
-    words = bits.reshape(sets, length // BITS, BITS, width)
-    return jnp.sum(jnp.where(words, places, 0), axis=2, dtype=jnp.uint32)
+def _suppressors(
+    boxes_xyxy: Float[Array, "S M 4"], iou_threshold: float
+) -> UInt8[Array, "S words M"]:
+    """For each box a bit for every box: whether that one is better and overlaps it."""
+    coordinates = split_coordinates(boxes_xyxy)
+    boxes = tuple(x[:, None, :] for x in coordinates)
+    positions = jnp.arange(boxes_xyxy.shape[1], dtype=jnp.int32)
+    words = jnp.uint8(0)
+    for bit in range(BITS):
+        others = tuple(x[:, bit::BITS, None] for x in coordinates)
+        better = positions[bit::BITS, None] < positions
+        overlaps = elementwise_iou(others, boxes) > iou_threshold
+        words |= jnp.where(overlaps & better, jnp.uint8(1 << bit), jnp.uint8(0))
+    return words
+
+
+def _pack(bits: Bool[Array, "S M"]) -> UInt8[Array, "S words"]:
+    """Each 8 entries as the bits of one word."""
+    places = jnp.uint8(1) << jnp.arange(BITS, dtype=jnp.uint8)
+    words = bits.reshape(len(bits), -1, BITS)
+    return jnp.sum(jnp.where(words, places, 0), axis=-1, dtype=jnp.uint8)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from rpn_jax.ops.assign import FOLDS, NEGATIVE
+from rpn_jax.ops.topk import top_k
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
@@ -48,6 +49,6 @@ def _highest_ranked(
 ) -> Bool[Array, " K"]:
     """A mask of the ``count`` (at most ``most``, a static bound) highest-ranked candidates."""
     most = min(most, len(ranks))
-    values, indices = jax.lax.top_k(jnp.where(candidates, ranks, -1.0), most)
+    values, indices = top_k(jnp.where(candidates, ranks, -1.0), most)
     chosen = (jnp.arange(most) < count) & (values >= 0.0)
     return jnp.zeros_like(candidates).at[indices].set(chosen, unique_indices=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from functools import partial
 from typing import TYPE_CHECKING
 
 import jax
@@ -12,6 +14,8 @@ if TYPE_CHECKING:
 
 CHUNK = 4096
 """Values that XLA's GPU backend sorts in one kernel; twice as many take three, 200,000 take 28."""
+MIN_RADIX_SORT = 22_000
+"""Above so many it hands the values of a single set to CUB's radix sort."""
 
 
 def masked_top_k(
@@ -26,16 +30,31 @@ def masked_top_k(
     available = min(k, values.shape[-1])
     # A valid -inf must still come before what does not exist.
     finite = jnp.maximum(values, jnp.finfo(values.dtype).min)
-    indices = jax.lax.platform_dependent(
-        jnp.where(valid, finite, -jnp.inf),
-        cpu=lambda values: jax.lax.top_k(values, available)[1],
-        default=lambda values: top_k_of_chunks(values, available)[1],
-    )
+    _, indices = top_k(jnp.where(valid, finite, -jnp.inf), available)
     found = jnp.take_along_axis(valid, indices, axis=-1)
     indices = jnp.where(found, indices, 0)
     top = jnp.where(found, jnp.take_along_axis(values, indices, axis=-1), 0.0)
     padding = [(0, 0)] * (values.ndim - 1) + [(0, k - available)]
     return jnp.pad(top, padding), jnp.pad(indices, padding), jnp.pad(found, padding)
+
+
+def top_k(
+    values: Float[Array, "*batch K"], k: int
+) -> tuple[Float[Array, "*batch k"], Int[Array, "*batch k"]]:
+    """`jax.lax.top_k` in the form that the platform is quickest with."""
+    # A single set without an axis of its own may be one of many under vmap.
+    is_single = values.ndim > 1 and math.prod(values.shape[:-1]) == 1
+    on_gpu = _top_k if is_single and values.shape[-1] > MIN_RADIX_SORT else top_k_of_chunks
+    return jax.lax.platform_dependent(
+        values, cpu=partial(_top_k, k=k), default=partial(on_gpu, k=k)
+    )
+
+
+def _top_k(
+    values: Float[Array, "*batch K"], k: int
+) -> tuple[Float[Array, "*batch k"], Int[Array, "*batch k"]]:
+    top, indices = jax.lax.top_k(values, k)
+    return top, indices
 
 
 def top_k_of_chunks(
@@ -48,8 +67,7 @@ def top_k_of_chunks(
     """
     *batch, length = values.shape
     if length <= CHUNK or k > CHUNK // 2:
-        top, indices = jax.lax.top_k(values, k)
-        return top, indices
+        return _top_k(values, k)
     behind = [(0, 0)] * len(batch) + [(0, -length % CHUNK)]
     chunks = jnp.pad(values, behind, constant_values=-jnp.inf).reshape(*batch, -1, CHUNK)
     best, places = jax.lax.top_k(chunks, k)

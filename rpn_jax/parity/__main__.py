@@ -27,8 +27,8 @@ from rpn_jax.parity.rows import Row, table, write_rows
 class Options:
     """Print how far this package is from figures that the original computed.
 
-    Ends with 0 where every measured figure reaches its bar, with 1 where one does not, and with 2
-    for bad input. docs/parity.md describes the folder.
+    Ends with 0 where every figure reaches its bar, with 1 where one does not or there is no picture
+    to measure it on, and with 2 for bad input. docs/parity.md describes the folder.
     """
 
     folder: Annotated[Path, tyro.conf.Positional] = tyro.MISSING
@@ -42,7 +42,8 @@ class Options:
     precision: Precision = "float32"
     """Arithmetic of the network, whatever the configs ask for; the bars are those of float32."""
     picture: OptionalPath = None
-    """Picture of the cases image_*; by default the first of ../data/bccd/test beside the folder."""
+    """Picture of the cases image_*; by default the first in the folder, or in ../data/bccd/test
+    seen from it."""
     out: OptionalPath = None
     """JSON file to write the rows to."""
 
@@ -58,16 +59,22 @@ def _run(options: Options) -> int:
     use_compilation_cache()
     if options.out is not None:
         make_folder(options.out.parent)
-    rows = []
+    picture = options.picture or default_picture(options.folder)
+    rows, without_picture = [], []
     for name in _chosen(options):
+        if name.startswith(PICTURE_PREFIX) and picture is None:
+            without_picture.append(name)
+            continue
         console.print(f"{name} ...", style="dim")
-        rows += _rows(options, name)
+        rows += _rows(options, name, picture)
     if options.out is not None:
         write_rows(options.out, rows)
     failed = sum(row.failed for row in rows)
     console.print(table(rows))
     console.print(f"{failed} of {sum(row.measured is not None for row in rows)} figures miss")
-    return int(failed > 0)
+    if without_picture:
+        console.print(f"not measured for want of a --picture: {', '.join(without_picture)}")
+    return int(failed > 0 or bool(without_picture))
 
 
 def _chosen(options: Options) -> list[str]:
@@ -87,14 +94,14 @@ def _chosen(options: Options) -> list[str]:
     return list(options.cases) or available
 
 
-def _rows(options: Options, name: str) -> list[Row]:
+def _rows(options: Options, name: str, picture: Path | None) -> list[Row]:
     if name == KEYS:
         return [keys_row(options.folder)]
     if name == RECALL:
         return [recall_row(options.folder)]
     case = load_case(options.folder, name, options.config, options.seed, options.precision)
-    if name.startswith(PICTURE_PREFIX):
-        return picture_rows(case, options.picture or default_picture(options.folder))
+    if picture is not None and name.startswith(PICTURE_PREFIX):
+        return picture_rows(case, picture)
     return network_rows(case)
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rpn_jax.config import Config
-from rpn_jax.data.files import PictureFiles, find_pictures
+from rpn_jax.data.files import SUFFIXES, PictureFiles, find_pictures
 from rpn_jax.data.loading import load_picture
 from rpn_jax.data.pipeline import with_exact_padding
 from rpn_jax.models import RPN
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
     from rpn_jax.structures import Batch, Variables
 
-PICTURES = Path("data/bccd/test")
-"""Where the picture lies, beside the folder of cases: the first by name."""
+PICTURES = Path("../data/bccd/test")
+"""Where the picture lies, seen from the folder of cases, if not there itself."""
 PATCH = (slice(100, 132), slice(200, 232))
 """Rows and columns of the network's input that a case holds."""
 
@@ -52,19 +52,21 @@ class Ours:
     """With equal scores ordered as in the reference, see `rpn_jax.parity.ties`."""
 
 
-def picture_rows(case: Case, picture: Path | None) -> list[Row]:
-    """Run the whole pipeline on a picture file; without one, rows without figures.
+def picture_rows(case: Case, picture: Path) -> list[Row]:
+    """Run the whole pipeline on a picture file.
 
     Raises:
       UserError: a picture that is missing or is none.
     """
-    return rows_of(case, QUANTITIES, None if picture is None else run(case, picture))
+    return rows_of(case, QUANTITIES, run(case, picture))
 
 
 def default_picture(folder: Path) -> Path | None:
-    """The picture of the cases in ``folder``, if it lies in its usual place."""
-    pictures = folder.resolve().parent / PICTURES
-    return find_pictures([str(pictures)])[0] if pictures.is_dir() else None
+    """The picture of the cases in ``folder``, the first by name there or in its usual place."""
+    for place in (folder, folder.resolve() / PICTURES):
+        if place.is_dir() and any(path.suffix.lower() in SUFFIXES for path in place.iterdir()):
+            return find_pictures([str(place)])[0]
+    return None
 
 
 def run(case: Case, path: Path) -> Ours:

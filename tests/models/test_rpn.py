@@ -10,6 +10,7 @@ from flax.traverse_util import flatten_dict
 
 from rpn_jax.config import AnchorConfig, BackboneConfig, Config, ModelConfig, load_config
 from rpn_jax.models import RPN, convolution, init_variables, variable_shapes
+from rpn_jax.models.rpn_head import RPNHead
 from rpn_jax.parity.compare import compare_proposals
 from rpn_jax.proposals import propose
 
@@ -165,3 +166,18 @@ def test_fast_forms_of_convolution_give_the_same_proposals(monkeypatch):
     agreement = compare_proposals(fast_proposals, plain_proposals)
     assert agreement.found > 0.99
     assert agreement.out_of_order == agreement.repeated == 0
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="a GPU rounds within its products")
+def test_tf32_rounds_the_factors_of_the_head_s_last_product():
+    head = {
+        precision: RPNHead(anchors_per_cell=3, features=32, precision=precision)
+        for precision in ("float32", "tf32")
+    }
+    # What the 3x3 convolution hands on is a copy of its input, with ten bits.
+    x = jnp.round(jax.random.uniform(jax.random.key(0), (1, 5, 6, 32)) * 2**9) / 2**9
+    params = head["float32"].init(jax.random.key(1), (x,))["params"]
+    params["rpn_conv"]["kernel"] = jnp.zeros((3, 3, 32, 32)).at[1, 1].set(jnp.eye(32))
+    exact, rounded = (head[name].apply({"params": params}, (x,)) for name in ("float32", "tf32"))
+    for a, b in zip(jax.tree.leaves(exact), jax.tree.leaves(rounded), strict=True):
+        assert 1e-5 < relative_l2(np.asarray(b), np.asarray(a)) < 1e-3

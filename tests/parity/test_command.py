@@ -257,3 +257,13 @@ def test_bars() -> None:
     assert not Bar(1.0, at_least=True).passes(0.9)
     assert not Bar(1.0, at_least=True).passes(float("nan"))
     assert str(Bar(0.05, "px")) == "<= 0.05 px"
+
+
+def test_without_a_picture_its_cases_are_told_and_nothing_passes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "image_mine.npz", config="rpn_demo", seed=1, proposals=np.zeros((0, 5)))
+    assert main([str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert "0 of 0 figures miss" in said
+    assert "not measured for want of a --picture: image_mine" in said

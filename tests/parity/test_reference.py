@@ -68,9 +68,10 @@ def test_the_copies_equal_the_originals() -> None:
     assert originals
     for path in originals:
         assert filecmp.cmp(FOLDER / path.relative_to(ORIGINALS), path, shallow=False), path
-    picture_given = picture.default_picture(ORIGINALS)
-    assert picture_given is not None
-    assert filecmp.cmp(PICTURE, picture_given, shallow=False)
+    given = picture.default_picture(ORIGINALS)
+    assert given is not None
+    assert filecmp.cmp(PICTURE, given, shallow=False)
+    assert picture.default_picture(FOLDER) == PICTURE
 
 
 def test_a_missing_a_surplus_and_a_misshapen_key_are_told() -> None:
