@@ -90,6 +90,15 @@ def test_a_picture_that_breaks_off_is_refused(kind, share):
         decode_image(data[: int(len(data) * share)], "a")
 
 
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+@pytest.mark.parametrize("exif", [b"Exif\0\0garbage!", b"II", b"II*\0\0"])
+def test_broken_exif_is_told(kind, exif):
+    file = io.BytesIO()
+    Image.fromarray(picture(0, 24, 40)).save(file, kind, exif=exif)
+    with pytest.raises(UserError, match=r"^a: its header or EXIF .*; save the picture anew$"):
+        image_size(file, "a")
+
+
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"b\.jpg: cannot be read \(No such file or directory\)"):
         read_image(tmp_path / "b.jpg")
