@@ -178,6 +178,13 @@ def test_missing_folders_and_splits_are_named(tmp_path):
     assert refusal(root) == f"split 'train': there is no folder {root / 'train'} with its pictures"
 
 
+def test_unreadable_root_is_told(tmp_path, forbid):
+    forbid(tmp_path)
+    assert refusal(tmp_path / "coco") == (
+        f"data.root = '{tmp_path / 'coco'}': cannot be read (Permission denied)"
+    )
+
+
 def test_missing_pictures_are_named_when_opened(tmp_path):
     images = [image_entry(number) for number in range(1, 5)]
     images[2]["file_name"] = "inner/003.png"
