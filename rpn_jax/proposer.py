@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from rpn_jax.config import Config
+from rpn_jax.errors import UserError
 from rpn_jax.models import RPN, variable_shapes
 from rpn_jax.models.folding import fold_norms
 from rpn_jax.ops.pixels import normalize_images
@@ -197,10 +198,14 @@ class Proposer:
           One entry a picture, in their order, with ``image_id`` 1, 2, ...
 
         Raises:
-          UserError: a file that is missing or is no picture, or an array that is none.
+          UserError: a file that is missing or is no picture, an array that is none, or a picture
+            instead of a list.
         """
         from rpn_jax.data.files import PictureFiles
 
+        if isinstance(pictures, str | Path | np.ndarray | jax.Array):
+            kind = type(pictures).__name__
+            raise UserError(f"pictures: is one {kind}; give a list, [picture] for a single one")
         if not pictures:
             return []
         dataset = PictureFiles([Path(item) if isinstance(item, str) else item for item in pictures])

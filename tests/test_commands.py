@@ -227,6 +227,15 @@ def test_proposer_takes_files_and_arrays_in_any_order(run):
     assert proposer([]) == []
 
 
+def test_proposer_refuses_a_picture_that_is_not_in_a_list(run):
+    config, workdir = run
+    proposer = rpn_jax.Proposer(config, rpn_jax.load_variables(workdir))
+    array = np.zeros((8, 8, 3), np.uint8)
+    for one in ("a.jpg", Path("a.jpg"), array, jax.numpy.asarray(array)):
+        with pytest.raises(UserError, match=r"^pictures: is one \w+; give a list, \[picture\]"):
+            proposer(one)
+
+
 def test_weights_go_to_torch_and_back_bit_for_bit(run, config_file, tmp_path):
     _, workdir = run
     file, out = tmp_path / "weights.pth", tmp_path / "back"
