@@ -17,7 +17,7 @@ from rpn_jax.errors import UserError
 from rpn_jax.evaluation import evaluate as evaluate_recall
 from rpn_jax.evaluation import recall_table
 from rpn_jax.models import variable_shapes
-from rpn_jax.output import json_figures, make_console, make_folder, write_json
+from rpn_jax.output import check_out_file, json_figures, make_console, make_folder, write_json
 from rpn_jax.proposer import make_propose_function, propose_with_progress
 from rpn_jax.results import PictureProposals, write_results
 from rpn_jax.run_log import METRICS_FILE
@@ -66,7 +66,7 @@ def evaluate(
     console = make_console()
     use_compilation_cache()
     if out is not None:
-        make_folder(out.parent)
+        check_out_file(out)
     dataset = open_dataset(config.data, config.data.eval_split)
     variables = weights_of(config, weights)
     if exact_padding:
@@ -114,7 +114,8 @@ def propose(
     use_compilation_cache()
     dataset = PictureFiles(find_pictures(pictures))
     variables = weights_of(config, weights)
-    make_folder(out)
+    for name in (PROPOSALS_FILE, PICTURES_FILE):
+        check_out_file(out / name)
     if exact_padding:
         config = _exactly_padded(config, dataset)
     results = _propose_all(config, variables, dataset, console)

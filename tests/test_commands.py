@@ -344,6 +344,23 @@ class TestBadInput:
         said = self.train(capsys, config_file, tmp_path / "w", "--data.root", broken_root)
         assert ".png" in said
 
+    def test_out_that_is_a_folder(self, capsys, config_file, tmp_path):
+        none = tmp_path / "none"
+        said = complaint(
+            capsys, "evaluate", config_file, "--weights", none, "--out", tmp_path
+        )  # told before the weights are looked for
+        assert said == (
+            f"error: {tmp_path}: is a folder, where a file is to be written; name a file\n"
+        )
+
+    def test_results_that_are_a_folder(self, capsys, run, config_file, tmp_path, monkeypatch):
+        monkeypatch.setattr(commands, "propose_with_progress", None)  # the long work
+        (tmp_path / "pictures.json").mkdir()
+        pictures = run[0].data.root + "/test"
+        flags = ["--weights", run[1], "--out", tmp_path]
+        said = complaint(capsys, "propose", config_file, pictures, *flags)
+        assert f"{tmp_path / 'pictures.json'}: is a folder" in said
+
     def test_no_gpu(self, capsys, config_file, tmp_path):
         said = self.train(capsys, config_file, tmp_path / "w", "--platform", "gpu")
         assert "no GPU" in said

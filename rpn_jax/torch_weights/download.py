@@ -50,7 +50,8 @@ def local_file(source: str, pause_seconds: float = FIRST_PAUSE_SECONDS) -> Path:
       pause_seconds: before the second attempt; doubles with every further one.
 
     Raises:
-      UserError: no such file or name, one that cannot be read, no answer, or a file that its name's digits disprove.
+      UserError: no such file or name, one that cannot be read, no answer, or a file that its
+        name's digits disprove.
     """
     url = NAMED_FILES[source].url if source in NAMED_FILES else source
     if url.startswith(("https://", "http://")):

@@ -52,8 +52,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Read a ``.pth`` or ``.pkl`` file.
 
     Raises:
-      UserError: a file that cannot be read, is truncated, of another kind, without tensors, or that asks for
-        anything but tensors and plain values.
+      UserError: a file that cannot be read, is truncated, of another kind, without tensors, or
+        that asks for anything but tensors and plain values.
     """
     content = _load(path)
     if not isinstance(content, dict):
