@@ -18,6 +18,7 @@ from rpn_jax.evaluation import evaluate as evaluate_recall
 from rpn_jax.evaluation import recall_table
 from rpn_jax.models import variable_shapes
 from rpn_jax.output import check_out_file, json_figures, make_console, make_folder, write_json
+from rpn_jax.progress import picture_progress
 from rpn_jax.proposer import make_propose_function, propose_with_progress
 from rpn_jax.results import PictureProposals, write_results
 from rpn_jax.run_log import METRICS_FILE
@@ -207,16 +208,18 @@ def _draw(
     with_truth: bool,
 ) -> None:
     position = {picture.image_id: index for index, picture in enumerate(dataset.pictures)}
-    for result in results:
-        index = position[result.image_id]
-        picture = dataset.pictures[index]
-        drawn = draw_boxes(
-            dataset.load_image(index),
-            result.boxes_xyxy[:best],
-            result.scores[:best],
-            picture.boxes_xyxy if with_truth else None,
-        )
-        save_picture(folder / f"{result.image_id}_{Path(picture.name).stem}.png", drawn)
+    with picture_progress(console, "drawing", len(results)) as advance:
+        for result in results:
+            index = position[result.image_id]
+            picture = dataset.pictures[index]
+            drawn = draw_boxes(
+                dataset.load_image(index),
+                result.boxes_xyxy[:best],
+                result.scores[:best],
+                picture.boxes_xyxy if with_truth else None,
+            )
+            save_picture(folder / f"{result.image_id}_{Path(picture.name).stem}.png", drawn)
+            advance(1)
     console.print(
         f"{len(results)} pictures with their {best} best proposals are in {folder}", soft_wrap=True
     )

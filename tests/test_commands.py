@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import rpn_jax
-from rpn_jax import cli, commands, train_run
+from rpn_jax import cli, commands, progress, train_run
 from rpn_jax.config import config_to_json, load_config
 from rpn_jax.errors import UserError
 from rpn_jax.run_log import RunLog
@@ -198,6 +198,16 @@ def test_propose_writes_boxes_in_original_pixels_and_pictures(run, tmp_path):
         assert result["category_id"] == 1
     assert max(x + w for x, _, w, _ in (result["bbox"] for result in results)) > 64
     assert len(list(tmp_path.glob("*.png"))) == 3
+
+
+def test_a_log_is_told_how_far_proposing_and_drawing_are(run, tmp_path, monkeypatch, capsys):
+    config, workdir = run
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    pictures = [config.data.root + "/test"]
+    commands.propose(config, workdir, pictures, tmp_path, 5, exact_padding=False)
+    said = capsys.readouterr().out
+    for doing, done in (("proposing", 2), ("proposing", 3), ("drawing", 1), ("drawing", 3)):
+        assert f"{doing} {done}/3 pictures, " in said
 
 
 def test_exact_padding_makes_a_picture_independent_of_the_buckets(run, tmp_path):
