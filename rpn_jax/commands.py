@@ -99,6 +99,8 @@ def propose(
 ) -> None:
     """Write proposals for picture files: ``OUT/proposals.json``, and drawn pictures.
 
+    Every picture's header is read before the work; proposals are written once all are done.
+
     Args:
       config: the network's config.
       weights: its weights.

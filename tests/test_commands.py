@@ -348,6 +348,17 @@ class TestBadInput:
         assert "a.jpg" in said
         assert not out.exists()
 
+    def test_picture_that_breaks_off(self, capsys, run, config_file, tmp_path):
+        pictures, out = tmp_path / "pictures", tmp_path / "out"
+        shutil.copytree(run[0].data.root + "/test", pictures)
+        whole = cv2.imencode(".jpg", np.arange(48000, dtype=np.uint8).reshape(120, 400))[1]
+        (pictures / "z.jpg").write_bytes(whole.tobytes()[: whole.size // 2])
+        said = complaint(
+            capsys, "propose", config_file, pictures, "--weights", run[1], "--out", out
+        )
+        assert said.endswith("z.jpg: is no picture that OpenCV can read\n")
+        assert list(out.iterdir()) == []
+
     def test_training_picture_that_is_no_picture(self, capsys, config_file, broken_root, tmp_path):
         for path in (broken_root / "train").iterdir():
             path.write_bytes(path.read_bytes()[:100])

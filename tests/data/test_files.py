@@ -77,6 +77,12 @@ def test_named_file_that_is_no_picture_is_refused(folder):
         PictureFiles([folder / "notes.txt"])
 
 
+def test_every_header_is_read_before_any_picture(folder):
+    (folder / "z.jpg").write_bytes((folder / "b.jpg").read_bytes()[:20])
+    with pytest.raises(UserError, match=r"z\.jpg: is no picture$"):
+        PictureFiles(find_pictures([str(folder)]))
+
+
 def test_arrays_are_pictures_too(folder):
     array = picture(1, 12, 14)
     dataset = PictureFiles([folder / "b.jpg", array])
