@@ -17,7 +17,8 @@ from rpn_jax.errors import UserError
 from rpn_jax.evaluation import evaluate as evaluate_recall
 from rpn_jax.evaluation import recall_table
 from rpn_jax.models import variable_shapes
-from rpn_jax.output import json_figures, make_console, make_folder, write_json
+from rpn_jax.output import check_out_file, json_figures, make_console, make_folder, write_json
+from rpn_jax.progress import picture_progress
 from rpn_jax.proposer import make_propose_function, propose_with_progress
 from rpn_jax.results import PictureProposals, write_results
 from rpn_jax.run_log import METRICS_FILE
@@ -66,7 +67,7 @@ def evaluate(
     console = make_console()
     use_compilation_cache()
     if out is not None:
-        make_folder(out.parent)
+        check_out_file(out)
     dataset = open_dataset(config.data, config.data.eval_split)
     variables = weights_of(config, weights)
     if exact_padding:
@@ -98,6 +99,8 @@ def propose(
 ) -> None:
     """Write proposals for picture files: ``OUT/proposals.json``, and drawn pictures.
 
+    Every picture's header is read before the work; proposals are written once all are done.
+
     Args:
       config: the network's config.
       weights: its weights.
@@ -114,7 +117,8 @@ def propose(
     use_compilation_cache()
     dataset = PictureFiles(find_pictures(pictures))
     variables = weights_of(config, weights)
-    make_folder(out)
+    for name in (PROPOSALS_FILE, PICTURES_FILE):
+        check_out_file(out / name)
     if exact_padding:
         config = _exactly_padded(config, dataset)
     results = _propose_all(config, variables, dataset, console)
@@ -206,16 +210,18 @@ def _draw(
     with_truth: bool,
 ) -> None:
     position = {picture.image_id: index for index, picture in enumerate(dataset.pictures)}
-    for result in results:
-        index = position[result.image_id]
-        picture = dataset.pictures[index]
-        drawn = draw_boxes(
-            dataset.load_image(index),
-            result.boxes_xyxy[:best],
-            result.scores[:best],
-            picture.boxes_xyxy if with_truth else None,
-        )
-        save_picture(folder / f"{result.image_id}_{Path(picture.name).stem}.png", drawn)
+    with picture_progress(console, "drawing", len(results)) as advance:
+        for result in results:
+            index = position[result.image_id]
+            picture = dataset.pictures[index]
+            drawn = draw_boxes(
+                dataset.load_image(index),
+                result.boxes_xyxy[:best],
+                result.scores[:best],
+                picture.boxes_xyxy if with_truth else None,
+            )
+            save_picture(folder / f"{result.image_id}_{Path(picture.name).stem}.png", drawn)
+            advance(1)
     console.print(
         f"{len(results)} pictures with their {best} best proposals are in {folder}", soft_wrap=True
     )

@@ -41,6 +41,21 @@ def make_folder(folder: Path) -> None:
         ) from None
 
 
+def check_out_file(path: Path) -> None:
+    """Make a file's folder, and make sure before long work that the file can be written.
+
+    Raises:
+      UserError: it cannot, or is a folder.
+    """
+    make_folder(path.parent)
+    try:
+        is_folder = path.is_dir()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+    if is_folder:
+        raise UserError(f"{path}: is a folder, where a file is to be written; name a file")
+
+
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """A path to write to, which takes the name ``path`` once the block has ended well.

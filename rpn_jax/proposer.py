@@ -12,9 +12,11 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from rpn_jax.config import Config
+from rpn_jax.errors import UserError
 from rpn_jax.models import RPN, variable_shapes
 from rpn_jax.models.folding import fold_norms
 from rpn_jax.ops.pixels import normalize_images
+from rpn_jax.progress import picture_progress
 from rpn_jax.proposals import propose
 from rpn_jax.results import PictureProposals, picture_proposals
 from rpn_jax.structures import Batch, Proposals, SourceBatch, Variables
@@ -132,33 +134,9 @@ def propose_with_progress(
     config: Config,
     console: Console,
 ) -> list[PictureProposals]:
-    """`propose_dataset` in the dataset's order, behind a progress bar."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("proposing"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("pictures"),
-        TimeElapsedColumn(),
-        TextColumn("<"),
-        TimeRemainingColumn(),
-    )
-    hidden = not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
-        task = progress.add_task("", total=len(dataset.pictures))
-
-        def advance(pictures: int) -> None:
-            progress.advance(task, pictures)
-
-        prepared = prepare_variables(config, variables, on_all_devices())
+    """`propose_dataset` in the dataset's order, shown by `picture_progress`."""
+    prepared = prepare_variables(config, variables, on_all_devices())
+    with picture_progress(console, "proposing", len(dataset.pictures)) as advance:
         results = list(propose_dataset(propose_function, prepared, dataset, config, advance))
     position = {picture.image_id: index for index, picture in enumerate(dataset.pictures)}
     return sorted(results, key=lambda result: position[result.image_id])
@@ -197,10 +175,14 @@ class Proposer:
           One entry a picture, in their order, with ``image_id`` 1, 2, ...
 
         Raises:
-          UserError: a file that is missing or is no picture, or an array that is none.
+          UserError: a file that is missing or is no picture, an array that is none, or a picture
+            instead of a list.
         """
         from rpn_jax.data.files import PictureFiles
 
+        if isinstance(pictures, str | Path | np.ndarray | jax.Array):
+            kind = type(pictures).__name__
+            raise UserError(f"pictures: is one {kind}; give a list, [picture] for a single one")
         if not pictures:
             return []
         dataset = PictureFiles([Path(item) if isinstance(item, str) else item for item in pictures])

@@ -80,7 +80,7 @@ def read_results(path: Path) -> list[PictureProposals]:
 def write_results(path: Path, pictures: Iterable[PictureProposals]) -> None:
     """Write proposals in COCO results format: category_id 1, bbox xywh in pixels, best first.
 
-    The file appears whole or not at all; pictures are written as they come.
+    The file appears whole or not at all.
 
     Raises:
       UserError: a path that cannot be written.

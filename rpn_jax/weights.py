@@ -54,7 +54,11 @@ def save_variables(folder: str | Path, config: Config, variables: Any) -> None:
 
 def check_new_folder(folder: Path) -> None:
     """Refuse to write weights where something is already; raises UserError."""
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+    try:
+        taken = folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
+    except OSError as error:
+        raise UserError(f"weights {folder}: cannot be read ({error.strerror})") from None
+    if taken:
         raise UserError(f"weights {folder}: exists already; name a new folder or remove this one")
 
 
@@ -70,9 +74,17 @@ def load_variables(folder: str | Path) -> dict[str, Any]:
       ``params`` and, with batch statistics, ``batch_stats``: nested dicts of float32 NumPy arrays.
 
     Raises:
-      UserError: no such folder, none of these kinds, or damaged.
+      UserError: no such folder, none of these kinds, damaged, or unreadable.
     """
     folder = Path(folder)
+    try:
+        variables_folder = _variables_folder(folder)
+    except OSError as error:
+        raise UserError(f"weights {folder}: cannot be read ({error.strerror})") from None
+    return read_item(variables_folder)
+
+
+def _variables_folder(folder: Path) -> Path:
     if not folder.is_dir():
         raise UserError(f"weights {folder}: no such folder")
     step_folder = best_step_folder(folder) if (folder / CHECKPOINTS).is_dir() else folder
@@ -81,7 +93,7 @@ def load_variables(folder: str | Path) -> dict[str, Any]:
             f"weights {folder}: holds no weights; expected a folder that `convert` wrote, a work "
             "directory of `train`, or one step's folder in its checkpoints"
         )
-    return read_item(step_folder / VARIABLES)
+    return step_folder / VARIABLES
 
 
 def check_same_model(

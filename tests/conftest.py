@@ -1,7 +1,9 @@
 """What every test shares: a cache of its own, and a small dataset in COCO format."""
 
+import errno
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import pytest
@@ -16,6 +18,26 @@ def _own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture
+def forbid(monkeypatch):
+    """Makes a file or folder unreadable, to root as well, whom the system lets read everything."""
+
+    def denying(method, forbidden):
+        def denied(path, *arguments, **options):
+            itself = path == forbidden and method.__name__ != "stat"
+            if itself or forbidden in path.parents:
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return method(path, *arguments, **options)
+
+        return denied
+
+    def forbid_path(forbidden):
+        for name in ("stat", "iterdir", "open"):
+            monkeypatch.setattr(Path, name, denying(getattr(Path, name), forbidden))
+
+    return forbid_path
 
 
 @pytest.fixture(scope="session")

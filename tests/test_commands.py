@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import rpn_jax
-from rpn_jax import cli, commands, train_run
+from rpn_jax import cli, commands, progress, train_run
 from rpn_jax.config import config_to_json, load_config
 from rpn_jax.errors import UserError
 from rpn_jax.run_log import RunLog
@@ -200,6 +200,16 @@ def test_propose_writes_boxes_in_original_pixels_and_pictures(run, tmp_path):
     assert len(list(tmp_path.glob("*.png"))) == 3
 
 
+def test_a_log_is_told_how_far_proposing_and_drawing_are(run, tmp_path, monkeypatch, capsys):
+    config, workdir = run
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    pictures = [config.data.root + "/test"]
+    commands.propose(config, workdir, pictures, tmp_path, 5, exact_padding=False)
+    said = capsys.readouterr().out
+    for doing, done in (("proposing", 2), ("proposing", 3), ("drawing", 1), ("drawing", 3)):
+        assert f"{doing} {done}/3 pictures, " in said
+
+
 def test_exact_padding_makes_a_picture_independent_of_the_buckets(run, tmp_path):
     config, workdir = run
     wide = replace(config, data=replace(config.data, buckets=((128, 128),)))
@@ -225,6 +235,15 @@ def test_proposer_takes_files_and_arrays_in_any_order(run):
     assert len(results[0].scores) > 0
     assert np.all(np.diff(results[0].scores) <= 0)
     assert proposer([]) == []
+
+
+def test_proposer_refuses_a_picture_that_is_not_in_a_list(run):
+    config, workdir = run
+    proposer = rpn_jax.Proposer(config, rpn_jax.load_variables(workdir))
+    array = np.zeros((8, 8, 3), np.uint8)
+    for one in ("a.jpg", Path("a.jpg"), array, jax.numpy.asarray(array)):
+        with pytest.raises(UserError, match=r"^pictures: is one \w+; give a list, \[picture\]"):
+            proposer(one)
 
 
 def test_weights_go_to_torch_and_back_bit_for_bit(run, config_file, tmp_path):
@@ -329,11 +348,39 @@ class TestBadInput:
         assert "a.jpg" in said
         assert not out.exists()
 
+    def test_picture_that_breaks_off(self, capsys, run, config_file, tmp_path):
+        pictures, out = tmp_path / "pictures", tmp_path / "out"
+        shutil.copytree(run[0].data.root + "/test", pictures)
+        whole = cv2.imencode(".jpg", np.arange(48000, dtype=np.uint8).reshape(120, 400))[1]
+        (pictures / "z.jpg").write_bytes(whole.tobytes()[: whole.size // 2])
+        said = complaint(
+            capsys, "propose", config_file, pictures, "--weights", run[1], "--out", out
+        )
+        assert said.endswith("z.jpg: is no picture that OpenCV can read\n")
+        assert list(out.iterdir()) == []
+
     def test_training_picture_that_is_no_picture(self, capsys, config_file, broken_root, tmp_path):
         for path in (broken_root / "train").iterdir():
             path.write_bytes(path.read_bytes()[:100])
         said = self.train(capsys, config_file, tmp_path / "w", "--data.root", broken_root)
         assert ".png" in said
+
+    def test_out_that_is_a_folder(self, capsys, config_file, tmp_path):
+        none = tmp_path / "none"
+        said = complaint(
+            capsys, "evaluate", config_file, "--weights", none, "--out", tmp_path
+        )  # told before the weights are looked for
+        assert said == (
+            f"error: {tmp_path}: is a folder, where a file is to be written; name a file\n"
+        )
+
+    def test_results_that_are_a_folder(self, capsys, run, config_file, tmp_path, monkeypatch):
+        monkeypatch.setattr(commands, "propose_with_progress", None)  # the long work
+        (tmp_path / "pictures.json").mkdir()
+        pictures = run[0].data.root + "/test"
+        flags = ["--weights", run[1], "--out", tmp_path]
+        said = complaint(capsys, "propose", config_file, pictures, *flags)
+        assert f"{tmp_path / 'pictures.json'}: is a folder" in said
 
     def test_no_gpu(self, capsys, config_file, tmp_path):
         said = self.train(capsys, config_file, tmp_path / "w", "--platform", "gpu")

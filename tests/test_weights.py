@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,19 @@ def test_folders_without_weights_are_told_in_one_line(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=f"weights .*{name}: {message}") as error:
             load_variables(tmp_path / name)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("unreadable", ["weights", "."])
+def test_unreadable_folders_are_told_in_one_line(
+    tmp_path: Path, forbid: Callable[[Path], None], unreadable: str
+) -> None:
+    save_variables(tmp_path / "weights", Config(), variables_of(0))
+    forbid(tmp_path / unreadable)
+    told = r"weights .*weights: cannot be read \(Permission denied\)$"
+    with pytest.raises(UserError, match=told):
+        load_variables(tmp_path / "weights")
+    with pytest.raises(UserError, match=told):
+        save_variables(tmp_path / "weights", Config(), variables_of(0))
 
 
 @pytest.mark.parametrize("damage", ["no files", "metadata", "values"])

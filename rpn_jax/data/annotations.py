@@ -102,8 +102,14 @@ def _check_annotation(annotation: Any, number: int, position: dict[int, int], so
     bbox = annotation.get("bbox")
     if not (isinstance(bbox, list) and len(bbox) == 4 and all(map(_is_number, bbox))):
         raise UserError(f"{where}: 'bbox' is {bbox!r}, must be [x, y, width, height] in pixels")
-    if not _is_number(annotation.get("area", 0)):
-        raise UserError(f"{where}: 'area' is {annotation['area']!r}, must be a number of pixels")
+    if min(bbox[2:]) < 0:
+        raise UserError(f"{where}: 'bbox' is {bbox}, its width and height must be 0 or more")
+    area = annotation.get("area", 0)
+    if not _is_number(area) or area < 0:
+        raise UserError(f"{where}: 'area' is {area!r}, must be a number of pixels, 0 or more")
+    for key in ("iscrowd", "ignore"):
+        if annotation.get(key, 0) not in (0, 1):
+            raise UserError(f"{where}: '{key}' is {annotation[key]!r}, must be 0 or 1")
 
 
 def _check_unique(ids: list[int], kind: str, source: str) -> None:

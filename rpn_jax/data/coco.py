@@ -49,7 +49,11 @@ class CocoFolder:
 
 
 def _annotation_file(root: Path, split: str) -> Path:
-    if not root.is_dir():
+    try:
+        is_folder = root.is_dir()
+    except OSError as error:
+        raise UserError(f"data.root = {str(root)!r}: cannot be read ({error.strerror})") from None
+    if not is_folder:
         raise UserError(f"data.root = {str(root)!r}: no such folder")
     file = root / "annotations" / f"{PREFIX}{split}.json"
     known = sorted(path.stem.removeprefix(PREFIX) for path in file.parent.glob(f"{PREFIX}*.json"))

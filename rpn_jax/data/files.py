@@ -63,7 +63,7 @@ def find_pictures(patterns: Sequence[str]) -> list[Path]:
     """Picture files that paths, folders (not those inside them) and globs name, each once.
 
     Raises:
-      UserError: a pattern that names nothing.
+      UserError: a pattern that names nothing, or a folder that cannot be read.
     """
     return list(dict.fromkeys(path for pattern in patterns for path in _expand(pattern)))
 
@@ -87,9 +87,12 @@ def _array_size(array: UInt8[np.ndarray, "H W 3"], number: int) -> tuple[int, in
 
 
 def _expand(pattern: str) -> list[Path]:
-    # A file may have glob characters in its own name; `Path.glob` takes no absolute patterns.
-    matches = [pattern] if Path(pattern).exists() else sorted(glob(pattern))  # noqa: PTH207
-    found = [file for match in matches for file in _files_of(Path(match))]
+    try:
+        # A file may have glob characters in its own name; `Path.glob` takes no absolute patterns.
+        matches = [pattern] if Path(pattern).exists() else sorted(glob(pattern))  # noqa: PTH207
+        found = [file for match in matches for file in _files_of(Path(match))]
+    except OSError as error:
+        raise UserError(f"{pattern}: cannot be read ({error.strerror})") from None
     if not found:
         kind = "no picture in this folder" if Path(pattern).is_dir() else "no such picture"
         raise UserError(f"{pattern}: {kind} ({', '.join(sorted(SUFFIXES))})")

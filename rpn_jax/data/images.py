@@ -45,7 +45,7 @@ def image_size(file: Path | BinaryIO, name: str) -> tuple[int, int]:
     """(height, width) in pixels from a picture's header alone, EXIF orientation applied.
 
     Raises:
-      UserError: the file is missing, or is no picture.
+      UserError: the file is missing, is no picture, or its EXIF data is broken.
     """
     from PIL import Image
 
@@ -60,6 +60,10 @@ def image_size(file: Path | BinaryIO, name: str) -> tuple[int, int]:
         # Pillow's own complaints about a file's content carry no system error.
         reason = f"cannot be read ({error.strerror})" if error.strerror else "is no picture"
         raise UserError(f"{name}: {reason}") from None
+    except Exception as error:  # broken EXIF can make Pillow raise anything
+        raise UserError(
+            f"{name}: its header or EXIF data is broken ({error}); save the picture anew"
+        ) from None
     if is_tiff:
         # Pillow gives its size turned already, or not, by its version: only pixels are sure.
         height, width, _ = decode_image(_bytes_of(file), name).shape

@@ -15,7 +15,7 @@ from rpn_jax.cli import OptionalPath, read_flags
 from rpn_jax.compilation_cache import use_compilation_cache
 from rpn_jax.errors import UserError, exit_code, nearest
 from rpn_jax.models.convolution import Precision
-from rpn_jax.output import make_folder
+from rpn_jax.output import check_out_file
 from rpn_jax.parity.cases import PICTURE_PREFIX, case_names, load_case
 from rpn_jax.parity.folder import KEYS, RECALL, keys_row, recall_row
 from rpn_jax.parity.network_rows import network_rows
@@ -58,7 +58,7 @@ def _run(options: Options) -> int:
     console = Console()
     use_compilation_cache()
     if options.out is not None:
-        make_folder(options.out.parent)
+        check_out_file(options.out)
     picture = options.picture or default_picture(options.folder)
     rows, without_picture = [], []
     for name in _chosen(options):

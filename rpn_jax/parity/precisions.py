@@ -29,7 +29,7 @@ from rpn_jax.evaluation import PROPOSAL_COUNTS, coco_recall
 from rpn_jax.models import RPN
 from rpn_jax.models.convolution import Precision
 from rpn_jax.ops import normalize_images
-from rpn_jax.output import json_figures, make_console, make_folder, write_json
+from rpn_jax.output import check_out_file, json_figures, make_console, write_json
 from rpn_jax.parity.compare import SMALLEST_NORM, match_proposals, worst
 from rpn_jax.proposals import propose
 from rpn_jax.proposer import prepare_variables
@@ -177,7 +177,7 @@ def _run(options: Options) -> int:
     use_platform(options.platform)
     use_compilation_cache()
     if options.out is not None:
-        make_folder(options.out.parent)
+        check_out_file(options.out)
     config = options.config
     dataset = open_dataset(config.data, config.data.eval_split)
     variables = weights_of(config, options.weights)

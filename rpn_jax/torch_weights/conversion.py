@@ -134,7 +134,11 @@ def to_torch(weights: Path, file: Path) -> None:
         import torch
     except ImportError:
         raise UserError(f"{file}: writing it needs PyTorch: pip install 'rpn-jax[torch]'") from None
-    if file.exists():
+    try:
+        taken = file.exists()
+    except OSError as error:
+        raise UserError(f"{file}: cannot be written ({error.strerror})") from None
+    if taken:
         raise UserError(f"{file}: exists already; name a new file or remove this one")
     content = {
         "meta": {"written_by": f"rpn_jax {__version__}"},

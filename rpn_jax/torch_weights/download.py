@@ -50,7 +50,8 @@ def local_file(source: str, pause_seconds: float = FIRST_PAUSE_SECONDS) -> Path:
       pause_seconds: before the second attempt; doubles with every further one.
 
     Raises:
-      UserError: no such file or name, no answer, or a file that its name's digits disprove.
+      UserError: no such file or name, one that cannot be read, no answer, or a file that its
+        name's digits disprove.
     """
     url = NAMED_FILES[source].url if source in NAMED_FILES else source
     if url.startswith(("https://", "http://")):
@@ -61,10 +62,13 @@ def local_file(source: str, pause_seconds: float = FIRST_PAUSE_SECONDS) -> Path:
             f"weights '{source}': no such name{nearest(source, names)} (known: {', '.join(names)})"
         )
     path = Path(source)
-    if path.is_dir():
-        raise UserError(f"weights {source}: is a folder, where a .pth or .pkl file is wanted")
-    if not path.is_file():
-        raise UserError(f"weights {source}: no such file")
+    try:
+        if path.is_dir():
+            raise UserError(f"weights {source}: is a folder, where a .pth or .pkl file is wanted")
+        if not path.is_file():
+            raise UserError(f"weights {source}: no such file")
+    except OSError as error:
+        raise UserError(f"weights {source}: cannot be read ({error.strerror})") from None
     return path
 
 

@@ -52,8 +52,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Read a ``.pth`` or ``.pkl`` file.
 
     Raises:
-      UserError: a file that is truncated, of another kind, without tensors, or that asks for
-        anything but tensors and plain values.
+      UserError: a file that cannot be read, is truncated, of another kind, without tensors, or
+        that asks for anything but tensors and plain values.
     """
     content = _load(path)
     if not isinstance(content, dict):
@@ -78,8 +78,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def _load(path: Path) -> Any:
-    with path.open("rb") as file:
-        head = file.read(64)
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        raise UserError(f"weights {path}: cannot be read ({error.strerror})") from None
     if zipfile.is_zipfile(path):
         _check_sums(path)
         return _load_torch(path)

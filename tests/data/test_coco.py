@@ -57,8 +57,10 @@ def test_which_boxes_are_trained_on(tmp_path):
         box_entry(4, 1, [1, 1, 9, 9], area=0),
         box_entry(5, 1, [1, 1, 0.99, 9]),
         box_entry(6, 1, [1, 1, 9, 0.5]),
-        box_entry(7, 1, [1, 1, -5, 9], area=45),
-        box_entry(8, 1, [2, 2, 1, 1]),
+        box_entry(7, 1, [1, 1, 0, 9], area=45),
+        box_entry(8, 1, [2, 2, 1, 1], iscrowd=False, ignore=False),
+        box_entry(9, 1, [1, 1, 9, 9], iscrowd=True),
+        box_entry(10, 1, [1, 1, 9, 9], ignore=True),
     ]
     root = write_coco_folder(tmp_path, [image_entry(1)], boxes)
     dataset = CocoFolder(root, "train", clip_boxes=False)
@@ -121,7 +123,16 @@ def test_crowd_out_of_its_picture_does_not_matter(tmp_path):
         ({"bbox": [1, 2, float("nan"), 4]}, "annotation 5: 'bbox' is [1, 2, nan, 4]"),
         ({"image_id": 99}, "annotation 5: 'image_id' is 99, but the file has no such image"),
         ({"image_id": [1]}, "annotation 5: 'image_id' is [1], but the file has no such image"),
-        ({"area": "big"}, "annotation 5: 'area' is 'big', must be a number of pixels"),
+        (
+            {"bbox": [50, 30, -20, -20]},
+            "annotation 5: 'bbox' is [50, 30, -20, -20], its width and height must be 0 or more",
+        ),
+        ({"bbox": [50, 30, 5, -0.5]}, "annotation 5: 'bbox' is [50, 30, 5, -0.5], its width"),
+        ({"area": "big"}, "annotation 5: 'area' is 'big', must be a number of pixels, 0 or more"),
+        ({"area": -5}, "annotation 5: 'area' is -5, must be a number of pixels, 0 or more"),
+        ({"iscrowd": "0"}, "annotation 5: 'iscrowd' is '0', must be 0 or 1"),
+        ({"iscrowd": None}, "annotation 5: 'iscrowd' is None, must be 0 or 1"),
+        ({"ignore": 2}, "annotation 5: 'ignore' is 2, must be 0 or 1"),
         ({"id": None}, "annotation number 1 must be an object with a whole 'id'"),
         ({"id": 4}, "two annotations have the id 4; ids must differ"),
     ],
@@ -176,6 +187,13 @@ def test_missing_folders_and_splits_are_named(tmp_path):
     )
     annotation_file(root).write_text("{}")
     assert refusal(root) == f"split 'train': there is no folder {root / 'train'} with its pictures"
+
+
+def test_unreadable_root_is_told(tmp_path, forbid):
+    forbid(tmp_path)
+    assert refusal(tmp_path / "coco") == (
+        f"data.root = '{tmp_path / 'coco'}': cannot be read (Permission denied)"
+    )
 
 
 def test_missing_pictures_are_named_when_opened(tmp_path):

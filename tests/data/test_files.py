@@ -50,6 +50,18 @@ def test_pattern_without_pictures_is_refused(folder, pattern, message):
         find_pictures([str(folder), str(folder / pattern)])
 
 
+@pytest.mark.parametrize("name", ["deeper", "deeper/c.png"])
+def test_unreadable_folder_is_told(folder, forbid, name):
+    forbid(folder / "deeper")
+    with pytest.raises(UserError, match=rf"{name}: cannot be read \(Permission denied\)$"):
+        find_pictures([str(folder / name)])
+
+
+def test_impossible_name_is_told():
+    with pytest.raises(UserError, match=r"aaa: cannot be read \(File name too long\)$"):
+        find_pictures(["a" * 300])
+
+
 def test_sizes_are_known_without_decoding_and_right(folder):
     dataset = PictureFiles(find_pictures([str(folder)]))
     assert [(p.height, p.width) for p in dataset.pictures] == [(31, 17), (20, 30), (8, 9)]
@@ -63,6 +75,12 @@ def test_sizes_are_known_without_decoding_and_right(folder):
 def test_named_file_that_is_no_picture_is_refused(folder):
     with pytest.raises(UserError, match=r"notes\.txt: is no picture$"):
         PictureFiles([folder / "notes.txt"])
+
+
+def test_every_header_is_read_before_any_picture(folder):
+    (folder / "z.jpg").write_bytes((folder / "b.jpg").read_bytes()[:20])
+    with pytest.raises(UserError, match=r"z\.jpg: is no picture$"):
+        PictureFiles(find_pictures([str(folder)]))
 
 
 def test_arrays_are_pictures_too(folder):

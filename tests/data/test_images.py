@@ -20,14 +20,15 @@ def encoded(pixels: np.ndarray, kind: str, orientation: int = 1) -> bytes:
     return file.getvalue()
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "PNG"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_of_jpeg_is_applied(orientation):
-    data = encoded(picture(0, 24, 40), "JPEG", orientation)
+def test_exif_orientation_is_applied(kind, orientation):
+    data = encoded(picture(0, 24, 40), kind, orientation)
     expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
-    decoded = decode_image(data, "a.jpg")
+    decoded = decode_image(data, "a")
     assert decoded.shape == expected.shape
     np.testing.assert_allclose(decoded.astype(int), expected, atol=3)
-    assert image_size(io.BytesIO(data), "a.jpg") == decoded.shape[:2]
+    assert image_size(io.BytesIO(data), "a") == decoded.shape[:2]
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "BMP"])
@@ -79,6 +80,23 @@ def test_what_is_no_picture_is_refused(tmp_path, data):
         read_image(path)
     with pytest.raises(UserError, match=r"^.*a\.jpg: is no picture$"):
         image_size(path, str(path))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "PNG"])
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_a_picture_that_breaks_off_is_refused(kind, share):
+    data = encoded(picture(0, 240, 400), kind)
+    with pytest.raises(UserError, match=r"^a: is no picture that OpenCV can read$"):
+        decode_image(data[: int(len(data) * share)], "a")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+@pytest.mark.parametrize("exif", [b"Exif\0\0garbage!", b"II", b"II*\0\0"])
+def test_broken_exif_is_told(kind, exif):
+    file = io.BytesIO()
+    Image.fromarray(picture(0, 24, 40)).save(file, kind, exif=exif)
+    with pytest.raises(UserError, match=r"^a: its header or EXIF .*; save the picture anew$"):
+        image_size(file, "a")
 
 
 def test_missing_file_is_named(tmp_path):

@@ -192,5 +192,9 @@ def test_a_split_without_pictures_and_no_config_are_one_line(
     assert capsys.readouterr().err == (
         "error: data.eval_split = 'test': holds no picture to compare on\n"
     )
+    assert main([*words, "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == (
+        f"error: {tmp_path}: is a folder, where a file is to be written; name a file\n"
+    )
     assert main([]) == 2
     assert capsys.readouterr().err.startswith("error: precisions: CONFIG comes first")

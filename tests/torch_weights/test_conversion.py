@@ -262,6 +262,8 @@ def test_to_torch_overwrites_nothing(tmp_path: Path) -> None:
         to_torch(tmp_path / "out", tmp_path / "nowhere" / "w.pth")
     with pytest.raises(UserError, match="cannot be written"):
         to_torch(tmp_path / "out", tmp_path / "w.pth" / "inside.pth")
+    with pytest.raises(UserError, match=r"cannot be written \(File name too long\)"):
+        to_torch(tmp_path / "out", tmp_path / f"{'a' * 300}.pth")
 
 
 def test_group_norm_goes_back_without_counters() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -227,6 +227,14 @@ def test_bad_sources(source: str, complaint: str) -> None:
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a folder"):
         local_file(str(tmp_path))
+
+
+def test_a_file_in_an_unreadable_folder_is_told(
+    tmp_path: Path, forbid: Callable[[Path], None]
+) -> None:
+    forbid(tmp_path)
+    with pytest.raises(UserError, match=r"w\.pth: cannot be read \(Permission denied\)$"):
+        local_file(str(tmp_path / "w.pth"))
 
 
 def test_an_unwritable_cache_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import os
 import pickle
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,13 @@ def assert_is_weights(arrays: dict[str, np.ndarray]) -> None:
     assert list(arrays) == list(WEIGHTS)
     for key, tensor in WEIGHTS.items():
         np.testing.assert_array_equal(arrays[key], tensor.numpy())
+
+
+def test_an_unreadable_file_is_told(tmp_path: Path, forbid: Callable[[Path], None]) -> None:
+    path = save(WEIGHTS, tmp_path / "w.pth")
+    forbid(path)
+    with pytest.raises(UserError, match=r"w\.pth: cannot be read \(Permission denied\)$"):
+        read_checkpoint(path)
 
 
 @ZIP_AND_PRE_ZIP
