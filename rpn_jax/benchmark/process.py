@@ -71,14 +71,20 @@ def run_python(words: list[str], variables: dict[str, str]) -> str:
 def inference_peak(config: Config, canvas: Canvas) -> dict[str, Any]:
     """Run inference in this process; its peaks so far, in MB, None where they are unknown."""
     import jax
+    import numpy as np
 
     from rpn_jax.benchmark.device import peak_device_bytes
     from rpn_jax.benchmark.stages import one_device
-    from rpn_jax.models import init_variables
+    from rpn_jax.memory import return_memory_after_compiling
+    from rpn_jax.models import variable_shapes
     from rpn_jax.proposer import make_propose_function, prepare_variables
 
+    return_memory_after_compiling()
     batch = make_batch(1, canvas, boxes=1, seed=0)
-    prepared = prepare_variables(config, init_variables(config), one_device())
+    # As if loaded: random ones would have to be computed first, which takes memory too.
+    variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), variable_shapes(config))
+    prepared = prepare_variables(config, variables, one_device())
+    del variables
     function = make_propose_function(config)
     for _ in range(INFERENCE_CALLS):
         jax.block_until_ready(

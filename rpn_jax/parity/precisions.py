@@ -31,6 +31,7 @@ from rpn_jax.models.convolution import Precision
 from rpn_jax.ops import normalize_images
 from rpn_jax.output import check_out_file, json_figures, make_console, write_json
 from rpn_jax.parity.compare import SMALLEST_NORM, match_proposals, worst
+from rpn_jax.progress import picture_progress
 from rpn_jax.proposals import propose
 from rpn_jax.proposer import prepare_variables
 from rpn_jax.results import PictureProposals, picture_proposals
@@ -172,8 +173,6 @@ def _parse(words: list[str]) -> Options:
 
 
 def _run(options: Options) -> int:
-    from rich.progress import Progress
-
     use_platform(options.platform)
     use_compilation_cache()
     if options.out is not None:
@@ -182,15 +181,8 @@ def _run(options: Options) -> int:
     dataset = open_dataset(config.data, config.data.eval_split)
     variables = weights_of(config, options.weights)
     console = make_console()
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("measuring pictures", total=len(dataset.pictures))
-        rows = compare_precisions(
-            config,
-            variables,
-            dataset,
-            options.precisions,
-            on_pictures=lambda count: progress.advance(task, count),
-        )
+    with picture_progress(console, "measuring", len(dataset.pictures)) as advance:
+        rows = compare_precisions(config, variables, dataset, options.precisions, advance)
     split = f"{len(dataset.pictures)} pictures of '{config.data.eval_split}'"
     title = f"{config.name} on {split} ({jax.devices()[0].device_kind})"
     console.print(_table(rows, title))
