@@ -174,6 +174,17 @@ def test_an_impossible_value_is_refused_with_its_key_and_range(
     assert "\n" not in message
 
 
+@pytest.mark.parametrize(("groups", "fits"), [(1, False), (8, True)])
+def test_group_norm_needs_widths_in_multiples_of_its_groups(groups: int, fits: bool) -> None:
+    backbone = replace(Config().model.backbone, groups=groups, base_width=4)
+    if fits:
+        assert replace(backbone, norm="group").norm == "group"
+        return
+    with pytest.raises(UserError, match=r"base_width = 4: must be .* multiples of 32") as refusal:
+        replace(backbone, norm="group")
+    assert "[4, 8, 16, 32] channels" in str(refusal.value)
+
+
 def test_every_field_has_a_refusal_above() -> None:
     assert set(leaf_keys(Config())) - FREE_TEXTS == {key for key, _, _ in REFUSALS}
 
