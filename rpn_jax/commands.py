@@ -34,7 +34,7 @@ DEMO_PICTURES = 8
 DEMO_BOXES = 12
 
 
-def train(config: Config, workdir: Path, resume: bool, auto_scale_lr: bool) -> None:
+def train(config: Config, workdir: Path, resume: bool) -> None:
     """Train, evaluate and keep checkpoints in ``workdir``.
 
     A run that was interrupted goes on with ``resume`` where it stopped. On a CPU it ends with the
@@ -46,7 +46,7 @@ def train(config: Config, workdir: Path, resume: bool, auto_scale_lr: bool) -> N
       KeyboardInterrupt: Ctrl-C or SIGTERM came; what was done is saved.
     """
     use_compilation_cache()
-    train_run(config, workdir, resume, auto_scale_lr, make_console())
+    train_run(config, workdir, resume, make_console())
 
 
 def evaluate(
@@ -167,7 +167,7 @@ def demo(workdir: Path) -> None:
         raise UserError(
             f"folder {workdir}: holds a run already; remove it or name another --workdir"
         )
-    train(config, workdir, resume=False, auto_scale_lr=False)
+    train(config, workdir, resume=False)
     dataset = open_dataset(config.data, config.data.eval_split)
     variables = weights_of(config, workdir)
     results = _propose_all(config, variables, dataset, console)

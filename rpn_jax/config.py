@@ -314,7 +314,9 @@ class OptimConfig:
     decay_factor: float = 0.1
     """By this factor."""
     base_batch_size: int = 16
-    """Pictures a step that learning_rate is meant for; --auto-scale-lr scales by it."""
+    """Pictures a step that learning_rate is meant for."""
+    auto_scale_lr: bool = False
+    """Multiply learning_rate by data.batch_size / base_batch_size."""
     clip_norm: float = 0.0
     """Largest L2 norm of the whole gradient; 0 leaves it alone."""
 

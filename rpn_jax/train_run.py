@@ -69,12 +69,10 @@ class Run:
         return self.epoch_steps * self.config.train.epochs
 
 
-def train_run(
-    config: Config, workdir: Path, resume: bool, auto_scale_lr: bool, console: Console
-) -> None:
+def train_run(config: Config, workdir: Path, resume: bool, console: Console) -> None:
     """Train, evaluate and keep checkpoints in ``workdir``; `rpn_jax.commands.train`."""
     check_divisible("data.batch_size", config.data.batch_size)
-    run = _prepare(config, workdir, auto_scale_lr, console)
+    run = _prepare(config, workdir, console)
     with (
         Checkpoints(workdir, config.train.keep_last) as checkpoints,
         _signals(console) as should_stop,
@@ -103,18 +101,11 @@ def train_run(
         raise KeyboardInterrupt
 
 
-def _prepare(
-    config: Config,
-    workdir: Path,
-    auto_scale_lr: bool,
-    console: Console,
-) -> Run:
+def _prepare(config: Config, workdir: Path, console: Console) -> Run:
     train_data = open_dataset(config.data, config.data.train_split)
     evaluates = config.train.eval_every > 0
     epoch_steps = steps_per_epoch(train_data, config.data)
-    schedule = learning_rate_schedule(
-        config.optim, epoch_steps, config.data.batch_size, auto_scale_lr
-    )
+    schedule = learning_rate_schedule(config.optim, epoch_steps, config.data.batch_size)
     trainable = trainable_parameters(variable_shapes(config)["params"], config.model.backbone)
     optimizer = make_optimizer(config.optim, schedule, trainable)
     loss_function = rpn_loss_function(config)

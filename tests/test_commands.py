@@ -38,7 +38,7 @@ def with_epochs(config, epochs):
 def run(tiny_config, tmp_path_factory):
     """(config, work directory) of two epochs."""
     workdir = tmp_path_factory.mktemp("run")
-    commands.train(tiny_config, workdir, resume=False, auto_scale_lr=False)
+    commands.train(tiny_config, workdir, resume=False)
     return tiny_config, workdir
 
 
@@ -64,8 +64,8 @@ def test_training_leaves_what_a_run_promises(run):
 def test_a_resumed_run_ends_with_the_same_bits(run, tmp_path):
     config, workdir = run
     # One epoch of the same schedule, then the rest.
-    commands.train(with_epochs(config, 1), tmp_path, resume=False, auto_scale_lr=False)
-    commands.train(config, tmp_path, resume=True, auto_scale_lr=False)
+    commands.train(with_epochs(config, 1), tmp_path, resume=False)
+    commands.train(config, tmp_path, resume=True)
     assert_same(leaves_of(workdir / "checkpoints" / "6"), leaves_of(tmp_path / "checkpoints" / "6"))
     once, twice = (lines_of(folder / "metrics.jsonl") for folder in (workdir, tmp_path))
     for one, two in zip(once, twice, strict=True):
@@ -86,29 +86,29 @@ def test_an_interrupted_run_saves_and_goes_on_in_the_middle_of_an_epoch(run, tmp
     with monkeypatch.context() as patch:
         patch.setattr(RunLog, "step", interrupt_at_the_second_step)
         with pytest.raises(KeyboardInterrupt):
-            commands.train(config, tmp_path, resume=False, auto_scale_lr=False)
+            commands.train(config, tmp_path, resume=False)
     saved = [int(p.name) for p in (tmp_path / "checkpoints").iterdir()]
     assert len(saved) == 1
     assert saved[0] % 3 != 0
-    commands.train(config, tmp_path, resume=True, auto_scale_lr=False)
+    commands.train(config, tmp_path, resume=True)
     assert_same(leaves_of(workdir / "checkpoints" / "6"), leaves_of(tmp_path / "checkpoints" / "6"))
 
 
 def test_a_work_directory_with_a_run_is_not_overwritten(run):
     config, workdir = run
     with pytest.raises(UserError, match=r"holds a run up to step 6; pass --resume"):
-        commands.train(config, workdir, resume=False, auto_scale_lr=False)
+        commands.train(config, workdir, resume=False)
 
 
 def test_going_on_with_another_config_tells_what_changed(run, tmp_path, capsys):
     config, _ = run
-    commands.train(with_epochs(config, 1), tmp_path, resume=False, auto_scale_lr=False)
+    commands.train(with_epochs(config, 1), tmp_path, resume=False)
     capsys.readouterr()
-    commands.train(config, tmp_path, resume=True, auto_scale_lr=False)
+    commands.train(config, tmp_path, resume=True)
     said = capsys.readouterr().out
     assert "train.epochs was 1 in this run so far, and is 2 from here on" in said
     assert "going on after step 3" in said
-    commands.train(config, tmp_path, resume=True, auto_scale_lr=False)
+    commands.train(config, tmp_path, resume=True)
     assert "going on after step 6" in capsys.readouterr().out
 
 
@@ -116,10 +116,10 @@ def test_a_resumed_run_needs_its_first_weights_no_more(run, tmp_path):
     config, workdir = run
     shutil.copytree(workdir, tmp_path / "weights")
     train = replace(config.train, epochs=1, eval_every=0, init_weights=str(tmp_path / "weights"))
-    commands.train(replace(config, train=train), tmp_path / "w", False, False)
+    commands.train(replace(config, train=train), tmp_path / "w", False)
     shutil.rmtree(tmp_path / "weights")
     longer = replace(config, train=replace(train, epochs=2))
-    commands.train(longer, tmp_path / "w", resume=True, auto_scale_lr=False)
+    commands.train(longer, tmp_path / "w", resume=True)
     assert (tmp_path / "w" / "checkpoints" / "6").is_dir()
 
 
@@ -129,7 +129,7 @@ def test_an_evaluation_that_fails_does_not_lose_the_epoch(run, tmp_path, monkeyp
 
     monkeypatch.setattr(train_run, "evaluate_recall", fail)
     with pytest.raises(UserError, match="no recall today"):
-        commands.train(with_epochs(run[0], 1), tmp_path, resume=False, auto_scale_lr=False)
+        commands.train(with_epochs(run[0], 1), tmp_path, resume=False)
     assert (tmp_path / "checkpoints" / "3").is_dir()
 
 
@@ -141,7 +141,7 @@ def test_frozen_random_weights_are_told(run, tmp_path, capsys):
         model=replace(config.model, backbone=backbone),
         train=replace(config.train, epochs=1, eval_every=0),
     )
-    commands.train(frozen, tmp_path, resume=False, auto_scale_lr=False)
+    commands.train(frozen, tmp_path, resume=False)
     assert "--train.init-weights torchvision://resnet18" in capsys.readouterr().out
 
 
@@ -152,7 +152,7 @@ def test_training_starts_from_given_weights(run, tmp_path):
         train=replace(config.train, epochs=1, init_weights=str(workdir), eval_every=0),
         optim=replace(config.optim, learning_rate=1e-12, weight_decay=0.0),
     )
-    commands.train(start, tmp_path, resume=False, auto_scale_lr=False)
+    commands.train(start, tmp_path, resume=False)
     kernels = [
         leaves_of(folder)["params"]["rpn_head"]["rpn_cls"]["kernel"]
         for folder in (workdir, tmp_path)

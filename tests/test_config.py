@@ -82,6 +82,7 @@ REFUSALS: list[tuple[str, Any, str]] = [
     ("optim.decay_epochs", (0, 8), "ascending epochs from 1"),
     ("optim.decay_factor", 0.0, "above 0, <= 1"),
     ("optim.base_batch_size", 0, "1 or more"),
+    ("optim.auto_scale_lr", 1, "true or false"),
     ("optim.clip_norm", -1.0, "0 or more"),
     ("train.epochs", 0, "1 or more"),
     ("train.seed", 2**32, "0 to 2**32 - 1"),
