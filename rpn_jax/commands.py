@@ -14,8 +14,8 @@ from rpn_jax.data.dataset import Dataset, open_dataset
 from rpn_jax.data.files import PictureFiles, find_pictures
 from rpn_jax.data.pipeline import with_exact_padding
 from rpn_jax.errors import UserError
+from rpn_jax.evaluation import check_split, recall_table
 from rpn_jax.evaluation import evaluate as evaluate_recall
-from rpn_jax.evaluation import recall_table
 from rpn_jax.models import variable_shapes
 from rpn_jax.output import json_figures, make_console, make_folder, write_json
 from rpn_jax.proposer import make_propose_function, propose_with_progress
@@ -41,8 +41,8 @@ def train(config: Config, workdir: Path, resume: bool) -> None:
     same weights, bit for bit, as one that never was.
 
     Raises:
-      UserError: bad data, a work directory that holds another run or cannot be written, or a loss
-        that is not finite.
+      UserError: bad data, a work directory that holds another run, has one at work in it or cannot
+        be written, or a loss that is not finite.
       KeyboardInterrupt: Ctrl-C or SIGTERM came; what was done is saved.
     """
     use_compilation_cache()
@@ -67,7 +67,9 @@ def evaluate(
     use_compilation_cache()
     if out is not None:
         make_folder(out.parent)
-    dataset = open_dataset(config.data, config.data.eval_split)
+    split = config.data.eval_split
+    dataset = open_dataset(config.data, split)
+    check_split(split, dataset.annotations, "use another --data.eval-split")
     variables = weights_of(config, weights)
     if exact_padding:
         config = _exactly_padded(config, dataset)
@@ -78,7 +80,7 @@ def evaluate(
         record = {
             "config": config.name,
             "weights": str(weights),
-            "split": config.data.eval_split,
+            "split": split,
             "pictures": len(dataset.pictures),
             "exact_padding": exact_padding,
             "figures": json_figures(figures),

@@ -23,7 +23,7 @@ from rpn_jax.data.on_device import to_batch
 from rpn_jax.data.pipeline import batch_shapes, prefetch, steps_per_epoch, train_batches
 from rpn_jax.environment import environment
 from rpn_jax.errors import UserError
-from rpn_jax.evaluation import PROPOSAL_COUNTS, recall_table
+from rpn_jax.evaluation import PROPOSAL_COUNTS, check_split, recall_table
 from rpn_jax.evaluation import evaluate as evaluate_recall
 from rpn_jax.models import init_variables, variable_shapes
 from rpn_jax.objective import rpn_loss_function
@@ -103,7 +103,6 @@ def train_run(config: Config, workdir: Path, resume: bool, console: Console) -> 
 
 def _prepare(config: Config, workdir: Path, console: Console) -> Run:
     train_data = open_dataset(config.data, config.data.train_split)
-    evaluates = config.train.eval_every > 0
     epoch_steps = steps_per_epoch(train_data, config.data)
     schedule = learning_rate_schedule(config.optim, epoch_steps, config.data.batch_size)
     trainable = trainable_parameters(variable_shapes(config)["params"], config.model.backbone)
@@ -114,12 +113,20 @@ def _prepare(config: Config, workdir: Path, console: Console) -> Run:
         workdir=workdir,
         console=console,
         train_data=train_data,
-        eval_data=open_dataset(config.data, config.data.eval_split) if evaluates else None,
+        eval_data=_evaluation_data(config) if config.train.eval_every > 0 else None,
         epoch_steps=epoch_steps,
         optimizer=optimizer,
         step_function=make_step(loss_function, optimizer, schedule, config.train.seed),
         propose_function=make_propose_function(config),
     )
+
+
+def _evaluation_data(config: Config) -> Dataset:
+    split = config.data.eval_split
+    dataset = open_dataset(config.data, split)
+    remedy = "use another --data.eval-split or --train.eval-every 0"
+    check_split(split, dataset.annotations, remedy)
+    return dataset
 
 
 def _starting_variables(config: Config) -> Variables:

@@ -287,6 +287,17 @@ class TestBadInput:
         assert "instances_train.json" in said
         assert "JSON" in said
 
+    def test_no_box_to_find(self, capsys, run, config_file, broken_root, tmp_path):
+        path = broken_root / "annotations" / "instances_test.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"annotations": []}))
+        root = ["--data.root", broken_root]
+        said = self.train(capsys, config_file, tmp_path / "w", *root)
+        assert "split 'test': has no box to find" in said
+        assert "--train.eval-every 0" in said
+        assert not (tmp_path / "w").exists()
+        said = complaint(capsys, "evaluate", config_file, "--weights", tmp_path / "none", *root)
+        assert "split 'test': has no box to find" in said
+
     def test_box_out_of_its_picture(self, capsys, config_file, broken_root, tmp_path):
         def move(content):
             content["annotations"][0]["bbox"] = [300, 10, 50, 20]
