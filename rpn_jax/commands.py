@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rpn_jax.checkpoints import CHECKPOINTS
+from rpn_jax.checkpoints import last_saved
 from rpn_jax.compilation_cache import use_compilation_cache
 from rpn_jax.config import Config, load_config, replace
 from rpn_jax.curves import draw_curves
@@ -165,7 +165,7 @@ def demo(workdir: Path) -> None:
     """Train a small model on the built-in pictures, evaluate it, and draw what it proposes."""
     console = make_console()
     config = load_config("rpn_demo")
-    if (workdir / CHECKPOINTS).exists():
+    if last_saved(workdir) is not None:
         raise UserError(
             f"folder {workdir}: holds a run already; remove it or name another --workdir"
         )
