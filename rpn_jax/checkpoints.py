@@ -6,6 +6,12 @@ A run keeps ``WORKDIR/checkpoints/STEP/``, each with two items: ``variables`` (t
 
 from __future__ import annotations
 
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rpn_jax.errors import UserError
@@ -31,7 +37,20 @@ if TYPE_CHECKING:
 BEST_BY = "AR@1000"
 """The metric by which a run's best checkpoint is told."""
 
-CHECKPOINTS, VARIABLES, OPTIMIZER = "checkpoints", "variables", "optimizer"
+CHECKPOINTS, VARIABLES, OPTIMIZER, METRICS = "checkpoints", "variables", "optimizer", "metrics"
+EPOCH_STEPS = "epoch_steps"
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What is known of a checkpoint without its arrays."""
+
+    step: int
+    """Steps done."""
+    epoch_steps: int
+    """Steps of an epoch of its run."""
+    evaluated: bool
+    """Whether it has metrics."""
 
 
 class Checkpoints:
@@ -42,29 +61,26 @@ class Checkpoints:
 
     Example::
 
-      with Checkpoints(workdir, keep_last=2) as checkpoints:
-          restored = checkpoints.restore_latest(variables, opt_state)
+      with Checkpoints(workdir, keep_last=2, epoch_steps=1000) as checkpoints:
           ...
           checkpoints.save(step, variables, opt_state, metrics)
     """
 
-    def __init__(self, workdir: Path, keep_last: int) -> None:
+    def __init__(self, workdir: Path, keep_last: int, epoch_steps: int) -> None:
         """Open, or make, the checkpoints of a work directory.
 
         Args:
           workdir: folder of the run; made if missing.
           keep_last: checkpoints kept, beside the best one.
+          epoch_steps: steps of an epoch, kept with each checkpoint.
 
         Raises:
-          UserError: a work directory that cannot be written.
+          UserError: a work directory that cannot be written, or the checkpoints in it.
         """
-        make_folder(workdir)
         self.folder = workdir.resolve() / CHECKPOINTS
+        make_folder(self.folder)
+        self._epoch_steps = epoch_steps
         self._manager = _manager(self.folder, keep_last)
-
-    def latest_step(self) -> int | None:
-        """The last step saved, None if there is none."""
-        return self._manager.latest_step()
 
     def save(
         self, step: int, variables: Any, opt_state: Any, metrics: dict[str, float] | None
@@ -78,54 +94,63 @@ class Checkpoints:
           metrics: figures of an evaluation at this step, with `BEST_BY`; None without one.
 
         Raises:
-          UserError: a step that is not above the last one saved.
+          UserError: a step that is not above the last one saved; this one, or the one before it,
+            cannot be written.
         """
         import orbax.checkpoint as ocp
 
-        saved = self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                variables=ocp.args.StandardSave(host_copy(variables)),
-                optimizer=ocp.args.StandardSave(by_name(host_copy(opt_state))),
-            ),
-            metrics=metrics,
-        )
+        with self._writing():
+            saved = self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    variables=ocp.args.StandardSave(host_copy(variables)),
+                    optimizer=ocp.args.StandardSave(by_name(host_copy(opt_state))),
+                ),
+                metrics=metrics,
+                custom_metadata={EPOCH_STEPS: self._epoch_steps},
+            )
         if not saved:
             raise UserError(
                 f"checkpoints {self.folder}: step {step} is not above the last one there, "
-                f"{self.latest_step()}; resume from it or choose another work directory"
+                f"{self._manager.latest_step()}; resume from it or choose another work directory"
             )
 
-    def restore_latest(self, variables: Tree, opt_state: Any) -> tuple[int, Tree, Any] | None:
-        """The last step saved with its variables and optimiser state, bit for bit.
-
-        Args:
-          variables: the expected tree, arrays or their shapes.
-          opt_state: likewise.
-
-        Returns:
-          (step, variables, opt_state) with NumPy leaves; None if nothing was saved.
+    def add_metrics(self, step: int, metrics: dict[str, float]) -> None:
+        """Give a checkpoint that was saved without metrics those of a later evaluation.
 
         Raises:
-          UserError: a checkpoint of another model or optimiser, or a damaged one.
+          UserError: they cannot be written.
         """
-        step = self.latest_step()
-        if step is None:
-            return None
-        folder = self.folder / str(step)
-        stored = read_item(folder / VARIABLES)
-        check_variables(variables, stored, folder)
-        named = read_item(folder / OPTIMIZER)
-        check_arrays(by_name(opt_state), named, f"optimizer {folder}: is of another config")
-        return step, in_structure(variables, by_name(stored)), in_structure(opt_state, named)
+        import orbax.checkpoint as ocp
 
-    def wait(self) -> None:
-        """Wait until the last save is on the disk."""
-        self._manager.wait_until_finished()
+        with self._writing():
+            with ocp.Checkpointer(ocp.JsonCheckpointHandler(METRICS)) as checkpointer:
+                folder = self.folder / str(step) / METRICS
+                checkpointer.save(folder, args=ocp.args.JsonSave(metrics), force=True)
+            self._manager.reload()
 
     def close(self) -> None:
-        """Wait, and free what belongs to the background writing."""
-        self._manager.close()
+        """Wait, and free what belongs to the background writing.
+
+        Raises:
+          UserError: the last checkpoint cannot be written.
+        """
+        with self._writing():
+            try:
+                self._manager.wait_until_finished()
+            finally:
+                # Frees its threads only once the failure of a save has been raised.
+                self._manager.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"checkpoints {self.folder}: cannot be written ({_cause(error)}); what was saved "
+                "before is whole"
+            ) from None
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -139,22 +164,88 @@ class Checkpoints:
         self.close()
 
 
+def last_saved(workdir: Path) -> Saved | None:
+    """The last checkpoint of a work directory, None if nothing was saved.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    folder = workdir.resolve() / CHECKPOINTS
+    if not folder.is_dir():
+        return None
+    with _reader(folder) as manager:
+        step = manager.latest_step()
+        if step is None:
+            return None
+        epoch_steps = manager.metadata(step).custom_metadata.get(EPOCH_STEPS)
+        evaluated = manager.metrics(step) is not None
+    if epoch_steps is None:
+        raise UserError(f"checkpoint {folder / str(step)}: is damaged, it has no '{EPOCH_STEPS}'")
+    return Saved(step, epoch_steps, evaluated)
+
+
+def restore_state(workdir: Path, step: int, variables: Tree, opt_state: Any) -> tuple[Tree, Any]:
+    """Variables and optimiser state of a step that was saved, bit for bit.
+
+    Args:
+      workdir: folder of the run.
+      step: one that was saved.
+      variables: the expected tree, arrays or their shapes.
+      opt_state: likewise.
+
+    Returns:
+      (variables, opt_state) with NumPy leaves.
+
+    Raises:
+      UserError: a checkpoint of another model or optimiser, or a damaged one.
+    """
+    folder = workdir.resolve() / CHECKPOINTS / str(step)
+    stored = read_item(folder / VARIABLES)
+    check_variables(variables, stored, folder)
+    named = read_item(folder / OPTIMIZER)
+    check_arrays(by_name(opt_state), named, f"optimizer {folder}: is of another config")
+    return in_structure(variables, by_name(stored)), in_structure(opt_state, named)
+
+
 def best_step_folder(workdir: Path) -> Path:
     """The folder of a run's best checkpoint by `BEST_BY`, or of its last if none was evaluated.
 
     Raises:
       UserError: no checkpoint was saved.
     """
-    import orbax.checkpoint as ocp
-
-    quieten_orbax()
     folder = workdir.resolve() / CHECKPOINTS
-    options = ocp.CheckpointManagerOptions(read_only=True, best_fn=lambda metrics: metrics[BEST_BY])
-    with ocp.CheckpointManager(folder, options=options) as manager:
+    with _reader(folder) as manager:
         best, latest = manager.best_step(), manager.latest_step()
     if latest is None:
         raise UserError(f"weights {workdir}: no checkpoint has been saved there yet")
     return folder / str(latest if best is None else best)
+
+
+def _cause(error: Exception) -> str:
+    """The system's own words, where the error has them."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    number = re.search(r"os_error_code='(\d+)'", str(error))
+    return os.strerror(int(number[1])) if number else " ".join(str(error).split())[:100]
+
+
+@contextmanager
+def _reader(folder: Path) -> Iterator[ocp.CheckpointManager]:
+    import orbax.checkpoint as ocp
+
+    quieten_orbax()
+    options = ocp.CheckpointManagerOptions(read_only=True, best_fn=_quality)
+    try:
+        with ocp.CheckpointManager(folder, options=options) as manager:
+            yield manager
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"checkpoints {folder}: the metrics of one are damaged ({error}); remove its folder"
+        ) from None
+
+
+def _quality(metrics: dict[str, float]) -> float:
+    return metrics[BEST_BY]
 
 
 def _manager(folder: Path, keep_last: int) -> ocp.CheckpointManager:
@@ -162,19 +253,19 @@ def _manager(folder: Path, keep_last: int) -> ocp.CheckpointManager:
     from orbax.checkpoint import checkpoint_managers as policies
 
     quieten_orbax()
-
-    def quality(metrics: dict[str, float]) -> float:
-        return metrics[BEST_BY]
-
     keep = policies.AnyPreservationPolicy(
         [
             policies.LatestN(keep_last),
-            policies.BestN(get_metric_fn=quality, n=1, keep_checkpoints_without_metrics=False),
+            policies.BestN(get_metric_fn=_quality, n=1, keep_checkpoints_without_metrics=False),
         ]
     )
     return ocp.CheckpointManager(
         folder,
         options=ocp.CheckpointManagerOptions(
-            best_fn=quality, preservation_policy=keep, cleanup_tmp_directories=True
+            best_fn=_quality,
+            preservation_policy=keep,
+            cleanup_tmp_directories=True,
+            # Where a folder cannot be made, threads would wait for it for ever.
+            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         ),
     )

@@ -48,15 +48,13 @@ class Train:
     """Folder of the run: its config, metrics and checkpoints."""
     resume: Switch = False
     """Go on from the last checkpoint in the work directory."""
-    auto_scale_lr: Switch = False
-    """Multiply the learning rate by data.batch-size / optim.base-batch-size."""
     platform: Platform = "auto"
 
     def run(self) -> None:
         use_platform(self.platform)
         from rpn_jax import commands
 
-        commands.train(self.config, self.workdir, self.resume, self.auto_scale_lr)
+        commands.train(self.config, self.workdir, self.resume)
 
 
 @dataclass(frozen=True)

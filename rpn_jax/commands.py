@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rpn_jax.checkpoints import CHECKPOINTS
+from rpn_jax.checkpoints import last_saved
 from rpn_jax.compilation_cache import use_compilation_cache
 from rpn_jax.config import Config, load_config, replace
 from rpn_jax.curves import draw_curves
@@ -14,8 +14,8 @@ from rpn_jax.data.dataset import Dataset, open_dataset
 from rpn_jax.data.files import PictureFiles, find_pictures
 from rpn_jax.data.pipeline import with_exact_padding
 from rpn_jax.errors import UserError
+from rpn_jax.evaluation import check_split, recall_table
 from rpn_jax.evaluation import evaluate as evaluate_recall
-from rpn_jax.evaluation import recall_table
 from rpn_jax.models import variable_shapes
 from rpn_jax.output import check_out_file, json_figures, make_console, make_folder, write_json
 from rpn_jax.progress import picture_progress
@@ -35,19 +35,19 @@ DEMO_PICTURES = 8
 DEMO_BOXES = 12
 
 
-def train(config: Config, workdir: Path, resume: bool, auto_scale_lr: bool) -> None:
+def train(config: Config, workdir: Path, resume: bool) -> None:
     """Train, evaluate and keep checkpoints in ``workdir``.
 
     A run that was interrupted goes on with ``resume`` where it stopped. On a CPU it ends with the
     same weights, bit for bit, as one that never was.
 
     Raises:
-      UserError: bad data, a work directory that holds another run or cannot be written, or a loss
-        that is not finite.
+      UserError: bad data, a work directory that holds another run, has one at work in it or cannot
+        be written, or a loss that is not finite.
       KeyboardInterrupt: Ctrl-C or SIGTERM came; what was done is saved.
     """
     use_compilation_cache()
-    train_run(config, workdir, resume, auto_scale_lr, make_console())
+    train_run(config, workdir, resume, make_console())
 
 
 def evaluate(
@@ -68,7 +68,9 @@ def evaluate(
     use_compilation_cache()
     if out is not None:
         check_out_file(out)
-    dataset = open_dataset(config.data, config.data.eval_split)
+    split = config.data.eval_split
+    dataset = open_dataset(config.data, split)
+    check_split(split, dataset.annotations, "use another --data.eval-split")
     variables = weights_of(config, weights)
     if exact_padding:
         config = _exactly_padded(config, dataset)
@@ -79,7 +81,7 @@ def evaluate(
         record = {
             "config": config.name,
             "weights": str(weights),
-            "split": config.data.eval_split,
+            "split": split,
             "pictures": len(dataset.pictures),
             "exact_padding": exact_padding,
             "figures": json_figures(figures),
@@ -167,11 +169,11 @@ def demo(workdir: Path) -> None:
     """Train a small model on the built-in pictures, evaluate it, and draw what it proposes."""
     console = make_console()
     config = load_config("rpn_demo")
-    if (workdir / CHECKPOINTS).exists():
+    if last_saved(workdir) is not None:
         raise UserError(
             f"folder {workdir}: holds a run already; remove it or name another --workdir"
         )
-    train(config, workdir, resume=False, auto_scale_lr=False)
+    train(config, workdir, resume=False)
     dataset = open_dataset(config.data, config.data.eval_split)
     variables = weights_of(config, workdir)
     results = _propose_all(config, variables, dataset, console)

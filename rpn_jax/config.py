@@ -43,6 +43,9 @@ __all__ = [
 CANVAS_MULTIPLE = 32
 """Canvases and the anchors' validity are rounded up to this many pixels (reference behaviour)."""
 
+NORM_GROUPS = 32
+"""Groups of a group norm."""
+
 Resize = Literal["host", "device"]
 T = TypeVar("T")
 
@@ -86,6 +89,14 @@ class BackboneConfig:
             "model.backbone.groups",
             self.groups,
             f"1, with base_width 64, at depth {self.depth}: only 50 and deeper have groups",
+        )
+        widths = [int(2**stage * self.base_width) * self.groups for stage in range(self.num_stages)]
+        check(
+            self.norm != "group" or all(width % NORM_GROUPS == 0 for width in widths),
+            "model.backbone.base_width",
+            self.base_width,
+            f"such that its 3x3 convolutions, {widths} channels wide, have multiples of "
+            f"{NORM_GROUPS}, as norm 'group' needs",
         )
 
 
@@ -303,7 +314,9 @@ class OptimConfig:
     decay_factor: float = 0.1
     """By this factor."""
     base_batch_size: int = 16
-    """Pictures a step that learning_rate is meant for; --auto-scale-lr scales by it."""
+    """Pictures a step that learning_rate is meant for."""
+    auto_scale_lr: bool = False
+    """Multiply learning_rate by data.batch_size / base_batch_size."""
     clip_norm: float = 0.0
     """Largest L2 norm of the whole gradient; 0 leaves it alone."""
 

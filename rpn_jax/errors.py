@@ -34,7 +34,8 @@ def exit_code(command: Callable[[], int]) -> int:
         try:
             return command()
         finally:
-            sys.stdout.flush()
+            if sys.stdout is not None:  # closed by whoever started the process, as by >&-
+                sys.stdout.flush()
     except BrokenPipeError:
         if not _reader_left():
             raise
@@ -60,6 +61,8 @@ def exit_code(command: Callable[[], int]) -> int:
 
 def _reader_left() -> bool:
     """Whether it is stdout, and no other pipe or socket, that nobody reads any more."""
+    if sys.stdout is None:
+        return False
     stdout = select.poll()
     stdout.register(sys.stdout, select.POLLOUT)
     gone = select.POLLERR | select.POLLHUP | select.POLLNVAL

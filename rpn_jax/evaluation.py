@@ -159,11 +159,21 @@ def recall_table(figures: dict[str, float]) -> Table:
     return table
 
 
+def check_split(split: str, annotations: dict[str, Any], remedy: str) -> None:
+    """Refuse, before any inference, a split that has no box to find; raises UserError."""
+    if not _has_box_to_find(annotations):
+        raise UserError(f"split '{split}': has no box to find, or crowds alone; {remedy}")
+
+
+def _has_box_to_find(annotations: dict[str, Any]) -> bool:
+    return not all(annotation.get("iscrowd", 0) for annotation in annotations["annotations"])
+
+
 def _check(annotations: dict[str, Any], pictures: Sequence[PictureProposals]) -> None:
     for key in ("images", "annotations"):
         if not isinstance(annotations.get(key), list):
             raise UserError(f"annotations: '{key}' is no list; recall needs ground truth as COCO's")
-    if all(annotation.get("iscrowd", 0) for annotation in annotations["annotations"]):
+    if not _has_box_to_find(annotations):
         raise UserError("annotations: hold no box but crowds, so there is no recall to measure")
     known = {image["id"] for image in annotations["images"]}
     for annotation in annotations["annotations"]:

@@ -18,21 +18,21 @@ STEM = 0
 
 
 def learning_rate_schedule(
-    optim: OptimConfig, steps_per_epoch: int, batch_size: int, auto_scale: bool
+    optim: OptimConfig, steps_per_epoch: int, batch_size: int
 ) -> optax.Schedule:
     """Learning rate of each step, counted from 0.
 
     A linear warm-up from ``warmup_ratio`` to 1 over ``warmup_steps``, times ``decay_factor`` from
     the end of each of ``decay_epochs`` on (MMDetection 2.x: LrUpdaterHook with policy 'step').
+    With ``auto_scale_lr`` all of it is scaled by ``batch_size / base_batch_size`` (Goyal et al.
+    2017).
 
     Args:
       optim: the schedule's parameters.
       steps_per_epoch: steps of one pass over the training split.
       batch_size: pictures a step, over all devices.
-      auto_scale: scale the learning rate by ``batch_size / optim.base_batch_size`` (Goyal et al.
-        2017).
     """
-    scale = batch_size / optim.base_batch_size if auto_scale else 1.0
+    scale = batch_size / optim.base_batch_size if optim.auto_scale_lr else 1.0
     decay = optax.piecewise_constant_schedule(
         optim.learning_rate * scale,
         {epoch * steps_per_epoch: optim.decay_factor for epoch in optim.decay_epochs},
@@ -77,9 +77,10 @@ def make_optimizer(
       schedule: learning rate of each step.
       trainable: the tree of `trainable_parameters`.
     """
-    clip = [optax.clip_by_global_norm(optim.clip_norm)] if optim.clip_norm else []
+    # Either has an empty state, so a run may go on with another clip_norm.
+    clip = optax.clip_by_global_norm(optim.clip_norm) if optim.clip_norm else optax.identity()
     sgd = optax.chain(
-        *clip,
+        clip,
         optax.add_decayed_weights(optim.weight_decay),
         optax.trace(optim.momentum),
         optax.scale_by_learning_rate(schedule),

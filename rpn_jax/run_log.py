@@ -20,6 +20,7 @@ from rich.progress import (
 )
 from tensorboardX import SummaryWriter
 
+from rpn_jax.errors import UserError
 from rpn_jax.output import json_figures, written_whole
 
 METRICS_FILE = "metrics.jsonl"
@@ -145,8 +146,13 @@ class RunLog:
 
     def _write(self, done: int, figures: dict[str, float], group: str) -> None:
         line = {"step": done, "epoch": done / self._steps_per_epoch, **json_figures(figures)}
-        with open(self._metrics_path, "a") as file:
-            file.write(json.dumps(line) + "\n")
+        try:
+            with open(self._metrics_path, "a") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"metrics {self._metrics_path}: cannot be written ({error.strerror})"
+            ) from None
         for key, value in figures.items():
             if math.isfinite(value):
                 self._events.add_scalar(f"{group}/{key}", value, done)
@@ -156,11 +162,20 @@ class RunLog:
 def _drop_lines_after(path: Path, step: int) -> None:
     if not path.exists():
         return
-    kept = [line for line in path.read_text().splitlines(keepends=True) if _step_of(line) <= step]
+    lines = path.read_bytes().splitlines(keepends=True)
+    steps = [_step_of(line, number, path) for number, line in enumerate(lines, start=1)]
     with written_whole(path) as temporary:
-        temporary.write_text("".join(kept))
+        temporary.write_bytes(
+            b"".join(line for line, of in zip(lines, steps, strict=True) if of <= step)
+        )
 
 
-def _step_of(line: str) -> float:
-    # A killed run may leave its last line unfinished.
-    return json.loads(line)["step"] if line.endswith("\n") else math.inf
+def _step_of(line: bytes, number: int, path: Path) -> float:
+    if not line.endswith(b"\n"):
+        return math.inf  # A killed run may leave its last line unfinished.
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(
+            f"metrics {path}: line {number} is not JSON with a 'step'; remove this line"
+        ) from None

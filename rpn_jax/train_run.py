@@ -16,20 +16,21 @@ import numpy as np
 import optax
 from rich.console import Console
 
-from rpn_jax.checkpoints import Checkpoints
+from rpn_jax.checkpoints import Checkpoints, Saved, last_saved, restore_state
 from rpn_jax.config import Config, config_changes, config_to_json, load_config
 from rpn_jax.data.dataset import Dataset, open_dataset
 from rpn_jax.data.on_device import to_batch
 from rpn_jax.data.pipeline import batch_shapes, prefetch, steps_per_epoch, train_batches
 from rpn_jax.environment import environment
 from rpn_jax.errors import UserError
-from rpn_jax.evaluation import PROPOSAL_COUNTS, recall_table
+from rpn_jax.evaluation import PROPOSAL_COUNTS, check_split, recall_table
 from rpn_jax.evaluation import evaluate as evaluate_recall
 from rpn_jax.models import init_variables, variable_shapes
 from rpn_jax.objective import rpn_loss_function
 from rpn_jax.optim import learning_rate_schedule, make_optimizer, trainable_parameters
 from rpn_jax.output import write_json
 from rpn_jax.proposer import ProposeFunction, make_propose_function, propose_with_progress
+from rpn_jax.run_lock import only_run
 from rpn_jax.run_log import RunLog
 from rpn_jax.training import (
     TrainState,
@@ -69,52 +70,38 @@ class Run:
         return self.epoch_steps * self.config.train.epochs
 
 
-def train_run(
-    config: Config, workdir: Path, resume: bool, auto_scale_lr: bool, console: Console
-) -> None:
+def train_run(config: Config, workdir: Path, resume: bool, console: Console) -> None:
     """Train, evaluate and keep checkpoints in ``workdir``; `rpn_jax.commands.train`."""
     check_divisible("data.batch_size", config.data.batch_size)
-    run = _prepare(config, workdir, auto_scale_lr, console)
+    run = _prepare(config, workdir, console)
+    last = last_saved(workdir)
+    # What is wrong with data, weights or an earlier part is told before anything is written.
+    state = replicate(_first_state(run, last, resume))
+    done = int(state.step)
     with (
-        Checkpoints(workdir, config.train.keep_last) as checkpoints,
+        only_run(workdir),
+        Checkpoints(workdir, config.train.keep_last, run.epoch_steps) as checkpoints,
+        _log(run, done) as log,
         _signals(console) as should_stop,
     ):
-        state = _first_state(run, checkpoints, resume)
         _record(run)
-        _introduce(run, int(state.step))
-        log = RunLog(
-            workdir,
-            console,
-            config.data.batch_size,
-            run.epoch_steps,
-            int(state.step),
-            run.last_step,
-            config.train.log_every,
-        )
-        with log:
-            done = int(state.step)
-            if done < run.last_step:
-                done = _train_epochs(run, replicate(state), checkpoints, log, should_stop)
+        _introduce(run, done)
+        if last is not None and not last.evaluated and _evaluates_after(run, done):
+            checkpoints.add_metrics(done, _evaluate(run, state, log))
+        if done < run.last_step:
+            done = _train_epochs(run, state, checkpoints, log, should_stop)
     console.print(
         f"results are in {workdir}: checkpoints/, metrics.jsonl and event files", soft_wrap=True
     )
     if done < run.last_step:
-        console.print(f"stopped after step {done} of {run.last_step}; --resume goes on from there")
+        _tell_stop(run, done)
         raise KeyboardInterrupt
 
 
-def _prepare(
-    config: Config,
-    workdir: Path,
-    auto_scale_lr: bool,
-    console: Console,
-) -> Run:
+def _prepare(config: Config, workdir: Path, console: Console) -> Run:
     train_data = open_dataset(config.data, config.data.train_split)
-    evaluates = config.train.eval_every > 0
     epoch_steps = steps_per_epoch(train_data, config.data)
-    schedule = learning_rate_schedule(
-        config.optim, epoch_steps, config.data.batch_size, auto_scale_lr
-    )
+    schedule = learning_rate_schedule(config.optim, epoch_steps, config.data.batch_size)
     trainable = trainable_parameters(variable_shapes(config)["params"], config.model.backbone)
     optimizer = make_optimizer(config.optim, schedule, trainable)
     loss_function = rpn_loss_function(config)
@@ -123,12 +110,20 @@ def _prepare(
         workdir=workdir,
         console=console,
         train_data=train_data,
-        eval_data=open_dataset(config.data, config.data.eval_split) if evaluates else None,
+        eval_data=_evaluation_data(config) if config.train.eval_every > 0 else None,
         epoch_steps=epoch_steps,
         optimizer=optimizer,
         step_function=make_step(loss_function, optimizer, schedule, config.train.seed),
         propose_function=make_propose_function(config),
     )
+
+
+def _evaluation_data(config: Config) -> Dataset:
+    split = config.data.eval_split
+    dataset = open_dataset(config.data, split)
+    remedy = "use another --data.eval-split or --train.eval-every 0"
+    check_split(split, dataset.annotations, remedy)
+    return dataset
 
 
 def _starting_variables(config: Config) -> Variables:
@@ -139,22 +134,54 @@ def _starting_variables(config: Config) -> Variables:
     return initial_variables(config, config.train.init_weights)
 
 
-def _first_state(run: Run, checkpoints: Checkpoints, resume: bool) -> TrainState:
+def _first_state(run: Run, last: Saved | None, resume: bool) -> TrainState:
     """The last state saved, with ``resume``; a fresh one where nothing was saved."""
-    workdir, latest = checkpoints.folder.parent, checkpoints.latest_step()
-    if latest is None:
+    if last is None:
+        if resume:
+            run.console.print(
+                f"work directory {run.workdir}: holds no checkpoint; training begins at step 1",
+                soft_wrap=True,
+            )
         return initial_state(_starting_variables(run.config), run.optimizer)
     if not resume:
         raise UserError(
-            f"work directory {workdir}: holds a run up to step {latest}; "
+            f"work directory {run.workdir}: holds a run up to step {last.step}; "
             "pass --resume to go on, or choose another --workdir"
         )
-    check_same_model(run.config, workdir)
+    check_same_model(run.config, run.workdir)
+    _check_same_epochs(run, last)
     shapes = jax.eval_shape(lambda: initial_state(init_variables(run.config), run.optimizer))
-    restored = checkpoints.restore_latest(shapes.variables, shapes.opt_state)
-    assert restored is not None
-    step, variables, opt_state = restored
-    return TrainState(jnp.asarray(step, jnp.int32), variables, opt_state)
+    arrays = restore_state(run.workdir, last.step, shapes.variables, shapes.opt_state)
+    return TrainState(jnp.asarray(last.step, jnp.int32), *arrays)
+
+
+def _check_same_epochs(run: Run, last: Saved) -> None:
+    """Refuse to go on where the steps that were done would count as other epochs."""
+    if run.epoch_steps != last.epoch_steps:
+        raise UserError(
+            f"work directory {run.workdir}: an epoch of its run has {last.epoch_steps} steps, and "
+            f"{run.epoch_steps} with data.batch_size = {run.config.data.batch_size} and the "
+            "pictures of this config; go on with those it had, or choose another --workdir"
+        )
+    begun = -(-last.step // last.epoch_steps)
+    if run.config.train.epochs < begun:
+        raise UserError(
+            f"train.epochs = {run.config.train.epochs}: must be {begun} or more, the epochs that "
+            f"the run in {run.workdir} has begun or done"
+        )
+
+
+def _log(run: Run, done: int) -> RunLog:
+    config = run.config
+    return RunLog(
+        run.workdir,
+        run.console,
+        config.data.batch_size,
+        run.epoch_steps,
+        done,
+        run.last_step,
+        config.train.log_every,
+    )
 
 
 def _record(run: Run) -> None:
@@ -201,35 +228,63 @@ def _train_epochs(
     data, seed = run.config.data, run.config.train.seed
     compiled = compile_steps(run.step_function, state, batch_shapes(run.train_data, data), log)
     done = int(state.step)
-    batches = prefetch(train_batches(run.train_data, data, seed, done), _place)
+    batches = _Batches(prefetch(train_batches(run.train_data, data, seed, done), _place))
     while done < run.last_step and not should_stop():
         log.restart_clock()
-        epoch = done // run.epoch_steps + 1
-        steps = epoch * run.epoch_steps - done
+        steps = run.epoch_steps - done % run.epoch_steps
         state = run_steps(
             compiled, state, batches, done, steps, log, _names_in(run.train_data), should_stop
         )
+        if int(state.step) > done:
+            _save(run, state, checkpoints, log)
         done = int(state.step)
-        figures = None
-        if done == epoch * run.epoch_steps and _evaluates_after(run, epoch):
-            try:
-                figures = _measure(run, state)
-            except BaseException:
-                # Whatever stops the evaluation, the epoch is not lost.
-                checkpoints.save(done, state.variables, state.opt_state, None)
-                raise
-            log.evaluated(done, figures)
-            _show(run, epoch, figures)
-        checkpoints.save(done, state.variables, state.opt_state, figures)
+        if batches.failure is not None:
+            _tell_stop(run, done)
+            raise batches.failure
     return done
+
+
+class _Batches:
+    """Batches up to the first that cannot be had; ``failure`` then says why.
+
+    So the steps before it end as those of a run that was asked to stop.
+    """
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self._batches = batches
+        self.failure: Exception | None = None
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        try:
+            return next(self._batches)
+        except Exception as error:
+            self.failure = error
+            raise StopIteration from None
+
+
+def _save(run: Run, state: TrainState, checkpoints: Checkpoints, log: RunLog) -> None:
+    """Save a state, with its figures where an evaluation is due."""
+    done, figures = int(state.step), None
+    if _evaluates_after(run, done):
+        try:
+            figures = _evaluate(run, state, log)
+        except BaseException:
+            # Whatever stops the evaluation, the epoch is not lost.
+            checkpoints.save(done, state.variables, state.opt_state, None)
+            raise
+    checkpoints.save(done, state.variables, state.opt_state, figures)
 
 
 def _names_in(dataset: Dataset) -> Callable[[np.ndarray], list[str]]:
     return lambda indices: [dataset.pictures[index].name for index in indices]
 
 
-def _evaluates_after(run: Run, epoch: int) -> bool:
-    if run.eval_data is None:
+def _evaluates_after(run: Run, done: int) -> bool:
+    epoch, steps_more = divmod(done, run.epoch_steps)
+    if run.eval_data is None or steps_more:
         return False
     return epoch % run.config.train.eval_every == 0 or epoch == run.config.train.epochs
 
@@ -238,12 +293,16 @@ def _place(batch: Batch | SourceBatch) -> Batch:
     return to_batch(split_batch(batch))
 
 
-def _measure(run: Run, state: TrainState) -> dict[str, float]:
+def _evaluate(run: Run, state: TrainState, log: RunLog) -> dict[str, float]:
+    """Measure a state at the end of an epoch, keep the figures and show them."""
     assert run.eval_data is not None
     results = propose_with_progress(
         run.propose_function, state.variables, run.eval_data, run.config, run.console
     )
-    return evaluate_recall(run.eval_data.annotations, results)
+    figures = evaluate_recall(run.eval_data.annotations, results)
+    log.evaluated(int(state.step), figures)
+    _show(run, int(state.step) // run.epoch_steps, figures)
+    return figures
 
 
 def _show(run: Run, epoch: int, figures: dict[str, float]) -> None:
@@ -253,6 +312,11 @@ def _show(run: Run, epoch: int, figures: dict[str, float]) -> None:
         return
     recalls = ", ".join(f"AR@{count} {figures[f'AR@{count}']:.3f}" for count in PROPOSAL_COUNTS)
     run.console.print(f"epoch {epoch}: {recalls} (proposal)")
+
+
+def _tell_stop(run: Run, done: int) -> None:
+    remedy = "; --resume goes on from there" if done else ""
+    run.console.print(f"stopped after step {done} of {run.last_step}{remedy}")
 
 
 @contextmanager

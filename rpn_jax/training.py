@@ -194,16 +194,16 @@ def run_steps(
     picture_names: Callable[[np.ndarray], list[str]],
     should_stop: Callable[[], bool],
 ) -> TrainState:
-    """Run ``steps`` steps, or fewer if asked to stop, on batches that are on the devices already.
+    """Run ``steps`` steps on batches that are on the devices already.
 
-    A step's figures are read while the next one runs, so the devices never wait for the host.
+    They are fewer if asked to stop, or where the batches end. A step's figures are read while the
+    next one runs, so the devices never wait for the host.
 
     Raises:
       UserError: a step's loss or gradient is not finite; names the step and its pictures.
     """
     pending: tuple[int, Metrics, Batch] | None = None
-    for step in range(first_step, first_step + steps):
-        batch = next(batches)
+    for step, batch in zip(range(first_step, first_step + steps), batches, strict=False):
         _, _, height, width, _ = batch.images.shape
         state, metrics = compiled[height, width](state, batch)
         if pending is not None:

@@ -5,7 +5,9 @@ Everything is stored as NumPy arrays, so nothing depends on the number or kind o
 
 from __future__ import annotations
 
+import functools
 import logging
+import sys
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
@@ -111,10 +113,28 @@ def write_item(folder: Path, tree: Any) -> None:
         checkpointer.save(folder.resolve(), args=ocp.args.StandardSave(tree))
 
 
+@functools.cache
 def quieten_orbax() -> None:
-    """Drop what orbax warns of through absl and is meant here, as a save without metrics."""
+    """Keep orbax from writing on the screen: what fails is raised as well, for us to tell.
+
+    It warns through absl of what is meant here too, as a save without metrics.
+    """
     logging.getLogger("absl").addFilter(_is_no_orbax_chatter)
+    before = sys.unraisablehook
+
+    def hook(unraisable: sys.UnraisableHookArgs) -> None:
+        if not _comes_after_a_failure(unraisable):
+            before(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def _is_no_orbax_chatter(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.ERROR or "orbax" not in record.pathname
+    return "orbax" not in record.pathname
+
+
+def _comes_after_a_failure(unraisable: sys.UnraisableHookArgs) -> bool:
+    """An array's end is reported to an event loop which the failure of another one has closed."""
+    trace = unraisable.exc_traceback
+    from_outside = trace is not None and trace.tb_frame.f_code.co_name == "call_soon_threadsafe"
+    return from_outside and str(unraisable.exc_value) == "Event loop is closed"

@@ -34,7 +34,7 @@ def main(config_file, folder):
     for name, resize in (("host", "host"), ("device", "device"), ("again", "device")):
         resized = replace(config, data=replace(config.data, resize=resize))
         workdir = folder / name
-        commands.train(resized, workdir, resume=False, auto_scale_lr=False)
+        commands.train(resized, workdir, resume=False)
         metrics[name] = [json.loads(x) for x in (workdir / METRICS_FILE).read_text().splitlines()]
         found = Proposer(resized, load_variables(folder / "host"))(pictures)
         proposals[name] = [

@@ -44,7 +44,7 @@ def main():
     config = replace(config, loss=replace(config.loss, samples_per_image=0))
     variables = init_variables(config)
     trainable = trainable_parameters(variables["params"], config.model.backbone)
-    schedule = learning_rate_schedule(config.optim, 10, PICTURES, auto_scale=False)
+    schedule = learning_rate_schedule(config.optim, 10, PICTURES)
     optimizer = make_optimizer(config.optim, schedule, trainable)
     step = make_step(rpn_loss_function(config), optimizer, schedule, seed=0)
     state = replicate(initial_state(variables, optimizer))

@@ -49,7 +49,8 @@ def test_train_passes_the_config_with_its_overrides(work: dict[str, Mock]) -> No
     flags = (
         "--data.root data/mine --optim.learning-rate 0.01 --data.scale 640 480 "
         "--data.buckets 480 640 640 480 --model.backbone.no-train-norm --data.clip-boxes "
-        "--optim.decay-epochs 3 4 5 --model.backbone.frozen-stages -1 --resume --auto-scale-lr"
+        "--optim.decay-epochs 3 4 5 --model.backbone.frozen-stages -1 --resume "
+        "--optim.auto-scale-lr"
     )
     assert main([*TRAIN, *flags.split()]) == 0
     base = load_config(R50)
@@ -65,14 +66,14 @@ def test_train_passes_the_config_with_its_overrides(work: dict[str, Mock]) -> No
             buckets=((480, 640), (640, 480)),
             clip_boxes=True,
         ),
-        optim=replace(base.optim, learning_rate=0.01, decay_epochs=(3, 4, 5)),
+        optim=replace(base.optim, learning_rate=0.01, decay_epochs=(3, 4, 5), auto_scale_lr=True),
     )
-    work["train"].assert_called_once_with(expected, Path("runs/r50"), True, True)
+    work["train"].assert_called_once_with(expected, Path("runs/r50"), True)
 
 
 def test_train_without_overrides_is_the_config_itself(work: dict[str, Mock]) -> None:
     assert main(TRAIN) == 0
-    work["train"].assert_called_once_with(load_config(R50), Path("runs/r50"), False, False)
+    work["train"].assert_called_once_with(load_config(R50), Path("runs/r50"), False)
 
 
 def test_evaluate_passes_weights_and_out(work: dict[str, Mock]) -> None:

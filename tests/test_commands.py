@@ -1,5 +1,7 @@
 """The verbs end to end on small pictures: train, resume, evaluate, propose, and bad input."""
 
+import errno
+import itertools
 import json
 import shutil
 import signal
@@ -13,8 +15,11 @@ import pytest
 
 import rpn_jax
 from rpn_jax import cli, commands, progress, train_run
+from rpn_jax.checkpoints import Saved, last_saved
 from rpn_jax.config import config_to_json, load_config
+from rpn_jax.data.pipeline import train_batches
 from rpn_jax.errors import UserError
+from rpn_jax.run_lock import only_run
 from rpn_jax.run_log import RunLog
 
 
@@ -38,7 +43,7 @@ def with_epochs(config, epochs):
 def run(tiny_config, tmp_path_factory):
     """(config, work directory) of two epochs."""
     workdir = tmp_path_factory.mktemp("run")
-    commands.train(tiny_config, workdir, resume=False, auto_scale_lr=False)
+    commands.train(tiny_config, workdir, resume=False)
     return tiny_config, workdir
 
 
@@ -64,8 +69,8 @@ def test_training_leaves_what_a_run_promises(run):
 def test_a_resumed_run_ends_with_the_same_bits(run, tmp_path):
     config, workdir = run
     # One epoch of the same schedule, then the rest.
-    commands.train(with_epochs(config, 1), tmp_path, resume=False, auto_scale_lr=False)
-    commands.train(config, tmp_path, resume=True, auto_scale_lr=False)
+    commands.train(with_epochs(config, 1), tmp_path, resume=False)
+    commands.train(config, tmp_path, resume=True)
     assert_same(leaves_of(workdir / "checkpoints" / "6"), leaves_of(tmp_path / "checkpoints" / "6"))
     once, twice = (lines_of(folder / "metrics.jsonl") for folder in (workdir, tmp_path))
     for one, two in zip(once, twice, strict=True):
@@ -86,29 +91,29 @@ def test_an_interrupted_run_saves_and_goes_on_in_the_middle_of_an_epoch(run, tmp
     with monkeypatch.context() as patch:
         patch.setattr(RunLog, "step", interrupt_at_the_second_step)
         with pytest.raises(KeyboardInterrupt):
-            commands.train(config, tmp_path, resume=False, auto_scale_lr=False)
+            commands.train(config, tmp_path, resume=False)
     saved = [int(p.name) for p in (tmp_path / "checkpoints").iterdir()]
     assert len(saved) == 1
     assert saved[0] % 3 != 0
-    commands.train(config, tmp_path, resume=True, auto_scale_lr=False)
+    commands.train(config, tmp_path, resume=True)
     assert_same(leaves_of(workdir / "checkpoints" / "6"), leaves_of(tmp_path / "checkpoints" / "6"))
 
 
 def test_a_work_directory_with_a_run_is_not_overwritten(run):
     config, workdir = run
     with pytest.raises(UserError, match=r"holds a run up to step 6; pass --resume"):
-        commands.train(config, workdir, resume=False, auto_scale_lr=False)
+        commands.train(config, workdir, resume=False)
 
 
 def test_going_on_with_another_config_tells_what_changed(run, tmp_path, capsys):
     config, _ = run
-    commands.train(with_epochs(config, 1), tmp_path, resume=False, auto_scale_lr=False)
+    commands.train(with_epochs(config, 1), tmp_path, resume=False)
     capsys.readouterr()
-    commands.train(config, tmp_path, resume=True, auto_scale_lr=False)
+    commands.train(config, tmp_path, resume=True)
     said = capsys.readouterr().out
     assert "train.epochs was 1 in this run so far, and is 2 from here on" in said
     assert "going on after step 3" in said
-    commands.train(config, tmp_path, resume=True, auto_scale_lr=False)
+    commands.train(config, tmp_path, resume=True)
     assert "going on after step 6" in capsys.readouterr().out
 
 
@@ -116,21 +121,118 @@ def test_a_resumed_run_needs_its_first_weights_no_more(run, tmp_path):
     config, workdir = run
     shutil.copytree(workdir, tmp_path / "weights")
     train = replace(config.train, epochs=1, eval_every=0, init_weights=str(tmp_path / "weights"))
-    commands.train(replace(config, train=train), tmp_path / "w", False, False)
+    commands.train(replace(config, train=train), tmp_path / "w", False)
     shutil.rmtree(tmp_path / "weights")
     longer = replace(config, train=replace(train, epochs=2))
-    commands.train(longer, tmp_path / "w", resume=True, auto_scale_lr=False)
+    commands.train(longer, tmp_path / "w", resume=True)
     assert (tmp_path / "w" / "checkpoints" / "6").is_dir()
 
 
-def test_an_evaluation_that_fails_does_not_lose_the_epoch(run, tmp_path, monkeypatch):
+def test_an_evaluation_that_fails_loses_no_epoch_and_is_made_up(run, tmp_path, monkeypatch, capsys):
+    config, workdir = run
+
     def fail(annotations, results):
         raise UserError("no recall today")
 
-    monkeypatch.setattr(train_run, "evaluate_recall", fail)
-    with pytest.raises(UserError, match="no recall today"):
-        commands.train(with_epochs(run[0], 1), tmp_path, resume=False, auto_scale_lr=False)
-    assert (tmp_path / "checkpoints" / "3").is_dir()
+    first = with_epochs(config, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(train_run, "evaluate_recall", fail)
+        with pytest.raises(UserError, match="no recall today"):
+            commands.train(first, tmp_path, resume=False)
+    assert last_saved(tmp_path) == Saved(3, epoch_steps=3, evaluated=False)
+    capsys.readouterr()
+    commands.train(first, tmp_path, resume=True)
+    assert "Average recall" in capsys.readouterr().out
+    assert last_saved(tmp_path) == Saved(3, epoch_steps=3, evaluated=True)
+    whole, made_up = (lines_of(folder / "metrics.jsonl") for folder in (workdir, tmp_path))
+    assert made_up[-1] == whole[3]
+    assert len(made_up) == 4
+    commands.train(first, tmp_path, resume=True)
+    assert len(lines_of(tmp_path / "metrics.jsonl")) == 4, "it is made up once"
+
+
+@pytest.mark.parametrize("error", [UserError("a.jpg: is broken"), OSError(errno.EIO, "cable")])
+def test_a_batch_that_cannot_be_had_costs_no_finished_step(run, tmp_path, monkeypatch, error):
+    config, workdir = run
+
+    def break_off(*arguments):
+        yield from itertools.islice(train_batches(*arguments), 5)
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_run, "train_batches", break_off)
+        with pytest.raises(type(error)) as raised:
+            commands.train(config, tmp_path, resume=False)
+    assert raised.value is error
+    assert last_saved(tmp_path) == Saved(4, epoch_steps=3, evaluated=False)
+    commands.train(config, tmp_path, resume=True)
+    assert_same(leaves_of(workdir / "checkpoints" / "6"), leaves_of(tmp_path / "checkpoints" / "6"))
+
+
+def test_a_loss_that_is_not_finite_is_not_saved(run, tmp_path):
+    config, _ = run
+    diverging = replace(config, optim=replace(config.optim, learning_rate=1e30, warmup_steps=0))
+    with pytest.raises(UserError, match="optim.clip_norm"):
+        commands.train(diverging, tmp_path, resume=False)
+    assert last_saved(tmp_path) is None
+
+
+def test_a_run_goes_on_with_another_clip_norm_and_scaling(run, tmp_path, capsys):
+    config, _ = run
+    commands.train(with_epochs(config, 1), tmp_path, resume=False)
+    optim = replace(config.optim, clip_norm=5.0, auto_scale_lr=True)
+    commands.train(replace(config, optim=optim), tmp_path, resume=True)
+    said = capsys.readouterr().out
+    assert "optim.clip_norm was 0.0 in this run so far, and is 5.0 from here on" in said
+    assert "optim.auto_scale_lr was False in this run so far, and is True from here on" in said
+    assert lines_of(tmp_path / "metrics.jsonl")[-2]["learning_rate"] == pytest.approx(0.001 / 8)
+    assert last_saved(tmp_path) == Saved(6, epoch_steps=3, evaluated=True)
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "complaint"),
+    [
+        ("data", {"batch_size": 1}, r"an epoch of its run has 3 steps, and 5 with data.batch_size"),
+        ("train", {"epochs": 1}, r"train.epochs = 1: must be 2 or more, the epochs"),
+    ],
+)
+def test_steps_that_would_count_as_other_epochs_are_refused(run, section, change, complaint):
+    config, workdir = run
+    files = [workdir / name for name in ("config.json", "metrics.jsonl")]
+    before = [path.read_bytes() for path in files]
+    other = replace(config, **{section: replace(getattr(config, section), **change)})
+    with pytest.raises(UserError, match=complaint):
+        commands.train(other, workdir, resume=True)
+    assert [path.read_bytes() for path in files] == before
+
+
+def test_a_second_run_in_a_work_directory_is_refused(run, tmp_path):
+    config, _ = run
+    with (
+        only_run(tmp_path),
+        pytest.raises(UserError, match="another run is training in it"),
+    ):
+        commands.train(config, tmp_path, resume=False)
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_resuming_nothing_is_told(run, tmp_path, capsys):
+    commands.train(with_epochs(run[0], 1), tmp_path / "w", resume=True)
+    assert f"{tmp_path / 'w'}: holds no checkpoint; training begins" in capsys.readouterr().out
+
+
+def test_a_demo_asks_for_steps_not_for_folders(run, tmp_path, monkeypatch):
+    _, workdir = run
+    with pytest.raises(UserError, match="holds a run already"):
+        commands.demo(workdir)
+
+    def begin(*arguments, **keywords):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "train", begin)
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        commands.demo(tmp_path)
 
 
 def test_frozen_random_weights_are_told(run, tmp_path, capsys):
@@ -141,7 +243,7 @@ def test_frozen_random_weights_are_told(run, tmp_path, capsys):
         model=replace(config.model, backbone=backbone),
         train=replace(config.train, epochs=1, eval_every=0),
     )
-    commands.train(frozen, tmp_path, resume=False, auto_scale_lr=False)
+    commands.train(frozen, tmp_path, resume=False)
     assert "--train.init-weights torchvision://resnet18" in capsys.readouterr().out
 
 
@@ -152,7 +254,7 @@ def test_training_starts_from_given_weights(run, tmp_path):
         train=replace(config.train, epochs=1, init_weights=str(workdir), eval_every=0),
         optim=replace(config.optim, learning_rate=1e-12, weight_decay=0.0),
     )
-    commands.train(start, tmp_path, resume=False, auto_scale_lr=False)
+    commands.train(start, tmp_path, resume=False)
     kernels = [
         leaves_of(folder)["params"]["rpn_head"]["rpn_cls"]["kernel"]
         for folder in (workdir, tmp_path)
@@ -305,6 +407,32 @@ class TestBadInput:
         said = self.train(capsys, config_file, tmp_path / "w", "--data.root", broken_root)
         assert "instances_train.json" in said
         assert "JSON" in said
+
+    def test_weights_to_start_from_that_are_missing(self, capsys, config_file, tmp_path):
+        said = self.train(
+            capsys, config_file, tmp_path / "w", "--train.init-weights", tmp_path / "no.pth"
+        )
+        assert "no.pth" in said
+        assert not (tmp_path / "w").exists()
+
+    def test_no_box_to_find(self, capsys, run, config_file, broken_root, tmp_path):
+        path = broken_root / "annotations" / "instances_test.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"annotations": []}))
+        root = ["--data.root", broken_root]
+        said = self.train(capsys, config_file, tmp_path / "w", *root)
+        assert "split 'test': has no box to find" in said
+        assert "--train.eval-every 0" in said
+        assert not (tmp_path / "w").exists()
+        said = complaint(capsys, "evaluate", config_file, "--weights", tmp_path / "none", *root)
+        assert "split 'test': has no box to find" in said
+
+    def test_metrics_that_are_damaged(self, capsys, run, config_file, tmp_path):
+        shutil.copytree(run[1], tmp_path / "w")
+        path = tmp_path / "w" / "metrics.jsonl"
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join([lines[0], "gibberish\n", *lines[2:]]))
+        said = self.train(capsys, config_file, tmp_path / "w", "--resume")
+        assert f"metrics {path}: line 2 is not JSON" in said
 
     def test_box_out_of_its_picture(self, capsys, config_file, broken_root, tmp_path):
         def move(content):

@@ -82,6 +82,7 @@ REFUSALS: list[tuple[str, Any, str]] = [
     ("optim.decay_epochs", (0, 8), "ascending epochs from 1"),
     ("optim.decay_factor", 0.0, "above 0, <= 1"),
     ("optim.base_batch_size", 0, "1 or more"),
+    ("optim.auto_scale_lr", 1, "true or false"),
     ("optim.clip_norm", -1.0, "0 or more"),
     ("train.epochs", 0, "1 or more"),
     ("train.seed", 2**32, "0 to 2**32 - 1"),
@@ -172,6 +173,17 @@ def test_an_impossible_value_is_refused_with_its_key_and_range(
     assert message.startswith(f"{key} = {value!r}: must be ")
     assert wanted in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(("groups", "fits"), [(1, False), (8, True)])
+def test_group_norm_needs_widths_in_multiples_of_its_groups(groups: int, fits: bool) -> None:
+    backbone = replace(Config().model.backbone, groups=groups, base_width=4)
+    if fits:
+        assert replace(backbone, norm="group").norm == "group"
+        return
+    with pytest.raises(UserError, match=r"base_width = 4: must be .* multiples of 32") as refusal:
+        replace(backbone, norm="group")
+    assert "[4, 8, 16, 32] channels" in str(refusal.value)
 
 
 def test_every_field_has_a_refusal_above() -> None:

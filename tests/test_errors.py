@@ -67,6 +67,16 @@ def test_whoever_reads_the_output_may_have_enough() -> None:
     assert (process.returncode, said) == (141, b"")
 
 
+def test_an_output_that_is_closed_changes_no_exit_code() -> None:
+    program = "import sys; from rpn_jax.cli import main; sys.exit(main(['--help']))"
+    process = subprocess.run(
+        ["sh", "-c", f'exec {sys.executable} -c "$0" >&-', program],
+        capture_output=True,
+        check=False,
+    )
+    assert (process.returncode, process.stderr) == (0, b"")
+
+
 def test_another_broken_pipe_is_a_bug() -> None:
     with pytest.raises(BrokenPipeError, match="of a socket"):
         stopped_by(BrokenPipeError("of a socket"))

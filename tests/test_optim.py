@@ -41,7 +41,7 @@ def reference_learning_rate(optim: OptimConfig, step: int, steps_per_epoch: int)
     ],
 )
 def test_schedule_equals_the_reference(optim: OptimConfig, steps_per_epoch: int) -> None:
-    schedule = learning_rate_schedule(optim, steps_per_epoch, batch_size=3, auto_scale=False)
+    schedule = learning_rate_schedule(optim, steps_per_epoch, batch_size=3)
     steps = np.arange(30)
     expected = [reference_learning_rate(optim, int(step), steps_per_epoch) for step in steps]
     np.testing.assert_allclose(jax.jit(jax.vmap(schedule))(steps), expected, rtol=1e-6)
@@ -49,7 +49,7 @@ def test_schedule_equals_the_reference(optim: OptimConfig, steps_per_epoch: int)
 
 
 def test_first_last_and_neighbouring_steps_of_the_default_schedule() -> None:
-    schedule = learning_rate_schedule(OptimConfig(), 1000, batch_size=16, auto_scale=True)
+    schedule = learning_rate_schedule(OptimConfig(auto_scale_lr=True), 1000, batch_size=16)
     by_step = {0: 2e-5, 500: 0.02, 7999: 0.02, 8000: 2e-3, 10999: 2e-3, 11000: 2e-4}
     for step, rate in by_step.items():
         assert float(schedule(step)) == pytest.approx(rate, rel=1e-6)
@@ -57,8 +57,8 @@ def test_first_last_and_neighbouring_steps_of_the_default_schedule() -> None:
 
 def test_auto_scale_goes_with_the_batch_size() -> None:
     for batch_size, factor in ((4, 0.25), (16, 1.0), (64, 4.0)):
-        scaled = learning_rate_schedule(OPTIM, 4, batch_size, auto_scale=True)
-        plain = learning_rate_schedule(OPTIM, 4, batch_size, auto_scale=False)
+        scaled = learning_rate_schedule(replace(OPTIM, auto_scale_lr=True), 4, batch_size)
+        plain = learning_rate_schedule(OPTIM, 4, batch_size)
         for step in (0, 6, 9):
             assert float(scaled(step)) == pytest.approx(factor * float(plain(step)), rel=1e-6)
 
@@ -137,7 +137,7 @@ def random_trees(seed: int) -> tuple[dict[str, np.ndarray], list[dict[str, np.nd
 
 def run(optim: OptimConfig, params: Any, gradients: list[Any]) -> list[dict[str, np.ndarray]]:
     """Parameters after each step, with a rate that changes at every step or two."""
-    schedule = learning_rate_schedule(optim, 2, batch_size=16, auto_scale=False)
+    schedule = learning_rate_schedule(optim, 2, batch_size=16)
     optimizer = make_optimizer(optim, schedule, TRAINABLE)
     state = optimizer.init(params)
     history = []
@@ -219,6 +219,19 @@ def test_frozen_parameters_have_no_state_and_do_not_count_in_the_norm() -> None:
     large = [gradient | {"frozen": gradient["frozen"] * 1e6} for gradient in gradients]
     for plain, other in zip(run(optim, params, gradients), run(optim, params, large), strict=True):
         jax.tree.map(np.testing.assert_array_equal, plain, other)
+
+
+def test_the_state_is_the_same_tree_with_and_without_clipping() -> None:
+    params, _ = random_trees(2)
+    structures = {
+        jax.tree.structure(
+            make_optimizer(
+                replace(OPTIM, clip_norm=norm), optax.constant_schedule(0.1), TRAINABLE
+            ).init(params)
+        )
+        for norm in (0.0, 5.0)
+    }
+    assert len(structures) == 1
 
 
 def test_a_frozen_gradient_that_is_not_finite_moves_nothing() -> None:

@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from rpn_jax import run_log
+from rpn_jax.errors import UserError
 from rpn_jax.run_log import METRICS_FILE, RunLog
 
 
@@ -69,6 +70,25 @@ def test_a_resumed_run_drops_what_comes_after_it_and_what_a_kill_cut_off(tmp_pat
     path.write_text('{"step": 2}\n{"step": 4}\n{"step": 6}\n{"ste')
     make_log(tmp_path, first_step=4)
     assert lines_of(tmp_path) == [{"step": 2}, {"step": 4}]
+
+
+@pytest.mark.parametrize("line", ["gibberish", "[2]", '{"epoch": 2}', "\0\0", '{"step": "x"}'])
+def test_a_damaged_line_is_named_and_nothing_is_dropped(tmp_path, line):
+    path = tmp_path / METRICS_FILE
+    path.write_text(f'{{"step": 2}}\n{line}\n{{"step": 6}}\n')
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=r"metrics.jsonl: line 2 is not JSON with a 'step'"):
+        make_log(tmp_path, first_step=4)
+    assert path.read_bytes() == before
+
+
+def test_metrics_that_cannot_be_written_are_told(tmp_path):
+    (tmp_path / METRICS_FILE).touch()
+    with make_log(tmp_path) as log:
+        (tmp_path / METRICS_FILE).unlink()
+        (tmp_path / METRICS_FILE).mkdir()
+        with pytest.raises(UserError, match=r"metrics.jsonl: cannot be written \(Is a directory\)"):
+            log.evaluated(3, {"AR@100": 0.5})
 
 
 def test_the_last_step_is_written_whatever_the_interval(tmp_path):

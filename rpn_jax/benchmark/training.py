@@ -53,7 +53,7 @@ def training_rows(
     Raises:
       UserError: the batch is no multiple of the number of devices.
     """
-    schedule = learning_rate_schedule(config.optim, STEPS_PER_EPOCH, batch_size, auto_scale=False)
+    schedule = learning_rate_schedule(config.optim, STEPS_PER_EPOCH, batch_size)
     trainable = trainable_parameters(variables["params"], config.model.backbone)
     optimizer = make_optimizer(config.optim, schedule, trainable)
     parts = (rpn_loss_function(config), optimizer, schedule)

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from rpn_jax.config import NORM_GROUPS
 from rpn_jax.models.convolution import Precision, convolve
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ Initializer = Callable[..., jax.Array]
 KERNEL_OHWI = "kernel_ohwi"
 """Name of a kernel in the order that GPUs' convolutions read, see `rpn_jax.models.folding`."""
 NORM_EPSILON = 1e-5
-NORM_GROUPS = 32
 BATCH_NORM_MOMENTUM = 0.9
 
 kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
