@@ -16,7 +16,7 @@ import itertools
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn, TypeVar, get_type_hints
 
@@ -48,13 +48,17 @@ class Train:
     """Folder of the run: its config, metrics and checkpoints."""
     resume: Switch = False
     """Go on from the last checkpoint in the work directory."""
+    auto_scale_lr: Switch = False
+    """The same as --optim.auto-scale-lr."""
     platform: Platform = "auto"
 
     def run(self) -> None:
         use_platform(self.platform)
         from rpn_jax import commands
 
-        commands.train(self.config, self.workdir, self.resume)
+        optim = self.config.optim
+        scaled = replace(optim, auto_scale_lr=optim.auto_scale_lr or self.auto_scale_lr)
+        commands.train(replace(self.config, optim=scaled), self.workdir, self.resume)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from rpn_jax.checkpoints import last_saved
-from rpn_jax.compilation_cache import use_compilation_cache
+from rpn_jax.compiling import set_up_compiling
 from rpn_jax.config import Config, load_config, replace
 from rpn_jax.curves import draw_curves
 from rpn_jax.data.dataset import Dataset, open_dataset
@@ -46,7 +46,7 @@ def train(config: Config, workdir: Path, resume: bool) -> None:
         be written, or a loss that is not finite.
       KeyboardInterrupt: Ctrl-C or SIGTERM came; what was done is saved.
     """
-    use_compilation_cache()
+    set_up_compiling()
     train_run(config, workdir, resume, make_console())
 
 
@@ -65,7 +65,7 @@ def evaluate(
       UserError: bad data, weights of another model, or an ``out`` that cannot be written.
     """
     console = make_console()
-    use_compilation_cache()
+    set_up_compiling()
     if out is not None:
         check_out_file(out)
     split = config.data.eval_split
@@ -116,7 +116,7 @@ def propose(
         that cannot be written.
     """
     console = make_console()
-    use_compilation_cache()
+    set_up_compiling()
     dataset = PictureFiles(find_pictures(pictures))
     variables = weights_of(config, weights)
     for name in (PROPOSALS_FILE, PICTURES_FILE):

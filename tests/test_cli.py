@@ -71,6 +71,13 @@ def test_train_passes_the_config_with_its_overrides(work: dict[str, Mock]) -> No
     work["train"].assert_called_once_with(expected, Path("runs/r50"), True)
 
 
+@pytest.mark.parametrize("flag", ["--auto-scale-lr", "--optim.auto-scale-lr"])
+def test_scaling_the_learning_rate_is_part_of_the_config(work: dict[str, Mock], flag: str) -> None:
+    assert main([*TRAIN, flag]) == 0
+    config, *_ = work["train"].call_args.args
+    assert config == replace(config, optim=replace(load_config(R50).optim, auto_scale_lr=True))
+
+
 def test_train_without_overrides_is_the_config_itself(work: dict[str, Mock]) -> None:
     assert main(TRAIN) == 0
     work["train"].assert_called_once_with(load_config(R50), Path("runs/r50"), False)

@@ -75,7 +75,7 @@ def inference_peak(config: Config, canvas: Canvas) -> dict[str, Any]:
 
     from rpn_jax.benchmark.device import peak_device_bytes
     from rpn_jax.benchmark.stages import one_device
-    from rpn_jax.memory import return_memory_after_compiling
+    from rpn_jax.compiling import return_memory_after_compiling
     from rpn_jax.models import variable_shapes
     from rpn_jax.proposer import make_propose_function, prepare_variables
 

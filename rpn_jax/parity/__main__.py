@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 
 from rpn_jax.cli import OptionalPath, read_flags
-from rpn_jax.compilation_cache import use_compilation_cache
+from rpn_jax.compiling import set_up_compiling
 from rpn_jax.errors import UserError, exit_code, nearest
 from rpn_jax.models.convolution import Precision
 from rpn_jax.output import check_out_file
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: Options) -> int:
     console = Console()
-    use_compilation_cache()
+    set_up_compiling()
     if options.out is not None:
         check_out_file(options.out)
     picture = options.picture or default_picture(options.folder)

@@ -17,7 +17,7 @@ from jax.sharding import SingleDeviceSharding
 
 from rpn_jax.cli import OptionalPath, Overrides, Platform, leading_config, read_flags
 from rpn_jax.commands import weights_of
-from rpn_jax.compilation_cache import use_compilation_cache
+from rpn_jax.compiling import set_up_compiling
 from rpn_jax.config import Config
 from rpn_jax.data.dataset import Dataset, open_dataset
 from rpn_jax.data.on_device import to_batch
@@ -174,7 +174,7 @@ def _parse(words: list[str]) -> Options:
 
 def _run(options: Options) -> int:
     use_platform(options.platform)
-    use_compilation_cache()
+    set_up_compiling()
     if options.out is not None:
         check_out_file(options.out)
     config = options.config

@@ -11,7 +11,7 @@ SCRIPT = f"""
 import ctypes, sys
 from pathlib import Path
 import jax, jax.numpy as jnp
-from rpn_jax.memory import return_memory_after_compiling
+from rpn_jax.compiling import return_memory_after_compiling
 
 def resident_bytes():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096

@@ -1,15 +1,28 @@
-"""Memory that the compiler leaves behind."""
+"""What surrounds XLA's compiler: a cache of its programs, and the memory it leaves behind."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from functools import cache
+from pathlib import Path
 
 import jax
 
+MIN_COMPILE_SECONDS = 1.0
 COMPILED = "/jax/core/compile/backend_compile_duration"
 """JAX's name for the end of a compilation."""
+
+
+def set_up_compiling() -> None:
+    """Keep compiled programs between runs, and no memory that compiling them took.
+
+    They are kept in ``$XDG_CACHE_HOME/rpn_jax/xla``, or in the folder that the user gave JAX
+    (``JAX_COMPILATION_CACHE_DIR``).
+    """
+    _keep_programs()
+    return_memory_after_compiling()
 
 
 @cache
@@ -31,3 +44,11 @@ def return_memory_after_compiling() -> None:
             trim(0)
 
     jax.monitoring.register_event_duration_secs_listener(give_back)
+
+
+def _keep_programs() -> None:
+    if jax.config.values["jax_compilation_cache_dir"] is not None:
+        return
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    jax.config.update("jax_compilation_cache_dir", str(home / "rpn_jax" / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_SECONDS)
