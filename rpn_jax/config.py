@@ -90,7 +90,7 @@ class BackboneConfig:
             self.groups,
             f"1, with base_width 64, at depth {self.depth}: only 50 and deeper have groups",
         )
-        widths = [int(2**stage * self.base_width) * self.groups for stage in range(self.num_stages)]
+        widths = [2**stage * self.base_width * self.groups for stage in range(self.num_stages)]
         check(
             self.norm != "group" or all(width % NORM_GROUPS == 0 for width in widths),
             "model.backbone.base_width",

@@ -74,28 +74,36 @@ def train_run(config: Config, workdir: Path, resume: bool, console: Console) -> 
     """Train, evaluate and keep checkpoints in ``workdir``; `rpn_jax.commands.train`."""
     check_divisible("data.batch_size", config.data.batch_size)
     run = _prepare(config, workdir, console)
-    last = last_saved(workdir)
-    # What is wrong with data, weights or an earlier part is told before anything is written.
+    with only_run(workdir):
+        done, failure = _train(run, resume)
+    if done:
+        console.print(
+            f"results are in {workdir}: checkpoints/, metrics.jsonl and event files", soft_wrap=True
+        )
+    if done < run.last_step:
+        remedy = "; --resume goes on from there" if done else ""
+        console.print(f"stopped after step {done} of {run.last_step}{remedy}")
+        raise failure or KeyboardInterrupt
+
+
+def _train(run: Run, resume: bool) -> tuple[int, Exception | None]:
+    """The steps done, and why the next batch could not be had."""
+    last = last_saved(run.workdir)
+    # What is wrong with weights or an earlier part is told before anything of it is changed.
     state = replicate(_first_state(run, last, resume))
     done = int(state.step)
     with (
-        only_run(workdir),
-        Checkpoints(workdir, config.train.keep_last, run.epoch_steps) as checkpoints,
+        Checkpoints(run.workdir, run.config.train.keep_last, run.epoch_steps) as checkpoints,
         _log(run, done) as log,
-        _signals(console) as should_stop,
+        _signals(run.console) as should_stop,
     ):
         _record(run)
         _introduce(run, done)
         if last is not None and not last.evaluated and _evaluates_after(run, done):
             checkpoints.add_metrics(done, _evaluate(run, state, log))
-        if done < run.last_step:
-            done = _train_epochs(run, state, checkpoints, log, should_stop)
-    console.print(
-        f"results are in {workdir}: checkpoints/, metrics.jsonl and event files", soft_wrap=True
-    )
-    if done < run.last_step:
-        _tell_stop(run, done)
-        raise KeyboardInterrupt
+        if done == run.last_step:
+            return done, None
+        return _train_epochs(run, state, checkpoints, log, should_stop)
 
 
 def _prepare(config: Config, workdir: Path, console: Console) -> Run:
@@ -223,13 +231,16 @@ def _train_epochs(
     checkpoints: Checkpoints,
     log: RunLog,
     should_stop: Callable[[], bool],
-) -> int:
-    """Train to the end, or until asked to stop, saving after each epoch; the steps done."""
+) -> tuple[int, Exception | None]:
+    """Train to the end, or until asked to stop or out of batches, saving after each epoch.
+
+    The steps done, and why the next batch could not be had.
+    """
     data, seed = run.config.data, run.config.train.seed
     compiled = compile_steps(run.step_function, state, batch_shapes(run.train_data, data), log)
     done = int(state.step)
     batches = _Batches(prefetch(train_batches(run.train_data, data, seed, done), _place))
-    while done < run.last_step and not should_stop():
+    while done < run.last_step and batches.failure is None and not should_stop():
         log.restart_clock()
         steps = run.epoch_steps - done % run.epoch_steps
         state = run_steps(
@@ -238,10 +249,7 @@ def _train_epochs(
         if int(state.step) > done:
             _save(run, state, checkpoints, log)
         done = int(state.step)
-        if batches.failure is not None:
-            _tell_stop(run, done)
-            raise batches.failure
-    return done
+    return done, batches.failure
 
 
 class _Batches:
@@ -312,11 +320,6 @@ def _show(run: Run, epoch: int, figures: dict[str, float]) -> None:
         return
     recalls = ", ".join(f"AR@{count} {figures[f'AR@{count}']:.3f}" for count in PROPOSAL_COUNTS)
     run.console.print(f"epoch {epoch}: {recalls} (proposal)")
-
-
-def _tell_stop(run: Run, done: int) -> None:
-    remedy = "; --resume goes on from there" if done else ""
-    run.console.print(f"stopped after step {done} of {run.last_step}{remedy}")
 
 
 @contextmanager

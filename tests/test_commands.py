@@ -152,7 +152,9 @@ def test_an_evaluation_that_fails_loses_no_epoch_and_is_made_up(run, tmp_path, m
 
 
 @pytest.mark.parametrize("error", [UserError("a.jpg: is broken"), OSError(errno.EIO, "cable")])
-def test_a_batch_that_cannot_be_had_costs_no_finished_step(run, tmp_path, monkeypatch, error):
+def test_a_batch_that_cannot_be_had_costs_no_finished_step(
+    run, tmp_path, monkeypatch, capsys, error
+):
     config, workdir = run
 
     def break_off(*arguments):
@@ -164,6 +166,7 @@ def test_a_batch_that_cannot_be_had_costs_no_finished_step(run, tmp_path, monkey
         with pytest.raises(type(error)) as raised:
             commands.train(config, tmp_path, resume=False)
     assert raised.value is error
+    assert "stopped after step 4 of 6; --resume goes on" in capsys.readouterr().out
     assert last_saved(tmp_path) == Saved(4, epoch_steps=3, evaluated=False)
     commands.train(config, tmp_path, resume=True)
     assert_same(leaves_of(workdir / "checkpoints" / "6"), leaves_of(tmp_path / "checkpoints" / "6"))
@@ -413,7 +416,7 @@ class TestBadInput:
             capsys, config_file, tmp_path / "w", "--train.init-weights", tmp_path / "no.pth"
         )
         assert "no.pth" in said
-        assert not (tmp_path / "w").exists()
+        assert not (tmp_path / "w" / "checkpoints").exists()
 
     def test_no_box_to_find(self, capsys, run, config_file, broken_root, tmp_path):
         path = broken_root / "annotations" / "instances_test.json"
