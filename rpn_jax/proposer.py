@@ -95,8 +95,8 @@ def propose_dataset(
 ) -> Iterator[PictureProposals]:
     """Proposals for every picture of a dataset, grouped by canvas.
 
-    Batches are shared among all local devices: ``data.eval_batch_size`` is rounded up to a multiple
-    of them.
+    Batches are shared among all local devices: ``data.eval_batch_size``, or what few pictures need,
+    is rounded up to a multiple of them.
 
     Args:
       propose_function: what `make_propose_function` returned.
@@ -110,9 +110,10 @@ def propose_dataset(
 
     mesh = _mesh()
     pictures = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
-    data = replace(
-        config.data, eval_batch_size=-(-config.data.eval_batch_size // mesh.size) * mesh.size
-    )
+    # A single picture need not pay for a whole batch, nor each number of them a compilation.
+    power_of_two = 1 << (len(dataset.pictures) - 1).bit_length()
+    batch_size = min(config.data.eval_batch_size, power_of_two)
+    data = replace(config.data, eval_batch_size=-(-batch_size // mesh.size) * mesh.size)
 
     def place(batch: Batch | SourceBatch) -> tuple[np.ndarray, Proposals]:
         placed = to_batch(jax.device_put(batch, pictures))
@@ -186,14 +187,7 @@ class Proposer:
         if not pictures:
             return []
         dataset = PictureFiles([Path(item) if isinstance(item, str) else item for item in pictures])
-        config = self._with_batch_of(len(pictures))
         results = propose_dataset(
-            self._function, self._prepared, dataset, config, on_pictures=lambda _: None
+            self._function, self._prepared, dataset, self._config, on_pictures=lambda _: None
         )
         return sorted(results, key=lambda result: result.image_id)
-
-    def _with_batch_of(self, pictures: int) -> Config:
-        # A single picture need not pay for a whole batch, nor each number of them a compilation.
-        power_of_two = 1 << (pictures - 1).bit_length()
-        size = min(self._config.data.eval_batch_size, power_of_two)
-        return replace(self._config, data=replace(self._config.data, eval_batch_size=size))
