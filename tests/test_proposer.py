@@ -7,9 +7,11 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from jax import Array
 
 from rpn_jax import Proposer, init_variables, proposer
 from rpn_jax.config import Config
+from rpn_jax.structures import Proposals, Variables
 
 
 @pytest.mark.parametrize(("pictures", "batch"), [(1, 1), (3, 4), (5, 4)])
@@ -23,9 +25,9 @@ def test_few_pictures_do_not_pay_for_a_whole_batch(
     def watched(config: Config) -> proposer.ProposeFunction:
         function = make(config)
 
-        def propose(variables, images, image_sizes, scale_factors):  # type: ignore[no-untyped-def]
+        def propose(variables: Variables, images: Array, *rest: Array) -> Proposals:
             seen.append(len(images))
-            return function(variables, images, image_sizes, scale_factors)
+            return function(variables, images, *rest)
 
         return propose
 

@@ -71,7 +71,8 @@ NOTES = {
     "files": "From files to proposals on the host, against the device alone on full batches of "
     "resized pictures.",
     "imports": "In a fresh interpreter.",
-    "memory": "Peaks of a process of its own that compiles inference and runs it.",
+    "memory": "Peaks of a process of its own that compiles inference and runs it, with weights as "
+    "if they had been loaded.",
     "configs": "End to end on the device: pictures a second at the median, and memory of the "
     "compiled program; train_: the same for the training step. Schedules of one network share its "
     "figures.",
@@ -224,9 +225,8 @@ def _peers_section(
 
     device = peer_device()
     if device is None:
-        return Section(
-            name, "Left out: PyTorch cannot use the device that JAX computes on.", []
-        ), ()
+        note = "Left out: PyTorch cannot use the device that JAX computes on."
+        return Section(name, note, []), ()
 
     def rows() -> Iterator[Row]:
         for batch_size in options.batch_sizes:

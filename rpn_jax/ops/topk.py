@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 CHUNK = 4096
 """Values that XLA's GPU backend sorts in one kernel; twice as many take three, 200,000 take 28."""
 MIN_RADIX_SORT = 22_000
-"""Above so many it hands the values of a single set to CUB's radix sort."""
+"""Above so many it hands the values of a single set to CUB's radix sort, on Hopper."""
 
 
 def masked_top_k(
