@@ -14,7 +14,7 @@ from rpn_jax.ops import (
     grid_anchors,
     level_validity,
     masked_top_k,
-    nms_sorted,
+    nms_per_level,
 )
 from rpn_jax.structures import Proposals, RPNOutputs
 
@@ -49,8 +49,15 @@ def propose(
     settings = config.proposals
     sizes = boxes[..., 2:] - boxes[..., :2]
     valid = valid & jnp.all(sizes > settings.min_size, axis=-1)
-    keep = nms_sorted(boxes, valid, settings.nms_iou, settings.max_proposals)
-    return _best_of_all_levels(boxes, logits, keep, settings.max_proposals)
+    indices, kept = nms_per_level(boxes, logits, valid, settings.nms_iou, settings.max_proposals)
+    flat_boxes = boxes.reshape(len(boxes), -1, 4)
+    kept_boxes = jnp.take_along_axis(flat_boxes, indices[..., None], axis=1)
+    kept_logits = jnp.take_along_axis(logits.reshape(len(logits), -1), indices, axis=1)
+    return Proposals(
+        jnp.where(kept[..., None], kept_boxes, 0.0),
+        jnp.where(kept, jax.nn.sigmoid(kept_logits), 0.0),
+        kept,
+    )
 
 
 def candidates(
@@ -88,18 +95,3 @@ def _level_candidates(
     flat_deltas = deltas.reshape(batch, -1, 4)
     best_deltas = jnp.take_along_axis(flat_deltas, indices[..., None], axis=1)
     return decode_boxes(anchors[indices], best_deltas), best_logits, exists
-
-
-def _best_of_all_levels(
-    boxes: Float[Array, "B L k 4"],
-    logits: Float[Array, "B L k"],
-    keep: Bool[Array, "B L k"],
-    count: int,
-) -> Proposals:
-    batch = len(boxes)
-    best_logits, indices, valid = masked_top_k(
-        logits.reshape(batch, -1), keep.reshape(batch, -1), count
-    )
-    scores = jnp.where(valid, jax.nn.sigmoid(best_logits), 0.0)
-    best = jnp.take_along_axis(boxes.reshape(batch, -1, 4), indices[..., None], axis=1)
-    return Proposals(jnp.where(valid[..., None], best, 0.0), scores, valid)

@@ -155,20 +155,21 @@ def worst_case_rows(config: Config, canvas: Canvas, effort: Effort) -> Iterator[
     """NMS of one picture's levels with ordinary candidates, and with the hardest ones."""
     outputs = make_outputs(config, 1, canvas, seed=0)
     found = candidates_function(config)(outputs, jnp.array([canvas], jnp.int32))
-    boxes, _, exists = found
-    shape, count = boxes.shape, boxes.shape[2]
+    boxes, logits, exists = found
+    equal = jnp.broadcast_to(equal_boxes(boxes.shape[2]), boxes.shape)
+    chained = jnp.broadcast_to(chained_boxes(boxes.shape[2]), boxes.shape)
     everywhere = jnp.ones_like(exists)
     cases = {
-        "ordinary": (boxes, exists),
-        "all boxes equal": (jnp.broadcast_to(equal_boxes(count), shape), everywhere),
-        "each suppresses the next": (jnp.broadcast_to(chained_boxes(count), shape), everywhere),
-        "no valid box": (boxes, jnp.zeros_like(exists)),
+        "ordinary": found,
+        "all boxes equal": (equal, logits, everywhere),
+        "each suppresses the next": (chained, logits, everywhere),
+        "no valid box": (boxes, logits, jnp.zeros_like(exists)),
     }
-    program = compile_program(nms_function(config), boxes, exists)
+    program = compile_program(nms_function(config), *found)
     for name, arguments in cases.items():
         timing = time_calls(partial(program.run, *arguments), effort)
-        kept = int(jnp.sum(program.run(*arguments)))
-        yield {"boxes": name, **timing_columns(timing, 1), "kept_of_all_levels": kept}
+        _, kept = program.run(*arguments)
+        yield {"boxes": name, **timing_columns(timing, 1), "boxes_out": int(jnp.sum(kept))}
 
 
 def canvases_up_to(canvas: Canvas) -> list[Canvas]:

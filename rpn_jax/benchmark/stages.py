@@ -23,7 +23,7 @@ from rpn_jax.benchmark.timing import (
 )
 from rpn_jax.config import Config
 from rpn_jax.models import RPN
-from rpn_jax.ops import nms_sorted
+from rpn_jax.ops import nms_per_level
 from rpn_jax.ops.pixels import normalize_images
 from rpn_jax.proposals import candidates, propose
 from rpn_jax.proposer import make_propose_function, prepare_variables
@@ -69,13 +69,13 @@ def inference_rows(
     prepared = prepare_variables(config, variables, one_device())
     pictures = (prepared, batch.images, batch.image_sizes)
     heads = (make_outputs(config, batch_size, canvas, seed=0), batch.image_sizes)
-    boxes, _, exists = candidates_function(config)(*heads)
+    found = candidates_function(config)(*heads)
     whole = whole_arguments(config, variables, batch_size, canvas)
     flops = count_flops(network_function(config), *pictures)
     stages = (
         Stage(NETWORK, network_function(config), pictures, flops),
         Stage("top-k + decode", candidates_function(config), heads),
-        Stage("NMS", nms_function(config), (boxes, exists)),
+        Stage("NMS", nms_function(config), found),
         Stage(POST_PROCESSING, post_processing_function(config), heads),
         Stage(WHOLE, whole_function(config), whole, flops),
     )
@@ -147,14 +147,16 @@ def candidates_function(config: Config) -> jax.stages.Wrapped:
 
 
 def nms_function(config: Config) -> jax.stages.Wrapped:
-    """Sorted boxes [B, L, k, 4] and validity [B, L, k] to which are kept."""
+    """Candidates [B, L, k] as `candidates` gives them to the indices of those kept, [B, N]."""
     settings = config.proposals
 
     @jax.jit
-    def keep(boxes: Float[Array, "B L k 4"], exists: Bool[Array, "B L k"]) -> Bool[Array, "B L k"]:
-        return nms_sorted(boxes, exists, settings.nms_iou, settings.max_proposals)
+    def kept(
+        boxes: Float[Array, "B L k 4"], logits: Float[Array, "B L k"], exists: Bool[Array, "B L k"]
+    ) -> tuple[Int[Array, "B N"], Bool[Array, "B N"]]:
+        return nms_per_level(boxes, logits, exists, settings.nms_iou, settings.max_proposals)
 
-    return keep
+    return kept
 
 
 def post_processing_function(config: Config) -> jax.stages.Wrapped:

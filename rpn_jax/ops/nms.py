@@ -1,8 +1,8 @@
 """Exact greedy non-maximum suppression with fixed shapes.
 
-Boxes are visited from the best score down; each is kept unless its IoU with a kept one is above the
-threshold. Two forms give the same result: CPUs are fastest visiting the kept boxes one by one,
-accelerators with a matrix of overlaps and a few parallel rounds.
+Boxes are visited from the best score down; each is kept unless its IoU with a kept one of its level
+is above the threshold. Two forms give the same result: CPUs are fastest visiting the kept boxes one
+by one, accelerators with a matrix of overlaps and a few parallel rounds.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ import jax
 import jax.numpy as jnp
 
 from rpn_jax.ops.boxes import elementwise_iou, split_coordinates
+from rpn_jax.ops.topk import masked_top_k
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, UInt8
+    from jaxtyping import Array, Bool, Float, Int, UInt8
 
+    Kept = tuple[Int[Array, "*batch count"], Bool[Array, "*batch count"]]
     LoopState = tuple[Array, Array, Array, Array]
 
 BITS = 8
@@ -46,75 +48,122 @@ def nms(
       bool[*batch, N], True where a box is kept.
     """
     order = jnp.argsort(jnp.where(valid, -scores, jnp.inf), axis=-1, stable=True)
-    keep = nms_sorted(
-        jnp.take_along_axis(boxes_xyxy, order[..., None], axis=-2),
-        jnp.take_along_axis(valid, order, axis=-1),
+    count = scores.shape[-1]
+    kept, found = nms_per_level(
+        jnp.take_along_axis(boxes_xyxy, order[..., None], axis=-2)[..., None, :, :],
+        jnp.take_along_axis(scores, order, axis=-1)[..., None, :],
+        jnp.take_along_axis(valid, order, axis=-1)[..., None, :],
         iou_threshold,
-        max_kept=scores.shape[-1],
+        count,
     )
-    return jnp.take_along_axis(keep, jnp.argsort(order, axis=-1), axis=-1)
+    places = jnp.where(found, jnp.take_along_axis(order, kept, axis=-1), count)
+    nothing = jnp.zeros_like(valid)
+    return jnp.put_along_axis(nothing, places, True, axis=-1, inplace=False, mode="drop")
 
 
-def nms_sorted(
-    boxes_xyxy: Float[Array, "*batch N 4"],
-    valid: Bool[Array, "*batch N"],
+def nms_per_level(
+    boxes_xyxy: Float[Array, "*batch L N 4"],
+    scores: Float[Array, "*batch L N"],
+    valid: Bool[Array, "*batch L N"],
     iou_threshold: float,
-    max_kept: int,
-) -> Bool[Array, "*batch N"]:
-    """`nms` of boxes that are sorted already, best first; keeps the ``max_kept`` best of a set."""
-    *batch, count, _ = boxes_xyxy.shape
+    count: int,
+) -> Kept:
+    """The ``count`` best of the boxes that exact greedy NMS keeps of each level.
+
+    Args:
+      boxes_xyxy: pixels; the boxes of a level by descending score.
+      scores: higher is better; the lower level comes first among equals, then the lower index.
+      valid: True where a box exists.
+      iou_threshold: a box is suppressed by a kept one of its level above (not at) this IoU.
+      count: may exceed L N.
+
+    Returns:
+      The kept boxes, best first, as indices i32[*batch, count] into the L N boxes, and True where
+      there was one; elsewhere the index is 0.
+    """
+    *batch, levels, length = scores.shape
     forms = {
-        name: partial(form, iou_threshold=iou_threshold, max_kept=max_kept)
-        for name, form in (("cpu", keep_one_by_one), ("default", keep_by_fixed_point))
+        name: partial(form, iou_threshold=iou_threshold, count=count)
+        for name, form in (("cpu", kept_one_by_one), ("default", kept_by_fixed_point))
     }
-    keep = jax.lax.platform_dependent(
-        boxes_xyxy.reshape(-1, count, 4), valid.reshape(-1, count), **forms
+    indices, found = jax.lax.platform_dependent(
+        boxes_xyxy.reshape(-1, levels, length, 4),
+        scores.reshape(-1, levels, length),
+        valid.reshape(-1, levels, length),
+        **forms,
     )
-    return keep.reshape(*batch, count)
+    return indices.reshape(*batch, count), found.reshape(*batch, count)
 
 
-def keep_one_by_one(
-    boxes_xyxy: Float[Array, "S N 4"],
-    valid: Bool[Array, "S N"],
+def kept_one_by_one(
+    boxes_xyxy: Float[Array, "S L N 4"],
+    scores: Float[Array, "S L N"],
+    valid: Bool[Array, "S L N"],
     iou_threshold: float,
-    max_kept: int,
-) -> Bool[Array, "S N"]:
-    """The form for CPUs: visits only boxes that are kept, and ends with the last of them."""
+    count: int,
+) -> Kept:
+    """The form for CPUs: visits only what it returns, the best of all levels first."""
+    gone = valid.shape[-1]
+    positions = jnp.arange(gone, dtype=jnp.int32)
 
     def one_set(
-        args: tuple[Float[Array, "N 4"], Bool[Array, " N"]],
-    ) -> Bool[Array, " N"]:
-        boxes_xyxy, valid = args
+        args: tuple[Float[Array, "L N 4"], Float[Array, "L N"], Bool[Array, "L N"]],
+    ) -> Kept:
+        boxes_xyxy, scores, valid = args
         coordinates = split_coordinates(boxes_xyxy)
-        positions = jnp.arange(len(valid), dtype=jnp.int32)
-        gone = len(valid)
+        levels = jnp.arange(len(valid))
+        # A valid -inf must still come before a level that has no box left.
+        finite = jnp.maximum(scores, jnp.finfo(scores.dtype).min)
+        finite = jnp.pad(finite, ((0, 0), (0, 1)), constant_values=-jnp.inf)
 
-        def kept_box_remains(state: LoopState) -> Bool[Array, ""]:
-            position, _, _, kept = state
-            return (position < gone) & (kept < max_kept)
+        def box_remains(state: LoopState) -> Bool[Array, ""]:
+            kept, best, _, _ = state
+            return (kept < count) & jnp.any(best < gone)
 
         def keep_box(state: LoopState) -> LoopState:
-            position, remaining, keep, kept = state
-            iou = elementwise_iou(tuple(x[position] for x in coordinates), coordinates)
+            kept, best, remaining, indices = state
+            level = jnp.argmax(finite[levels, best])
+            position = best[level]
+            boxes = tuple(x[level] for x in coordinates)
+            iou = elementwise_iou(tuple(x[position] for x in boxes), boxes)
             leaves = (iou > iou_threshold) | (positions == position)
-            remaining = jnp.where(leaves, gone, remaining)
-            return jnp.min(remaining), remaining, keep.at[position].set(True), kept + 1
+            left = jnp.where(leaves, gone, remaining[level])
+            return (
+                kept + 1,
+                best.at[level].set(jnp.min(left)),
+                remaining.at[level].set(left),
+                indices.at[kept].set(level * gone + position),
+            )
 
-        # `remaining` holds each unvisited box's own position, so its minimum is the next to keep.
+        # `remaining` holds each unvisited box's own position, so its minimum is a level's best.
         remaining = jnp.where(valid, positions, gone)
-        start = (jnp.min(remaining), remaining, jnp.zeros_like(valid), jnp.int32(0))
-        return jax.lax.while_loop(kept_box_remains, keep_box, start)[2]
+        indices = jnp.zeros(count, jnp.int32)
+        start = (jnp.int32(0), jnp.min(remaining, axis=-1), remaining, indices)
+        kept, _, _, indices = jax.lax.while_loop(box_remains, keep_box, start)
+        return indices, jnp.arange(count) < kept
 
-    return jax.lax.map(one_set, (boxes_xyxy, valid))
+    return jax.lax.map(one_set, (boxes_xyxy, scores, valid))
 
 
-def keep_by_fixed_point(
-    boxes_xyxy: Float[Array, "S N 4"],
-    valid: Bool[Array, "S N"],
+def kept_by_fixed_point(
+    boxes_xyxy: Float[Array, "S L N 4"],
+    scores: Float[Array, "S L N"],
+    valid: Bool[Array, "S L N"],
     iou_threshold: float,
-    max_kept: int,
+    count: int,
+) -> Kept:
+    """The form for accelerators: NMS of all levels at once, then the best of what is kept."""
+    length = valid.shape[-1]
+    keep = _fixed_point(boxes_xyxy.reshape(-1, length, 4), valid.reshape(-1, length), iou_threshold)
+    flat = (len(scores), -1)
+    _, indices, found = masked_top_k(scores.reshape(flat), keep.reshape(flat), count)
+    return indices, found
+
+
+def _fixed_point(
+    boxes_xyxy: Float[Array, "S N 4"], valid: Bool[Array, "S N"], iou_threshold: float
 ) -> Bool[Array, "S N"]:
-    """The form for accelerators: all sets at once, a few rounds over a mask of [S, N, N] bits.
+    """Which of the boxes of S sets, best first, are kept: rounds over a mask of [S, N, N] bits.
 
     A round keeps a box unless a better one that is kept overlaps it. The first r boxes are right
     after r rounds, so the fixed point is the greedy result; real boxes need 3 to 8 rounds.
@@ -138,8 +187,7 @@ def keep_by_fixed_point(
             before, keep = keep, one_round(keep)
         return before, keep
 
-    keep = jax.lax.while_loop(changed, some_rounds, some_rounds((valid, valid)))[1]
-    return (keep & (jnp.cumsum(keep, axis=-1) <= max_kept))[:, :count]
+    return jax.lax.while_loop(changed, some_rounds, some_rounds((valid, valid)))[1][:, :count]
 
 
 def _suppressors(

@@ -142,12 +142,14 @@ def test_matching_samples_what_the_config_says(tiny_config: Config) -> None:
 
 
 def test_worst_cases_keep_what_they_must(tiny_config: Config) -> None:
-    rows = {row["boxes"]: row for row in growth.worst_case_rows(tiny_config, CANVAS, EFFORT)}
-    levels, anchors = 3, 3 * 16**2
-    assert rows["all boxes equal"]["kept_of_all_levels"] == levels
-    assert rows["each suppresses the next"]["kept_of_all_levels"] == levels * anchors / 2
-    assert rows["no valid box"]["kept_of_all_levels"] == 0
-    assert 0 < rows["ordinary"]["kept_of_all_levels"] < levels * anchors
+    all_kept = 3 * 3 * 16**2 // 2  # three levels' alternate boxes
+    settings = replace(tiny_config.proposals, max_proposals=all_kept + 1)
+    config = replace(tiny_config, proposals=settings)
+    rows = {row["boxes"]: row for row in growth.worst_case_rows(config, CANVAS, EFFORT)}
+    assert rows["all boxes equal"]["boxes_out"] == 3
+    assert rows["each suppresses the next"]["boxes_out"] == all_kept
+    assert rows["no valid box"]["boxes_out"] == 0
+    assert 3 < rows["ordinary"]["boxes_out"] < all_kept
 
 
 def test_growth_has_a_row_for_each_value(tiny_config: Config) -> None:

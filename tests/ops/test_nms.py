@@ -9,21 +9,46 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rpn_jax.ops import nms, nms_sorted
-from rpn_jax.ops.nms import keep_by_fixed_point, keep_one_by_one
+from rpn_jax.ops import nms, nms_per_level
+from rpn_jax.ops.nms import kept_by_fixed_point, kept_one_by_one
 from tests.oracles import detection
 from tests.oracles.boxes import grid_boxes, random_boxes
 
 FORMS = pytest.mark.parametrize(
     "form",
-    [jax.jit(form, static_argnums=(2, 3)) for form in (keep_one_by_one, keep_by_fixed_point)],
+    [jax.jit(form, static_argnums=(3, 4)) for form in (kept_one_by_one, kept_by_fixed_point)],
     ids=["one_by_one", "fixed_point"],
 )
 
 
-def loop(boxes, valid, threshold):
-    scores = -np.arange(len(boxes), dtype=np.float32)
-    return detection.nms(np.asarray(boxes), scores, np.asarray(valid), threshold)
+def descending(rng: np.random.Generator, *shape: int, values: int = 1000) -> np.ndarray:
+    """Sorted scores with ties; fewer ``values`` make more of them."""
+    scores = rng.integers(0, values, shape).astype(np.float32)
+    return -np.sort(-scores, axis=-1)
+
+
+def loop(boxes, scores, valid, threshold, count) -> list[int]:
+    """Flat indices of the best that NMS keeps of [L, N] boxes, best first."""
+    keep = np.concatenate(
+        [detection.nms(*level, threshold) for level in zip(boxes, scores, valid, strict=True)]
+    )
+    best_first = np.argsort(-scores.reshape(-1), kind="stable")
+    return [int(i) for i in best_first if keep[i]][:count]
+
+
+def kept(indices, found) -> list[int]:
+    """The indices that were found, which must be the first ones; 0 behind them."""
+    found = np.asarray(found)
+    assert np.all(np.diff(found.astype(int)) <= 0)
+    assert not np.any(np.asarray(indices)[~found])
+    return np.asarray(indices)[found].tolist()
+
+
+def kept_of_one_level(form, boxes, valid, threshold) -> list[int]:
+    count = len(valid)
+    scores = -jnp.arange(count, dtype=jnp.float32)
+    found = form(boxes[None, None], scores[None, None], valid[None, None], threshold, count)
+    return kept(*(x[0] for x in found))
 
 
 @FORMS
@@ -31,19 +56,50 @@ def loop(boxes, valid, threshold):
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 0.5, 0.7, 1.0])
 def test_forms_against_the_loop(form, boxes, threshold):
     rng = np.random.default_rng(int(threshold * 10))
-    sets = boxes(rng, 3, 60)
-    valid = rng.random((3, 60)) < 0.8
-    keep = form(sets, valid, threshold, 60)
-    for got, one, exists in zip(keep, sets, valid, strict=True):
-        np.testing.assert_array_equal(got, loop(one, exists, threshold))
+    sets = boxes(rng, 2, 3, 40)
+    scores = descending(rng, 2, 3, 40, values=30)
+    valid = rng.random((2, 3, 40)) < 0.8
+    indices, found = form(sets, scores, valid, threshold, 120)
+    for i in range(2):
+        expected = loop(sets[i], scores[i], valid[i], threshold, 120)
+        assert kept(indices[i], found[i]) == expected
+
+
+@FORMS
+@pytest.mark.parametrize("count", [1, 5, 60, 61, 1000])
+def test_the_best_of_all_levels(form, count):
+    rng = np.random.default_rng(8)
+    boxes, scores = random_boxes(rng, 2, 3, 20), descending(rng, 2, 3, 20, values=8)
+    valid = rng.random((2, 3, 20)) < 0.9
+    valid[0, 1] = False
+    indices, found = form(boxes, scores, valid, 0.5, count)
+    assert indices.shape == found.shape == (2, count)
+    for i in range(2):
+        expected = loop(boxes[i], scores[i], valid[i], 0.5, count)
+        assert kept(indices[i], found[i]) == expected
+
+
+@FORMS
+def test_equal_boxes_of_two_levels_are_both_kept(form):
+    boxes = np.tile(np.array([2, 3, 40, 50], np.float32), (1, 2, 3, 1))
+    scores = np.array([[[5, 4, 3], [9, 4, 1]]], np.float32)
+    indices, found = form(boxes, scores, np.ones((1, 2, 3), bool), 0.7, 6)
+    assert kept(indices[0], found[0]) == [3, 0]
+
+
+@FORMS
+def test_a_score_of_minus_infinity_is_a_score(form):
+    boxes = random_boxes(np.random.default_rng(1), 1, 2, 3)
+    scores = np.array([[[-np.inf] * 3, [0, -np.inf, -np.inf]]], np.float32)
+    valid = np.array([[[False, False, True], [True, False, False]]])
+    indices, found = form(boxes, scores, valid, 1.0, 6)
+    assert kept(indices[0], found[0]) == [3, 2]
 
 
 @FORMS
 def test_all_boxes_equal(form):
-    boxes = jnp.tile(jnp.array([2, 3, 40, 50.0]), (1, 50, 1))
-    valid = jnp.arange(50)[None] >= 4
-    keep = form(boxes, valid, 0.7, 50)
-    assert np.flatnonzero(keep[0]).tolist() == [4]
+    boxes = jnp.tile(jnp.array([2, 3, 40, 50.0]), (50, 1))
+    assert kept_of_one_level(form, boxes, jnp.arange(50) >= 4, 0.7) == [4]
 
 
 @FORMS
@@ -51,39 +107,27 @@ def test_a_chain_in_which_each_suppresses_the_next(form):
     """Every box overlaps only its neighbours above the threshold: each second one survives."""
     left = jnp.arange(64) * 10.0
     zeros = jnp.zeros(64)
-    boxes = jnp.stack([left, zeros, left + 35, zeros + 10], axis=-1)[None]
-    keep = form(boxes, jnp.ones((1, 64), bool), 0.5, 64)
-    assert keep[0].tolist() == [True, False] * 32
+    boxes = jnp.stack([left, zeros, left + 35, zeros + 10], axis=-1)
+    assert kept_of_one_level(form, boxes, jnp.ones(64, bool), 0.5) == list(range(0, 64, 2))
 
 
 @FORMS
-def test_no_valid_box_and_no_box(form):
-    boxes = random_boxes(np.random.default_rng(0), 2, 9)
-    assert not np.any(form(boxes, np.zeros((2, 9), bool), 0.7, 9))
+def test_no_valid_box(form):
+    boxes = jnp.asarray(random_boxes(np.random.default_rng(0), 9))
+    assert kept_of_one_level(form, boxes, jnp.zeros(9, bool), 0.7) == []
 
 
 @FORMS
-@pytest.mark.parametrize(("height", "kept"), [(69, True), (70, True), (71, False)])
-def test_only_above_the_threshold_suppresses(form, height, kept):
-    boxes = jnp.array([[[0, 0, 100, 100], [0, 0, 100, height]]], jnp.float32)
-    assert bool(form(boxes, jnp.ones((1, 2), bool), 0.7, 2)[0, 1]) is kept
+@pytest.mark.parametrize(("height", "survivors"), [(69, [0, 1]), (70, [0, 1]), (71, [0])])
+def test_only_above_the_threshold_suppresses(form, height, survivors):
+    boxes = jnp.array([[0, 0, 100, 100], [0, 0, 100, height]], jnp.float32)
+    assert kept_of_one_level(form, boxes, jnp.ones(2, bool), 0.7) == survivors
 
 
 @FORMS
 def test_boxes_without_area_suppress_nothing(form):
-    boxes = jnp.array([[[5, 5, 5, 5], [5, 5, 5, 5], [0, 0, 9, 0]]], jnp.float32)
-    assert form(boxes, jnp.ones((1, 3), bool), 0.0, 3).all()
-
-
-@FORMS
-@pytest.mark.parametrize("max_kept", [1, 5, 1000])
-def test_at_most_max_kept_of_each_set(form, max_kept):
-    rng = np.random.default_rng(8)
-    boxes, valid = random_boxes(rng, 2, 50), rng.random((2, 50)) < 0.9
-    keep = form(boxes, valid, 0.5, max_kept)
-    for got, one, exists in zip(keep, boxes, valid, strict=True):
-        expected = np.flatnonzero(loop(one, exists, 0.5))[:max_kept]
-        assert np.flatnonzero(got).tolist() == expected.tolist()
+    boxes = jnp.array([[5, 5, 5, 5], [5, 5, 5, 5], [0, 0, 9, 0]], jnp.float32)
+    assert kept_of_one_level(form, boxes, jnp.ones(3, bool), 0.0) == [0, 1, 2]
 
 
 def test_scores_order_the_boxes_and_ties_keep_the_lower_index():
@@ -99,8 +143,15 @@ def test_scores_order_the_boxes_and_ties_keep_the_lower_index():
         np.testing.assert_array_equal(keep[i], detection.nms(boxes[i], scores[i], valid[i], 0.4))
 
 
-def test_sorted_keeps_leading_axes():
-    boxes = random_boxes(np.random.default_rng(3), 2, 3, 20)
-    keep = jax.jit(nms_sorted, static_argnums=3)(boxes, np.ones((2, 3, 20), bool), 0.5, 20)
-    assert keep.shape == (2, 3, 20)
-    np.testing.assert_array_equal(keep[1, 2], loop(boxes[1, 2], np.ones(20, bool), 0.5))
+def test_leading_axes_and_vmap():
+    rng = np.random.default_rng(3)
+    boxes, scores = random_boxes(rng, 2, 3, 2, 20), descending(rng, 2, 3, 2, 20)
+    valid = np.ones((2, 3, 2, 20), bool)
+    best = partial(nms_per_level, iou_threshold=0.5, count=30)
+    indices, found = jax.jit(best)(boxes, scores, valid)
+    assert indices.shape == found.shape == (2, 3, 30)
+    vmapped = jax.jit(jax.vmap(jax.vmap(best)))(boxes, scores, valid)
+    np.testing.assert_array_equal(indices, vmapped[0])
+    np.testing.assert_array_equal(found, vmapped[1])
+    for i in np.ndindex(2, 3):
+        assert kept(indices[i], found[i]) == loop(boxes[i], scores[i], valid[i], 0.5, 30)
