@@ -18,7 +18,6 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from tensorboardX import SummaryWriter
 
 from rpn_jax.errors import UserError
 from rpn_jax.output import json_figures, written_whole
@@ -54,6 +53,9 @@ class RunLog:
         self._steps_per_epoch = steps_per_epoch
         self._last_step = last_step
         self._log_every = log_every
+        # Imported here, as it imports PyTorch where that is installed: seconds, and 0.2 GB.
+        from tensorboardX import SummaryWriter
+
         self._metrics_path = workdir / METRICS_FILE
         _drop_lines_after(self._metrics_path, first_step)
         self._events = SummaryWriter(str(workdir), purge_step=first_step + 1)

@@ -357,6 +357,12 @@ def test_help_imports_neither_jax_nor_the_commands() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_the_commands_import_no_package_that_only_some_need() -> None:
+    heavy = "{'matplotlib', 'pycocotools', 'tensorboardX', 'torch'}"
+    done = run_python("-c", f"import sys, rpn_jax.commands; print({heavy} & set(sys.modules))")
+    assert (done.returncode, done.stdout) == (0, "set()\n"), done.stderr
+
+
 def test_train_py_is_the_verb() -> None:
     done = run_python("train.py", "--help")
     assert done.returncode == 0
