@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+
+from filelock import FileLock, Timeout
 
 from rpn_jax.errors import UserError
 from rpn_jax.output import make_folder
@@ -22,24 +22,18 @@ def only_run(workdir: Path) -> Iterator[None]:
       UserError: another run is in it, or it cannot be written or locked.
     """
     make_folder(workdir)
-    path = workdir / LOCK_FILE
-    with _opened(path) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"work directory {workdir}: another run is training in it; wait for its end, or "
-                "choose another --workdir"
-            ) from None
-        except OSError as error:
-            raise UserError(
-                f"{path}: cannot be locked ({error.strerror}); choose a --workdir on another disk"
-            ) from None
-        yield
-
-
-def _opened(path: Path) -> TextIO:
+    lock = FileLock(workdir / LOCK_FILE)
     try:
-        return open(path, "w")
+        held = lock.acquire(blocking=False)
+    except Timeout:
+        raise UserError(
+            f"work directory {workdir}: another run is training in it; wait for its end, or "
+            "choose another --workdir"
+        ) from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+        raise UserError(
+            f"{lock.lock_file}: cannot be written or locked ({error.strerror}); choose another "
+            "--workdir"
+        ) from None
+    with held:
+        yield
