@@ -1,44 +1,16 @@
-"""Configuration: frozen dataclasses, checked when built, loaded by name or path.
+"""The sections of a config and the whole of it: frozen dataclasses, checked when built.
 
-A config file is a Python file that defines ``CONFIG``, a `Config`. The eleven of the reference and
-two small ones lie in ``configs/``; any other file with a ``CONFIG`` works the same. The string
-below each field is its help text on the command line.
+The string below each field is its help text on the command line.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import runpy
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Literal, TypeVar, get_type_hints
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from rpn_jax.config_checks import check, check_types
-from rpn_jax.errors import UserError, nearest
-from rpn_jax.output import write_json
-
-__all__ = [
-    "CANVAS_MULTIPLE",
-    "AnchorConfig",
-    "BackboneConfig",
-    "Config",
-    "DataConfig",
-    "LossConfig",
-    "ModelConfig",
-    "OptimConfig",
-    "PixelConfig",
-    "ProposalConfig",
-    "Resize",
-    "TrainConfig",
-    "config_changes",
-    "config_from_json",
-    "config_names",
-    "config_to_json",
-    "load_config",
-    "replace",
-]
+from rpn_jax.config.checks import check, check_types
 
 CANVAS_MULTIPLE = 32
 """Canvases and the anchors' validity are rounded up to this many pixels (reference behaviour)."""
@@ -47,7 +19,6 @@ NORM_GROUPS = 32
 """Groups of a group norm."""
 
 Resize = Literal["host", "device"]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -391,51 +362,6 @@ class Config:
         check_types("", self)
 
 
-def load_config(name_or_path: str | Path) -> Config:
-    """Load a `Config` by name, or by the path of a ``.py`` file with CONFIG or a saved ``.json``.
-
-    Raises:
-      UserError: no such config, a file without CONFIG, or an impossible value in it.
-    """
-    path = Path(name_or_path)
-    if path.suffix == ".json":
-        return config_from_json(path)
-    if path.suffix != ".py":
-        path = _named_config(str(name_or_path))
-    if not path.is_file():
-        raise UserError(f"config {path}: no such file")
-    try:
-        config = runpy.run_path(str(path)).get("CONFIG")
-    except UserError:
-        raise
-    except Exception as error:  # a config file is a person's code and can fail in any way
-        raise UserError(f"config {path}: does not run ({type(error).__name__}: {error})") from error
-    if not isinstance(config, Config):
-        raise UserError(f"config {path}: defines no CONFIG of type rpn_jax.config.Config")
-    return config
-
-
-def config_names() -> list[str]:
-    """Names of the configs that come with the package, sorted."""
-    return sorted(path.stem for path in _config_folder().glob("*.py"))
-
-
-def config_to_json(config: Config, path: Path) -> None:
-    """Write a resolved config, to be read again by `load_config`."""
-    write_json(path, dataclasses.asdict(config))
-
-
-def config_from_json(path: Path) -> Config:
-    """Read what `config_to_json` wrote. Raises UserError for a broken file or an unknown key."""
-    try:
-        values = json.loads(path.read_text())
-    except OSError as error:
-        raise UserError(f"config {path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise UserError(f"config {path}: is not JSON ({error})") from None
-    return _from_dict(Config, values, path)
-
-
 def config_changes(before: Any, now: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
     """(key, old value, new value) of every field in which two configs differ."""
     for item in dataclasses.fields(now):
@@ -444,40 +370,3 @@ def config_changes(before: Any, now: Any, prefix: str = "") -> Iterator[tuple[st
             yield from config_changes(old, new, f"{key}.")
         elif old != new:
             yield key, old, new
-
-
-def _config_folder() -> Path:
-    package = Path(__file__).parent
-    installed = package / "configs"
-    return installed if installed.is_dir() else package.parent / "configs"
-
-
-def _named_config(name: str) -> Path:
-    names = config_names()
-    if name not in names:
-        raise UserError(
-            f"config '{name}': no such name or .py file{nearest(name, names)} "
-            f"(known: {', '.join(names)})"
-        )
-    return _config_folder() / f"{name}.py"
-
-
-def _from_dict(cls: type[T], values: Any, path: Path, prefix: str = "") -> T:
-    if not isinstance(values, dict):
-        raise UserError(f"config {path}: '{prefix or 'the file'}' is no object")
-    hints = get_type_hints(cls)
-    unknown = set(values) - set(hints)
-    if unknown:
-        key = min(unknown)
-        raise UserError(f"config {path}: unknown key '{prefix}{key}'{nearest(key, list(hints))}")
-    arguments = {
-        key: _from_dict(hints[key], value, path, f"{prefix}{key}.")
-        if dataclasses.is_dataclass(hints[key])
-        else _tuples(value)
-        for key, value in values.items()
-    }
-    return cls(**arguments)
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
