@@ -12,6 +12,7 @@ from rpn_jax.errors import UserError
 
 if TYPE_CHECKING:
     from jaxtyping import UInt8
+    from PIL import Image
 
     from rpn_jax.data.dataset import Picture
 
@@ -52,7 +53,7 @@ def image_size(file: Path | BinaryIO, name: str) -> tuple[int, int]:
     try:
         with Image.open(file) as image:
             width, height = image.size
-            turned = image.getexif().get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+            turned = _exif_of(image).get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
             is_tiff = image.format == "TIFF"
     except Image.DecompressionBombError as error:
         raise UserError(f"{name}: is too large ({error})") from None
@@ -69,6 +70,16 @@ def image_size(file: Path | BinaryIO, name: str) -> tuple[int, int]:
         height, width, _ = decode_image(_bytes_of(file), name).shape
         return height, width
     return (width, height) if turned else (height, width)
+
+
+def _exif_of(image: Image.Image) -> Image.Exif:
+    """What OpenCV heeds: Pillow's own way takes an orientation from XMP or a PNG's text too."""
+    from PIL import Image
+
+    image.getexif()  # reads on to where a PNG may have it
+    exif = Image.Exif()
+    exif.load(image.info.get("exif", b""))
+    return exif
 
 
 def _bytes_of(file: Path | BinaryIO) -> bytes:

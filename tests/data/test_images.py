@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from rpn_jax.data.images import EXIF_ORIENTATION, decode_image, image_size, read_image
 from rpn_jax.errors import UserError
@@ -46,6 +47,29 @@ def test_a_turned_tiff_has_the_size_of_its_pixels(orientation, tmp_path):
     assert (decoded.shape[:2] == (40, 24)) == (orientation >= 5)
     assert image_size(tmp_path / "a.tif", "a.tif") == decoded.shape[:2]
     assert image_size(io.BytesIO(file.getvalue()), "a.tif") == decoded.shape[:2]
+
+
+def turned_by_other_metadata(kind: str) -> bytes:
+    """A picture whose orientation stands where OpenCV does not look."""
+    xmp = b'<rdf:Description tiff:Orientation="6"/>'
+    text = PngInfo()
+    if kind == "PNG with XMP":
+        text.add_itxt("XML:com.adobe.xmp", xmp.decode())
+    elif kind == "PNG with raw profile":
+        exif = Image.Exif()
+        exif[EXIF_ORIENTATION] = 6
+        data = exif.tobytes()
+        text.add_text("Raw profile type exif", f"\nexif\n{len(data):8}\n{data.hex()}\n")
+    file = io.BytesIO()
+    Image.fromarray(picture(0, 24, 40)).save(file, kind.split()[0], xmp=xmp, pnginfo=text)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "PNG with XMP", "PNG with raw profile"])
+def test_an_orientation_outside_exif_turns_neither_size_nor_pixels(kind):
+    data = turned_by_other_metadata(kind)
+    assert Image.open(io.BytesIO(data)).getexif()[EXIF_ORIENTATION] == 6
+    assert image_size(io.BytesIO(data), "a") == decode_image(data, "a").shape[:2] == (24, 40)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "I;16"])
