@@ -77,6 +77,11 @@ def _picture_of(item: Path | UInt8[np.ndarray, "H W 3"], number: int) -> Picture
 
 
 def _array_size(array: UInt8[np.ndarray, "H W 3"], number: int) -> tuple[int, int]:
+    if not isinstance(array, np.ndarray):
+        raise UserError(
+            f"picture {number} is of type {type(array).__name__}: must be a path, or a NumPy array "
+            "of RGB, uint8[height, width, 3]"
+        )
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
         raise UserError(
             f"picture {number} is an array of {array.dtype}{list(array.shape)}: must be RGB, "

@@ -3,6 +3,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from rpn_jax.data.files import PictureFiles, find_pictures
 from rpn_jax.errors import UserError
@@ -102,3 +103,10 @@ def test_arrays_are_pictures_too(folder):
 def test_array_that_is_no_picture_is_refused(array, told):
     with pytest.raises(UserError, match=f"^picture 1 is an array of {told}: must be RGB"):
         PictureFiles([array])
+
+
+@pytest.mark.parametrize("item", [Image.new("RGB", (4, 4)), [[[0, 0, 0]]], None, b"a.jpg"])
+def test_neither_path_nor_array_is_refused(item):
+    told = f"^picture 1 is of type {type(item).__name__}: must be a path, or a NumPy array"
+    with pytest.raises(UserError, match=told):
+        PictureFiles([item])
