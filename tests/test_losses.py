@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, PartitionSpec
 
 from rpn_jax.config import AnchorConfig, BackboneConfig, Config, LossConfig, ModelConfig
 from rpn_jax.errors import UserError
@@ -134,6 +135,22 @@ def test_devices_average_to_the_loss_of_the_global_batch():
     for key, value in expected.items():
         assert sharded[key][0] != sharded[key][1]
         np.testing.assert_allclose(sharded[key].mean(), value, rtol=1e-6)
+
+
+def test_shard_map_gives_the_same_loss():
+    """Its checks ask that what a loop starts with varies over the devices as its results do."""
+    outputs, (boxes, mask) = random_outputs(3, 4), random_ground_truth(3)
+    expected = jitted_loss(outputs, boxes, mask, SIZES, RNG)
+    mesh = Mesh(np.array(jax.devices()[:1]), ("devices",))
+
+    @partial(jax.shard_map, mesh=mesh, in_specs=PartitionSpec("devices"), out_specs=PartitionSpec())
+    def sharded_loss(outputs, boxes, mask, sizes):
+        losses = rpn_loss(CONFIG, outputs, boxes, mask, sizes, RNG, axis_name="devices")
+        return jax.lax.pmean(losses, "devices")
+
+    losses = jax.jit(sharded_loss)(outputs, boxes, mask, SIZES)
+    for key, value in expected.items():
+        np.testing.assert_allclose(losses[key], value, rtol=1e-6)
 
 
 def test_bfloat16_outputs_give_a_float32_loss():

@@ -85,8 +85,9 @@ def assign_anchors(
             state = match_box(1 + turn * BOXES_A_ROUND + place, state)
         return state
 
-    nobody = jnp.zeros(exists.shape, jnp.int32)
-    start = (jnp.zeros(exists.shape, jnp.float32), nobody, nobody)
+    # Zeros, but made of what differs between devices, as `shard_map` asks of a loop's start.
+    nobody = (exists & takes_part[0]).astype(jnp.int32)
+    start = (nobody.astype(jnp.float32), nobody, nobody)
     rounds = -(-last_label // BOXES_A_ROUND)
     best_iou, best_box, taken_by = jax.lax.fori_loop(0, rounds, match_boxes, start)
 
