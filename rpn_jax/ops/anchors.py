@@ -71,7 +71,8 @@ def level_validity(
 ) -> tuple[Bool[Array, "B HlWlA"], ...]:
     """`anchor_validity`, one array a level."""
     _check_levels(level_shapes, anchors)
-    canvas = -(-jnp.asarray(image_sizes) // CANVAS_MULTIPLE) * CANVAS_MULTIPLE
+    # Unsigned sizes would wrap around where they are negated to round up.
+    canvas = -(-jnp.asarray(image_sizes, jnp.int32) // CANVAS_MULTIPLE) * CANVAS_MULTIPLE
 
     def one_level(shape: tuple[int, int], stride: int) -> Bool[Array, "B HlWlA"]:
         cells = -(-canvas // stride)

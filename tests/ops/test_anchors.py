@@ -58,6 +58,16 @@ def test_validity_against_a_loop():
     )
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, np.int64])
+def test_validity_does_not_depend_on_the_type_of_sizes(dtype):
+    config, shapes = AnchorConfig(strides=(4,)), [(40, 56)]
+    sizes = np.array([[160, 224], [97, 223], [1, 1]])
+    np.testing.assert_array_equal(
+        anchor_validity(shapes, config, sizes.astype(dtype)),
+        anchor_validity(shapes, config, sizes.astype(np.int32)),
+    )
+
+
 def test_wrong_number_of_levels_is_refused():
     with pytest.raises(UserError, match="2 levels: must be 5"):
         grid_anchors([(4, 4), (2, 2)], AnchorConfig())
