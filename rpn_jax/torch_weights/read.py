@@ -62,6 +62,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     weights = _without_module_prefix(weights)
     arrays, dtypes = {}, Counter[str]()
     for key, value in weights.items():
+        if not isinstance(key, str):
+            raise UserError(f"weights {path}: has the key {key!r}, where a text is wanted")
         arrays[key], dtype = _to_array(value, key, path)
         dtypes[dtype] += 1
     if not arrays:

@@ -253,6 +253,7 @@ def test_a_zip_with_one_altered_bit_in_its_weights_is_refused(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
+        ({7: torch.zeros(2)}, "has the key 7, where a text is wanted"),
         ([torch.ones(1)], "holds a list, not a state dict"),
         ({}, "holds no tensors"),
         ({"state_dict": {"a": [1, 2]}}, "'a' holds a list"),
