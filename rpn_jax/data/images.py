@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -24,10 +26,13 @@ def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, "H W 3"]:
     """Decode a picture file's bytes to RGB with OpenCV, EXIF orientation applied.
 
     Raises:
-      UserError: not a picture, or a truncated one.
+      UserError: not a picture, or a truncated one, or one of more than 2**30 pixels.
     """
     encoded = np.frombuffer(data, np.uint8)
-    bgr = cv2.imdecode(encoded, cv2.IMREAD_COLOR) if encoded.size else None
+    try:
+        bgr = cv2.imdecode(encoded, cv2.IMREAD_COLOR) if encoded.size else None
+    except cv2.error as error:  # it raises above its limits
+        raise UserError(f"{name}: is no picture that OpenCV can read ({error.err})") from None
     if bgr is None:
         raise UserError(f"{name}: is no picture that OpenCV can read")
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
@@ -51,7 +56,7 @@ def image_size(file: Path | BinaryIO, name: str) -> tuple[int, int]:
     from PIL import Image
 
     try:
-        with Image.open(file) as image:
+        with _quiet_on_large_pictures(), Image.open(file) as image:
             width, height = image.size
             turned = _exif_of(image).get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
             is_tiff = image.format == "TIFF"
@@ -70,6 +75,13 @@ def image_size(file: Path | BinaryIO, name: str) -> tuple[int, int]:
         height, width, _ = decode_image(_bytes_of(file), name).shape
         return height, width
     return (width, height) if turned else (height, width)
+
+
+def _quiet_on_large_pictures() -> AbstractContextManager[None]:
+    """From half of the size that it refuses Pillow warns of what a picture may cost to decode."""
+    from PIL import Image
+
+    return warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning)
 
 
 def _exif_of(image: Image.Image) -> Image.Exif:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import struct
 
 import cv2
 import numpy as np
@@ -112,6 +113,22 @@ def test_a_picture_that_breaks_off_is_refused(kind, share):
     data = encoded(picture(0, 240, 400), kind)
     with pytest.raises(UserError, match=r"^a: is no picture that OpenCV can read$"):
         decode_image(data[: int(len(data) * share)], "a")
+
+
+def bmp_of_size(height: int, width: int) -> bytes:
+    """A BMP whose header says this, with the pixels of a smaller one."""
+    data = bytearray(encoded(picture(0, 24, 40), "BMP"))
+    struct.pack_into("<ii", data, 18, width, height)
+    return bytes(data)
+
+
+def test_the_header_of_a_panorama_is_read_without_a_warning():
+    assert image_size(io.BytesIO(bmp_of_size(5_000, 20_000)), "a") == (5_000, 20_000)
+
+
+def test_more_pixels_than_opencv_reads_are_told():
+    with pytest.raises(UserError, match=r"^a: is no picture that OpenCV can read \(pixels <= "):
+        decode_image(bmp_of_size(40_000, 40_000), "a")
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
