@@ -217,10 +217,13 @@ def _introduce(run: Run, done: int) -> None:
     if done:
         run.console.print(f"going on after step {done}")
     elif frozen and not run.config.train.init_weights:
+        from rpn_jax.torch_weights import published_backbone
+
+        published = published_backbone(backbone)
+        source = f"{published}, or a file," if published else "with a file"
         run.console.print(
             "note: the backbone starts from random weights, and what is frozen of it stays so; "
-            f"--train.init-weights torchvision://resnet{backbone.depth}, or a file, starts from a "
-            "trained one",
+            f"--train.init-weights {source} starts from a trained one",
             soft_wrap=True,
         )
 

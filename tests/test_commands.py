@@ -247,7 +247,8 @@ def test_frozen_random_weights_are_told(run, tmp_path, capsys):
         train=replace(config.train, epochs=1, eval_every=0),
     )
     commands.train(frozen, tmp_path, resume=False)
-    assert "--train.init-weights torchvision://resnet18" in capsys.readouterr().out
+    # No zoo has this network with group norm.
+    assert "--train.init-weights with a file starts from a trained" in capsys.readouterr().out
 
 
 def test_training_starts_from_given_weights(run, tmp_path):

@@ -7,7 +7,7 @@ config, ``style`` tells 'pytorch' from 'caffe', ``conversion`` writes folders an
 """
 
 from rpn_jax.torch_weights.conversion import convert, to_torch
-from rpn_jax.torch_weights.initial import initial_variables
+from rpn_jax.torch_weights.initial import initial_variables, published_backbone
 from rpn_jax.torch_weights.report import print_report
 
-__all__ = ["convert", "initial_variables", "print_report", "to_torch"]
+__all__ = ["convert", "initial_variables", "print_report", "published_backbone", "to_torch"]

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from flax.traverse_util import flatten_dict
 
-from rpn_jax.config import Config
+from rpn_jax.config import BackboneConfig, Config
 from rpn_jax.models import init_variables, variable_shapes
 from rpn_jax.torch_weights.conversion import read_converted
 from rpn_jax.torch_weights.names import nest
+from rpn_jax.torch_weights.tables import NAMED_FILES
 from rpn_jax.trees import check_variables
 from rpn_jax.weights import check_same_model, load_variables
 
@@ -47,6 +48,20 @@ def initial_variables(config: Config, source: str) -> Variables:
     check_variables(_part(shapes, of_backbone=True), variables, source)
     neck_and_head = _part(init_variables(config, config.train.seed), of_backbone=False)
     return nest(flatten_dict(variables) | flatten_dict(neck_and_head))
+
+
+def published_backbone(backbone: BackboneConfig) -> str | None:
+    """The name of a published file of ImageNet weights that a backbone can start from, if any."""
+    depth, width = backbone.depth, backbone.base_width
+    if backbone.norm == "group":
+        return None
+    if (backbone.groups, width) != (1, 64):
+        name = f"open-mmlab://resnext{depth}_{backbone.groups}x{width}d"
+    elif backbone.style == "caffe" and depth >= 50:
+        name = f"open-mmlab://detectron2/resnet{depth}_caffe"
+    else:
+        name = f"torchvision://resnet{depth}"
+    return name if name in NAMED_FILES else None
 
 
 def _part(variables: Variables, of_backbone: bool) -> Variables:

@@ -11,10 +11,19 @@ import pytest
 import torch
 from flax.traverse_util import flatten_dict
 
-from rpn_jax.config import AnchorConfig, BackboneConfig, Config, ModelConfig, TrainConfig
+from rpn_jax.config import (
+    AnchorConfig,
+    BackboneConfig,
+    Config,
+    ModelConfig,
+    TrainConfig,
+    config_names,
+    load_config,
+)
 from rpn_jax.errors import UserError
 from rpn_jax.models import init_variables
-from rpn_jax.torch_weights import convert, initial_variables
+from rpn_jax.torch_weights import convert, initial_variables, published_backbone
+from rpn_jax.torch_weights.tables import NAMED_FILES
 from tests.torch_weights.published import (
     TINY,
     expected_variables,
@@ -77,3 +86,39 @@ def test_a_backbone_of_another_model_is_refused(tmp_path: Path) -> None:
     for source in ("w.pth", "out"):
         with pytest.raises(UserError, match=r"layer1\.0\.|base_width is 64 there and 128"):
             initial_variables(config, str(tmp_path / source))
+
+
+PUBLISHED = {
+    "rpn_demo": None,
+    "rpn_r18_fpn_gn_small": None,
+    "rpn_r50_fpn_1x_coco": "torchvision://resnet50",
+    "rpn_r101_fpn_2x_coco": "torchvision://resnet101",
+    "rpn_r50-caffe-c4_1x_coco": "open-mmlab://detectron2/resnet50_caffe",
+    "rpn_r101-caffe_fpn_1x_coco": "open-mmlab://detectron2/resnet101_caffe",
+    "rpn_x101-32x4d_fpn_1x_coco": "open-mmlab://resnext101_32x4d",
+    "rpn_x101-64x4d_fpn_2x_coco": "open-mmlab://resnext101_64x4d",
+}
+
+
+@pytest.mark.parametrize(("name", "published"), PUBLISHED.items())
+def test_published_backbone_of_a_config(name: str, published: str | None) -> None:
+    assert published_backbone(load_config(name).model.backbone) == published
+
+
+@pytest.mark.parametrize("name", config_names())
+def test_a_published_backbone_is_of_the_configs_style(name: str) -> None:
+    backbone = load_config(name).model.backbone
+    published = published_backbone(backbone)
+    assert published is None or NAMED_FILES[published].style == backbone.style
+
+
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        BackboneConfig(depth=152, style="caffe"),
+        BackboneConfig(depth=50, groups=32, base_width=4),
+        BackboneConfig(depth=50, base_width=128),
+    ],
+)
+def test_no_backbone_of_another_network_is_named(backbone: BackboneConfig) -> None:
+    assert published_backbone(backbone) is None
