@@ -137,8 +137,10 @@ def kept_one_by_one(
 
         # `remaining` holds each unvisited box's own position, so its minimum is a level's best.
         remaining = jnp.where(valid, positions, gone)
-        indices = jnp.zeros(count, jnp.int32)
-        start = (jnp.int32(0), jnp.min(remaining, axis=-1), remaining, indices)
+        best = jnp.min(remaining, axis=-1)
+        # 0, but made of what differs between devices, as `shard_map` asks of a loop's start.
+        none = 0 * best[0]
+        start = (none, best, remaining, jnp.full(count, none))
         kept, _, _, indices = jax.lax.while_loop(box_remains, keep_box, start)
         return indices, jnp.arange(count) < kept
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, PartitionSpec
 
 from rpn_jax.ops import nms, nms_per_level
 from rpn_jax.ops.nms import kept_by_fixed_point, kept_one_by_one
@@ -155,3 +156,17 @@ def test_leading_axes_and_vmap():
     np.testing.assert_array_equal(found, vmapped[1])
     for i in np.ndindex(2, 3):
         assert kept(indices[i], found[i]) == loop(boxes[i], scores[i], valid[i], 0.5, 30)
+
+
+def test_shard_map_with_its_checks():
+    """They ask that what a loop starts with varies over the devices as its results do."""
+    rng = np.random.default_rng(4)
+    boxes, scores = random_boxes(rng, 2, 3, 20), descending(rng, 2, 3, 20)
+    valid = np.ones((2, 3, 20), bool)
+    best = partial(nms_per_level, iou_threshold=0.5, count=30)
+    mesh, spec = Mesh(np.array(jax.devices()[:1]), ("devices",)), PartitionSpec("devices")
+    sharded = jax.jit(jax.shard_map(best, mesh=mesh, in_specs=spec, out_specs=spec))
+    for got, expected in zip(
+        sharded(boxes, scores, valid), jax.jit(best)(boxes, scores, valid), strict=True
+    ):
+        np.testing.assert_array_equal(got, expected)
