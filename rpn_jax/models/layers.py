@@ -56,10 +56,10 @@ class ConvWeights(nn.Module):
         if self.has_variable("params", KERNEL_OHWI):
             kernel = jnp.transpose(self.get_variable("params", KERNEL_OHWI), (1, 2, 3, 0))
         else:
-            kernel = self.param("kernel", self.kernel_init, shape)
+            kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         if not self.use_bias:
             return kernel, None
-        return kernel, self.param("bias", nn.initializers.zeros, (self.features,))
+        return kernel, self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
 
 
 class FrozenNorm(nn.Module):
@@ -71,12 +71,12 @@ class FrozenNorm(nn.Module):
 
     @nn.compact
     def __call__(self) -> tuple[Float[Array, " C"], Float[Array, " C"]]:
-        scale = self.param("scale", self.scale_init, (self.features,))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        scale = self.param("scale", self.scale_init, (self.features,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         if not self.trainable:
             scale, bias = lax.stop_gradient((scale, bias))
-        mean = self.variable("batch_stats", "mean", jnp.zeros, (self.features,)).value
-        var = self.variable("batch_stats", "var", jnp.ones, (self.features,)).value
+        mean = self.variable("batch_stats", "mean", jnp.zeros, (self.features,), jnp.float32).value
+        var = self.variable("batch_stats", "var", jnp.ones, (self.features,), jnp.float32).value
         multiplier = scale / jnp.sqrt(var + NORM_EPSILON)
         return multiplier, bias - mean * multiplier
 
@@ -93,8 +93,8 @@ class GroupNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
-        scale = self.param("scale", self.scale_init, (self.features,))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        scale = self.param("scale", self.scale_init, (self.features,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         x32 = x.astype(jnp.float32)
         mean = _mean_of_groups(jnp.mean(x32, axis=(1, 2)))
         var = jnp.maximum(_mean_of_groups(jnp.mean(x32 * x32, axis=(1, 2))) - mean * mean, 0.0)

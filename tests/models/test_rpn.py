@@ -45,6 +45,17 @@ def test_levels_have_the_sizes_of_their_strides(size):
         assert objectness.dtype == deltas.dtype == jnp.float32
 
 
+@pytest.mark.parametrize("norm", ["frozen", "batch", "group"])
+def test_all_is_float32_where_jax_has_64_bits(norm):
+    config = two_stages(norm=norm)
+    with jax.enable_x64():
+        variables = variable_shapes(config)
+        outputs = jax.eval_shape(
+            RPN(config.model).apply, variables, jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+        )
+    assert {leaf.dtype for leaf in jax.tree.leaves((variables, outputs))} == {np.dtype("float32")}
+
+
 def test_initial_values_follow_the_published_rules():
     variables = init_variables(load_config("rpn_r18_fpn_gn_small"), seed=3)
     params = variables["params"]
