@@ -82,6 +82,8 @@ def nms_per_level(
       there was one; elsewhere the index is 0.
     """
     *batch, levels, length = scores.shape
+    if not scores.size:
+        return jnp.zeros((*batch, count), jnp.int32), jnp.zeros((*batch, count), bool)
     forms = {
         name: partial(form, iou_threshold=iou_threshold, count=count)
         for name, form in (("cpu", kept_one_by_one), ("default", kept_by_fixed_point))
@@ -122,7 +124,7 @@ def kept_one_by_one(
 
         def keep_box(state: LoopState) -> LoopState:
             kept, best, remaining, indices = state
-            level = jnp.argmax(finite[levels, best])
+            level = jnp.argmax(finite[levels, best]).astype(jnp.int32)
             position = best[level]
             boxes = tuple(x[level] for x in coordinates)
             iou = elementwise_iou(tuple(x[position] for x in boxes), boxes)

@@ -118,6 +118,12 @@ def test_no_valid_box(form):
     assert kept_of_one_level(form, boxes, jnp.zeros(9, bool), 0.7) == []
 
 
+@pytest.mark.parametrize("shape", [(0,), (2, 0), (0, 3)])
+def test_no_box(shape):
+    keep = nms(jnp.zeros((*shape, 4)), jnp.zeros(shape), jnp.zeros(shape, bool), 0.5)
+    assert (keep.shape, keep.dtype) == (shape, bool)
+
+
 @FORMS
 @pytest.mark.parametrize(("height", "survivors"), [(69, [0, 1]), (70, [0, 1]), (71, [0])])
 def test_only_above_the_threshold_suppresses(form, height, survivors):
