@@ -8,7 +8,7 @@ import math
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from rpn_jax.structures import Variables
 
     Calls = defaultdict[int, defaultdict[str, dict[Precision, Call]]]
-    """What was timed, by batch size, stage and precision, to be timed beside others."""
+    """What was timed, by batch size, stage and precision."""
 
 REFERENCE_SUFFIX = "_coco"
 """Ends the names of the eleven configs of the reference."""
@@ -93,20 +93,17 @@ def run(options: Options) -> None:
     if options.out is not None:
         make_folder(options.out)
     sections: list[Section] = []
-
-    def keep() -> None:
-        if options.out is not None:
-            write_results(options.out, environment(), _plain(options), sections)
-
-    for section, rows in _sections(options):
-        sections.append(section)
-        keep()
-        try:
-            for row in rows:
-                section.rows.append(row)
-                keep()
-        finally:  # after an interruption, what was measured before it
-            print(table(section), flush=True)
+    try:
+        for item in _measurements(options):
+            if isinstance(item, Section):
+                _print_last(sections)
+                sections.append(item)
+            else:
+                sections[-1].rows.append(item)
+            if options.out is not None:
+                write_results(options.out, environment(), _plain(options), sections)
+    finally:  # after an interruption, what was measured before it
+        _print_last(sections)
     if options.out is not None:
         _plot(options)
 
@@ -116,35 +113,36 @@ def canvas_of(options: Options, config: Config) -> Canvas:
     return options.size or max(config.data.buckets, key=math.prod)
 
 
-def _sections(options: Options) -> Iterator[tuple[Section, Iterable[Row]]]:
-    """Sections in order, empty, and their rows, which are measured as they are asked for."""
+def _measurements(options: Options) -> Iterator[Section | Row]:
+    """Each section, empty, and after it its rows, which are measured as they are asked for."""
     if options.all:
-        yield _section("configs"), _config_rows(options)
+        yield _section("configs")
+        yield from _config_rows(options)
         return
     assert options.config is not None
     config = load_config(options.config)
     canvas = canvas_of(options, config)
     effort = Effort(options.runs, options.seconds)
     if options.process:
-        yield _section("imports"), import_rows()
-        yield _section("memory"), _memory_rows(options.config, options.precisions, canvas)
+        yield _section("imports")
+        yield from import_rows()
+        yield _section("memory")
+        yield from _memory_rows(options.config, options.precisions, canvas)
     if options.matching:
+        yield _section("matching")
         _say("matching")
-        yield _section("matching"), [matching_row(config, canvas, BOXES, effort)]
+        yield matching_row(config, canvas, BOXES, effort)
     variables = init_variables(config)
     if options.inference or options.train:
-        yield _section("peaks"), map(_peak_row, options.precisions)
+        yield _section("peaks")
+        yield from map(_peak_row, options.precisions)
     for wanted, train in ((options.inference, False), (options.train, True)):
         if wanted:
-            calls: Calls = defaultdict(lambda: defaultdict(dict))
-            rows = _measured(options, config, variables, canvas, effort, train, calls)
-            yield _section("training" if train else "inference"), rows
-            if options.peers:
-                yield _peers_section(options, config, variables, canvas, effort, train, calls)
+            yield from _beside_peers(options, config, variables, canvas, effort, train)
     if options.growth:
-        yield from _growth_sections(options, config, variables, canvas, effort)
+        yield from _growth(options, config, variables, canvas, effort)
     if options.files:
-        yield from _files_sections(options, config, variables, canvas, effort)
+        yield from _files(options, config, variables, canvas, effort)
 
 
 def _section(name: str) -> Section:
@@ -178,6 +176,21 @@ def _with_precision(config: Config, precision: Precision) -> Config:
     return replace(config, model=replace(config.model, precision=precision))
 
 
+def _beside_peers(
+    options: Options,
+    config: Config,
+    variables: Variables,
+    canvas: Canvas,
+    effort: Effort,
+    train: bool,
+) -> Iterator[Section | Row]:
+    """Inference or the training step, then peers where they are wanted; frees all calls after."""
+    yield _section("training" if train else "inference")
+    calls = yield from _measured(options, config, variables, canvas, effort, train)
+    if options.peers:
+        yield from _peers(options, config, variables, canvas, effort, train, calls)
+
+
 def _measured(
     options: Options,
     config: Config,
@@ -185,12 +198,12 @@ def _measured(
     canvas: Canvas,
     effort: Effort,
     train: bool,
-    calls: Calls,
-) -> Iterator[Row]:
+) -> Generator[Row, None, Calls]:
     """Rows of inference or the training step in each precision and batch size.
 
-    What was timed is put into ``calls``, to be timed beside peers.
+    Returns the calls that were timed, to be timed beside peers.
     """
+    calls: Calls = defaultdict(lambda: defaultdict(dict))
     what, measure = ("training", training_rows) if train else ("inference", inference_rows)
     for precision, batch_size in itertools.product(options.precisions, options.batch_sizes):
         _say(f"{what} of {config.name} in {precision}, batch {batch_size}")
@@ -207,9 +220,10 @@ def _measured(
         for stage, call in call_of_stage.items():
             calls[batch_size][stage][precision] = call
         yield from ({**case, **row} for row in rows)
+    return calls
 
 
-def _peers_section(
+def _peers(
     options: Options,
     config: Config,
     variables: Variables,
@@ -217,82 +231,72 @@ def _peers_section(
     effort: Effort,
     train: bool,
     calls: Calls,
-) -> tuple[Section, Iterable[Row]]:
+) -> Iterator[Section | Row]:
     name = "training_peers" if train else "inference_peers"
     if find_spec("torch") is None:
-        return Section(name, "Left out: torch is not installed.", []), ()
+        yield Section(name, "Left out: torch is not installed.", [])
+        return
     from rpn_jax.benchmark.peers import peer_device, peer_rows
 
     device = peer_device()
     if device is None:
         note = "Left out: PyTorch cannot use the device that JAX computes on."
-        return Section(name, note, []), ()
-
-    def rows() -> Iterator[Row]:
-        for batch_size in options.batch_sizes:
-            _say(f"PyTorch, batch {batch_size}")
-            for row in peer_rows(
-                config, variables, batch_size, canvas, train, device, effort, calls[batch_size]
-            ):
-                yield {"batch": batch_size, **row}
-
-    return _section(name), rows()
+        yield Section(name, note, [])
+        return
+    yield _section(name)
+    for batch_size in options.batch_sizes:
+        _say(f"PyTorch, batch {batch_size}")
+        for row in peer_rows(
+            config, variables, batch_size, canvas, train, device, effort, calls[batch_size]
+        ):
+            yield {"batch": batch_size, **row}
 
 
-def _growth_sections(
+def _growth(
     options: Options, config: Config, variables: Variables, canvas: Canvas, effort: Effort
-) -> Iterator[tuple[Section, Iterable[Row]]]:
+) -> Iterator[Section | Row]:
     precision, largest_batch = options.precisions[0], max(options.batch_sizes)
     config = _with_precision(config, precision)
     batch_sizes = growth.doubling_up_to(largest_batch)
     canvases = growth.canvases_up_to(canvas)
     assert options.config is not None
+    yield _section("growth")
     _say("growth")
-    yield (
-        _section("growth"),
-        itertools.chain(
-            growth.batch_growth(config, variables, batch_sizes, canvas, effort),
-            growth.size_growth(config, variables, canvases, effort),
-            growth.candidate_growth(config, growth.CANDIDATES, canvas, effort),
-            growth.box_growth(config, growth.BOXES, canvas, effort),
-            growth.device_growth(
-                options.config, precision, largest_batch, canvas, growth.device_counts(), effort
-            ),
-        ),
+    yield from growth.batch_growth(config, variables, batch_sizes, canvas, effort)
+    yield from growth.size_growth(config, variables, canvases, effort)
+    yield from growth.candidate_growth(config, growth.CANDIDATES, canvas, effort)
+    yield from growth.box_growth(config, growth.BOXES, canvas, effort)
+    yield from growth.device_growth(
+        options.config, precision, largest_batch, canvas, growth.device_counts(), effort
     )
-    yield _section("worst_cases"), growth.worst_case_rows(config, canvas, effort)
+    yield _section("worst_cases")
+    yield from growth.worst_case_rows(config, canvas, effort)
 
 
-def _files_sections(
+def _files(
     options: Options, config: Config, variables: Variables, canvas: Canvas, effort: Effort
-) -> Iterator[tuple[Section, Iterable[Row]]]:
+) -> Iterator[Section | Row]:
     missing = files.missing_packages()
     if missing:
-        yield Section("files", f"Left out: {', '.join(missing)} not installed.", []), ()
+        yield Section("files", f"Left out: {', '.join(missing)} not installed.", [])
         return
     from rpn_jax.data.files import find_pictures
 
     threads = files.thread_counts()
     sized = [files.config_for_canvas(config, canvas, size) for size in options.batch_sizes]
-
-    def proposing_rows() -> Iterator[Row]:
+    with files.picture_folder(options.pictures) as folder:
+        pictures = find_pictures([str(folder)])
+        yield _section("reading")
+        _say("reading")
+        for of_batch_size in sized:
+            yield from files.reading_rows(of_batch_size, pictures, threads, effort)
+        yield _section("files")
         for of_batch_size, precision in itertools.product(sized, options.precisions):
             _say(f"files in {precision}, batch {of_batch_size.data.eval_batch_size}")
             for row in files.proposing_rows(
                 _with_precision(of_batch_size, precision), variables, pictures, threads[-1], effort
             ):
                 yield {"precision": precision, **row}
-
-    with files.picture_folder(options.pictures) as folder:
-        pictures = find_pictures([str(folder)])
-        _say("reading")
-        yield (
-            _section("reading"),
-            itertools.chain.from_iterable(
-                files.reading_rows(config, pictures, threads, effort) for config in sized
-            ),
-        )
-        yield _section("files"), proposing_rows()
 
 
 def _config_rows(options: Options) -> Iterator[Row]:
@@ -360,6 +364,11 @@ def backbone_name(config: Config) -> str:
     if backbone.groups == 1:
         return f"R-{backbone.depth}-{neck}"
     return f"X-{backbone.depth}-{backbone.groups}x{backbone.base_width}d-{neck}"
+
+
+def _print_last(sections: Sequence[Section]) -> None:
+    if sections:
+        print(table(sections[-1]), flush=True)
 
 
 def _plot(options: Options) -> None:
