@@ -168,9 +168,15 @@ def last_saved(workdir: Path) -> Saved | None:
     """The last checkpoint of a work directory, None if nothing was saved.
 
     Raises:
-      UserError: it is damaged.
+      UserError: it is damaged, or the work directory cannot be read.
     """
-    folder = workdir.resolve() / CHECKPOINTS
+    try:
+        return _last_saved(workdir.resolve() / CHECKPOINTS)
+    except OSError as error:
+        raise UserError(f"work directory {workdir}: cannot be read ({error.strerror})") from None
+
+
+def _last_saved(folder: Path) -> Saved | None:
     if not folder.is_dir():
         return None
     with _reader(folder) as manager:

@@ -74,8 +74,14 @@ def train_run(config: Config, workdir: Path, resume: bool, console: Console) -> 
     """Train, evaluate and keep checkpoints in ``workdir``; `rpn_jax.commands.train`."""
     check_divisible("data.batch_size", config.data.batch_size)
     run = _prepare(config, workdir, console)
+    # Read before the lock makes the folder: weights that cannot be had leave nothing behind.
+    start = _starting_variables(config) if last_saved(workdir) is None else None
     with only_run(workdir):
-        done, failure = _train(run, resume)
+        last = last_saved(workdir)
+        # What is wrong with an earlier part is told before anything of it is changed.
+        state = replicate(_first_state(run, last, resume, start))
+        del start  # or it would take memory beside the state
+        done, failure = _train(run, last, state)
     if done:
         console.print(
             f"results are in {workdir}: checkpoints/, metrics.jsonl and event files", soft_wrap=True
@@ -86,11 +92,8 @@ def train_run(config: Config, workdir: Path, resume: bool, console: Console) -> 
         raise failure or KeyboardInterrupt
 
 
-def _train(run: Run, resume: bool) -> tuple[int, Exception | None]:
+def _train(run: Run, last: Saved | None, state: TrainState) -> tuple[int, Exception | None]:
     """The steps done, and why the next batch could not be had."""
-    last = last_saved(run.workdir)
-    # What is wrong with weights or an earlier part is told before anything of it is changed.
-    state = replicate(_first_state(run, last, resume))
     done = int(state.step)
     with (
         Checkpoints(run.workdir, run.config.train.keep_last, run.epoch_steps) as checkpoints,
@@ -142,15 +145,16 @@ def _starting_variables(config: Config) -> Variables:
     return initial_variables(config, config.train.init_weights)
 
 
-def _first_state(run: Run, last: Saved | None, resume: bool) -> TrainState:
-    """The last state saved, with ``resume``; a fresh one where nothing was saved."""
+def _first_state(run: Run, last: Saved | None, resume: bool, start: Variables | None) -> TrainState:
+    """The last state saved, with ``resume``; where nothing was saved a fresh one of ``start``."""
     if last is None:
         if resume:
             run.console.print(
                 f"work directory {run.workdir}: holds no checkpoint; training begins at step 1",
                 soft_wrap=True,
             )
-        return initial_state(_starting_variables(run.config), run.optimizer)
+        # Another run may have gone, with all it saved, since it kept ``start`` from being read.
+        return initial_state(start or _starting_variables(run.config), run.optimizer)
     if not resume:
         raise UserError(
             f"work directory {run.workdir}: holds a run up to step {last.step}; "

@@ -79,7 +79,7 @@ def test_not_json(capsys, config_file, broken_root, tmp_path):
 def test_weights_to_start_from_that_are_missing(capsys, config_file, tmp_path):
     said = train(capsys, config_file, tmp_path / "w", "--train.init-weights", tmp_path / "no.pth")
     assert "no.pth" in said
-    assert not (tmp_path / "w" / "checkpoints").exists()
+    assert not (tmp_path / "w").exists()
 
 
 def test_no_box_to_find(capsys, config_file, broken_root, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,16 @@ def test_an_unwritable_work_directory_is_told_in_one_line(tmp_path: Path) -> Non
     assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="cannot be written"):
         save_variables(tmp_path / "file" / "weights", Config(), variables_of(0))
+
+
+def test_an_unreadable_work_directory_is_told_in_one_line(
+    tmp_path: Path, forbid: Callable[[Path], None]
+) -> None:
+    forbid(tmp_path)
+    with pytest.raises(
+        UserError, match=rf"^work directory {tmp_path}: cannot be read \(Permission"
+    ):
+        last_saved(tmp_path)
 
 
 def test_checkpoints_that_cannot_be_written_are_told_at_the_start(tmp_path: Path) -> None:
