@@ -56,7 +56,8 @@ def _annotation_file(root: Path, split: str) -> Path:
     if not is_folder:
         raise UserError(f"data.root = {str(root)!r}: no such folder")
     file = root / "annotations" / f"{PREFIX}{split}.json"
-    known = sorted(path.stem.removeprefix(PREFIX) for path in file.parent.glob(f"{PREFIX}*.json"))
+    files = [path for path in _entries(file.parent) if path.match(f"{PREFIX}*.json")]
+    known = sorted(path.stem.removeprefix(PREFIX) for path in files)
     if split not in known:
         raise UserError(
             f"split '{split}': there is no {file}; splits there: {', '.join(known) or 'none'}"
@@ -86,10 +87,20 @@ def _read_annotations(file: Path) -> dict[str, Any]:
 def _check_files_exist(folder: Path, pictures: Sequence[Picture], file: Path) -> None:
     """One scan a folder: asking for each of 100,000 files is slow on a network drive."""
     paths = [folder / picture.name for picture in pictures]
-    there = {path for parent in {path.parent for path in paths} for path in parent.glob("*")}
+    there = {path for parent in {path.parent for path in paths} for path in _entries(parent)}
     missing = [path for path in paths if path not in there]
     if missing:
         raise UserError(
             f"{missing[0]}: no such picture, but {file} names it "
             f"({len(missing)} of {len(paths)} pictures are missing)"
         )
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What lies in a folder, nothing if there is none; `Path.glob` hides that one is unreadable."""
+    try:
+        return list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror})") from None

@@ -196,6 +196,14 @@ def test_unreadable_root_is_told(tmp_path, forbid):
     )
 
 
+@pytest.mark.parametrize("folder", ["annotations", "train", "train/inner"])
+def test_an_unreadable_folder_in_a_readable_root_is_told(tmp_path, forbid, folder):
+    images = [image_entry(1), {**image_entry(2), "file_name": "inner/002.png"}]
+    root = write_coco_folder(tmp_path, images, [])
+    forbid(root / folder)
+    assert refusal(root) == f"{root / folder}: cannot be read (Permission denied)"
+
+
 def test_missing_pictures_are_named_when_opened(tmp_path):
     images = [image_entry(number) for number in range(1, 5)]
     images[2]["file_name"] = "inner/003.png"
