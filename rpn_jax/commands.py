@@ -66,12 +66,12 @@ def evaluate(
     """
     console = make_console()
     set_up_compiling()
-    if out is not None:
-        check_out_file(out)
     split = config.data.eval_split
     dataset = open_dataset(config.data, split)
     check_split(split, dataset.annotations, "use another --data.eval-split")
     variables = weights_of(config, weights)
+    if out is not None:
+        check_out_file(out)
     if exact_padding:
         config = _exactly_padded(config, dataset)
     results = _propose_all(config, variables, dataset, console)
@@ -166,7 +166,12 @@ def convert_to_torch(weights: Path, file: Path) -> None:
 
 
 def demo(workdir: Path) -> None:
-    """Train a small model on the built-in pictures, evaluate it, and draw what it proposes."""
+    """Train a small model on the built-in pictures, evaluate it, and draw what it proposes.
+
+    Raises:
+      UserError: a work directory that holds a run, or cannot be written.
+      KeyboardInterrupt: Ctrl-C or SIGTERM came; what was done is saved.
+    """
     console = make_console()
     config = load_config("rpn_demo")
     if last_saved(workdir) is not None:

@@ -154,12 +154,18 @@ def test_training_picture_that_is_no_picture(
     assert ".png" in said
 
 
-def test_out_that_is_a_folder(capsys, config_file, tmp_path):
-    none = tmp_path / "none"
-    said = complaint(
-        capsys, "evaluate", config_file, "--weights", none, "--out", tmp_path
-    )  # told before the weights are looked for
+def test_out_that_is_a_folder(capsys, weights, config_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(commands, "propose_with_progress", None)  # the long work
+    flags = ["--weights", weights, "--out", tmp_path]
+    said = complaint(capsys, "evaluate", config_file, *flags)
     assert said == (f"error: {tmp_path}: is a folder, where a file is to be written; name a file\n")
+
+
+def test_missing_weights_leave_no_folder_of_the_out(capsys, config_file, tmp_path):
+    flags = ["--weights", tmp_path / "none", "--out", tmp_path / "deep" / "recall.json"]
+    said = complaint(capsys, "evaluate", config_file, *flags)
+    assert f"weights {tmp_path / 'none'}: no such folder" in said
+    assert not (tmp_path / "deep").exists()
 
 
 def test_results_that_are_a_folder(capsys, weights, config_file, coco_root, tmp_path, monkeypatch):

@@ -90,11 +90,12 @@ def run(options: Options) -> None:
         # Otherwise JAX takes most of a GPU's memory, and PyTorch has to do with the rest.
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     use_platform(options.platform)
+    config = load_config(options.config) if options.config is not None else None
     if options.out is not None:
         make_folder(options.out)
     sections: list[Section] = []
     try:
-        for item in _measurements(options):
+        for item in _measurements(options, config):
             if isinstance(item, Section):
                 _print_last(sections)
                 sections.append(item)
@@ -113,14 +114,16 @@ def canvas_of(options: Options, config: Config) -> Canvas:
     return options.size or max(config.data.buckets, key=math.prod)
 
 
-def _measurements(options: Options) -> Iterator[Section | Row]:
-    """Each section, empty, and after it its rows, which are measured as they are asked for."""
-    if options.all:
+def _measurements(options: Options, config: Config | None) -> Iterator[Section | Row]:
+    """Each section, empty, and after it its rows, which are measured as they are asked for.
+
+    ``config`` is that of the options; without one, those of the reference are measured.
+    """
+    if config is None:
         yield _section("configs")
         yield from _config_rows(options)
         return
     assert options.config is not None
-    config = load_config(options.config)
     canvas = canvas_of(options, config)
     effort = Effort(options.runs, options.seconds)
     if options.process:

@@ -57,11 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: Options) -> int:
     console = Console()
     set_up_compiling()
+    names = _chosen(options)
     if options.out is not None:
         check_out_file(options.out)
     picture = options.picture or default_picture(options.folder)
     rows, without_picture = [], []
-    for name in _chosen(options):
+    for name in names:
         if name.startswith(PICTURE_PREFIX) and picture is None:
             without_picture.append(name)
             continue

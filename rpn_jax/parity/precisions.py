@@ -175,11 +175,11 @@ def _parse(words: list[str]) -> Options:
 def _run(options: Options) -> int:
     use_platform(options.platform)
     set_up_compiling()
-    if options.out is not None:
-        check_out_file(options.out)
     config = options.config
     dataset = open_dataset(config.data, config.data.eval_split)
     variables = weights_of(config, options.weights)
+    if options.out is not None:
+        check_out_file(options.out)
     console = make_console()
     with picture_progress(console, "measuring", len(dataset.pictures)) as advance:
         rows = compare_precisions(config, variables, dataset, options.precisions, advance)

@@ -229,7 +229,10 @@ def test_the_canvas_is_the_config_s_largest(name: str, size: tuple[int, int]) ->
 def test_bad_input_is_told_before_anything_is_measured(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for words, wanted in (
-        (["rpn_r50_fpn_1x"], "did you mean 'rpn_r50_fpn_1x_coco'?"),
+        (
+            ["rpn_r50_fpn_1x", "--out", str(tmp_path / "out")],
+            "did you mean 'rpn_r50_fpn_1x_coco'?",
+        ),
         (["rpn_demo", "--platform", "gpu"], "--platform gpu: JAX sees no GPU, only 'cpu'"),
         (["rpn_demo", "--out", str(tmp_path / "file")], "cannot be written"),
     ):
@@ -237,6 +240,7 @@ def test_bad_input_is_told_before_anything_is_measured(tmp_path: Path) -> None:
             command.run(parse_options(words, "benchmark"))
         assert wanted in str(raised.value)
         assert "\n" not in str(raised.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", "{}"])

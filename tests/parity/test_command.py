@@ -228,7 +228,7 @@ def test_a_case_of_another_network_is_refused(computed: tuple[Case, Ours]) -> No
     [
         (["nowhere"], "nowhere: no such folder"),
         (["."], "holds no case"),
-        ([".", "--out", "."], ".: is a folder, where a file is to be written"),
+        (["cases", "--out", "."], ".: is a folder, where a file is to be written"),
         (["--cses", "a", "."], "unknown flag '--cses'; did you mean '--cases'?"),
         ([".", "--precision", "float64"], "invalid choice 'float64'"),
     ],
@@ -241,6 +241,7 @@ def test_bad_words_are_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "cases" / "keys").mkdir(parents=True)
     try:
         assert main(words) == 2
     finally:
