@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import cv2
+import jax
 import pytest
 
 from rpn_jax.config import AnchorConfig, BackboneConfig, Config, DataConfig, ModelConfig
@@ -14,9 +15,21 @@ from rpn_jax.data.shapes import Shapes
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory):
-    """Compiled programs and downloads of tests never meet those of the user."""
+    """Compiled programs and downloads of tests never meet those of the user.
+
+    A program is compiled once a session, also for the processes that tests start; two workers of
+    pytest-xdist share none, since JAX may read what is half written.
+    """
+    folder = tmp_path_factory.mktemp("cache")
+    options = {
+        "jax_compilation_cache_dir": str(folder / "xla"),
+        "jax_persistent_cache_min_compile_time_secs": 0.1,
+    }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        for name, value in options.items():
+            patch.setenv(name.upper(), str(value))
+            jax.config.update(name, value)
         yield
 
 

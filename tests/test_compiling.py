@@ -1,12 +1,17 @@
-"""Freed memory goes back to the system when something was compiled; in a process of its own."""
+"""Where compiled programs are kept, and that freed memory goes back when something was compiled."""
 
 import ctypes
 import subprocess
 import sys
+from pathlib import Path
 
+import jax
 import pytest
 
+from rpn_jax.compiling import MIN_COMPILE_SECONDS, set_up_compiling
+
 FREED_BYTES = 100 << 20
+# In a process of its own: what is resident here is everybody's.
 SCRIPT = f"""
 import ctypes, sys
 from pathlib import Path
@@ -48,3 +53,23 @@ def test_freed_memory_goes_back_after_compiling() -> None:
 
     assert given_back("return") > FREED_BYTES / 2
     assert given_back("keep") < FREED_BYTES / 4
+
+
+DIRECTORY, SECONDS = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
+
+
+@pytest.mark.parametrize("given", [None, "given"])
+def test_programs_are_kept_in_the_cache_or_where_the_user_said(
+    given: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    before = {name: jax.config.values[name] for name in (DIRECTORY, SECONDS)}
+    try:
+        jax.config.update(DIRECTORY, given)
+        set_up_compiling()
+        found = tuple(jax.config.values[name] for name in before)
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+    ours = (str(tmp_path / "rpn_jax" / "xla"), MIN_COMPILE_SECONDS)
+    assert found == (ours if given is None else (given, before[SECONDS]))

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 
@@ -177,13 +176,10 @@ def test_the_command_prints_the_table_and_ends_by_what_it_saw(
     np.savez(tmp_path / "odd.npz", **kept)
     words = [str(tmp_path), "--out", str(tmp_path / "rows.json")]
     told = [*words, "--config", "tiny.json", "--seed", "7"]
-    try:
-        assert main(told) == 0
-        assert "0 of 8 figures miss" in capsys.readouterr().out
-        assert main([*words, "--config", "tiny.json", "--seed", "8"]) == 1
-        assert "FAIL" in capsys.readouterr().out
-    finally:
-        jax.config.update("jax_compilation_cache_dir", None)
+    assert main(told) == 0
+    assert "0 of 8 figures miss" in capsys.readouterr().out
+    assert main([*words, "--config", "tiny.json", "--seed", "8"]) == 1
+    assert "FAIL" in capsys.readouterr().out
     by_quantity = {row["quantity"]: row for row in json.loads((tmp_path / "rows.json").read_text())}
     assert by_quantity["anchors"]["result"] == "pass"
     assert by_quantity["head outputs"]["result"] == "fail"
@@ -207,10 +203,7 @@ def test_another_precision_is_measured_by_the_same_bars(
     kept = {k: v for k, v in case.fields.items() if not k.startswith(("sgd_", "proposals_"))}
     np.savez(tmp_path / "odd.npz", **kept, config="tiny.json", seed=7)
     out = tmp_path / "rows.json"
-    try:
-        assert main([str(tmp_path), "--precision", "bfloat16", "--out", str(out)]) == 1
-    finally:
-        jax.config.update("jax_compilation_cache_dir", None)
+    assert main([str(tmp_path), "--precision", "bfloat16", "--out", str(out)]) == 1
     measured = {row["quantity"]: row["measured"] for row in json.loads(out.read_text())}
     assert 1e-4 < measured["head outputs"] < 0.1
     assert measured["anchors"] == measured["matching"] == 0
@@ -242,10 +235,7 @@ def test_bad_words_are_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "cases" / "keys").mkdir(parents=True)
-    try:
-        assert main(words) == 2
-    finally:
-        jax.config.update("jax_compilation_cache_dir", None)
+    assert main(words) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,12 +23,6 @@ from rpn_jax.results import PictureProposals
 from rpn_jax.structures import Variables
 from rpn_jax.weights import save_variables
 from tests.parity.loops import loop_match
-
-
-@pytest.fixture(autouse=True)
-def _no_cache_afterwards() -> Iterator[None]:
-    yield
-    jax.config.update("jax_compilation_cache_dir", None)
 
 
 @pytest.fixture(scope="module")
