@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from rpn_jax.benchmark.inputs import (
     output_shapes,
 )
 from rpn_jax.config import Config, load_config
-from rpn_jax.models import RPN, init_variables
+from rpn_jax.models import RPN, variable_shapes
 from rpn_jax.ops import box_iou
 from rpn_jax.proposals import candidates, propose
 
@@ -52,7 +54,8 @@ def test_a_batch_fills_its_canvas() -> None:
 
 def test_made_outputs_have_the_network_s_shapes(tiny_config: Config) -> None:
     made = make_outputs(tiny_config, 2, (64, 64), seed=0)
-    real = RPN(tiny_config.model).apply(init_variables(tiny_config), jnp.zeros((2, 64, 64, 3)))
+    images = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
+    real = jax.eval_shape(RPN(tiny_config.model).apply, variable_shapes(tiny_config), images)
     shapes = output_shapes(tiny_config, 2, (64, 64))
     for kind in ("objectness", "deltas"):
         levels = zip(getattr(made, kind), getattr(real, kind), getattr(shapes, kind), strict=True)
@@ -66,10 +69,10 @@ def test_nms_of_made_outputs_removes_much_and_keeps_enough() -> None:
     canvas = (320, 448)
     outputs = make_outputs(config, 1, canvas, seed=0)
     sizes = jnp.array([canvas], jnp.int32)
-    _, _, exists = candidates(config, outputs, sizes)
+    _, _, exists = jax.jit(partial(candidates, config))(outputs, sizes)
     unlimited = replace(config, proposals=replace(config.proposals, max_proposals=10_000))
-    kept = int(propose(unlimited, outputs, sizes).valid.sum())
-    assert propose(config, outputs, sizes).valid.all()
+    kept = int(jax.jit(partial(propose, unlimited))(outputs, sizes).valid.sum())
+    assert jax.jit(partial(propose, config))(outputs, sizes).valid.all()
     assert 1000 < kept < 0.8 * int(exists.sum())
 
 

@@ -1,6 +1,7 @@
 """The network: shapes, initial values, what trains, precisions; tests/parity has its numbers."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -74,7 +75,7 @@ def test_initial_values_follow_the_published_rules():
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
-    config = small_model()
+    config = two_stages()
     first, again, other = (init_variables(config, seed) for seed in (1, 1, 2))
     jax.tree.map(np.testing.assert_array_equal, first, again)
     kernels = [v["params"]["backbone"]["conv1"]["kernel"] for v in (first, other)]
@@ -127,7 +128,8 @@ def test_frozen_stages_keep_their_batch_statistics():
     config = two_stages(norm="batch", frozen_stages=1)
     variables = init_variables(config)
     image = jax.random.normal(jax.random.key(0), (2, 32, 32, 3)) + 1
-    _, updates = RPN(config.model).apply(variables, image, train=True, mutable=["batch_stats"])
+    apply = partial(RPN(config.model).apply, train=True, mutable=["batch_stats"])
+    _, updates = jax.jit(apply)(variables, image)
     before, after = (v["batch_stats"]["backbone"] for v in (variables, updates))
     for frozen in ("bn1", "layer1"):
         jax.tree.map(np.testing.assert_array_equal, before[frozen], after[frozen])
@@ -140,8 +142,8 @@ def test_other_precisions_stay_near_and_return_float32(precision):
     config = small_model()
     variables = init_variables(config)
     image = jax.random.normal(jax.random.key(0), (1, 64, 64, 3))
-    exact = RPN(config.model).apply(variables, image)
-    fast = RPN(replace(config.model, precision=precision)).apply(variables, image)
+    exact = jax.jit(RPN(config.model).apply)(variables, image)
+    fast = jax.jit(RPN(replace(config.model, precision=precision)).apply)(variables, image)
     for a, b in zip(jax.tree.leaves(exact), jax.tree.leaves(fast), strict=True):
         assert b.dtype == jnp.float32
         assert relative_l2(np.asarray(b), np.asarray(a)) < 0.03
@@ -187,8 +189,10 @@ def test_tf32_rounds_the_factors_of_the_head_s_last_product():
     }
     # What the 3x3 convolution hands on is a copy of its input, with ten bits.
     x = jnp.round(jax.random.uniform(jax.random.key(0), (1, 5, 6, 32)) * 2**9) / 2**9
-    params = head["float32"].init(jax.random.key(1), (x,))["params"]
+    params = jax.jit(head["float32"].init)(jax.random.key(1), (x,))["params"]
     params["rpn_conv"]["kernel"] = jnp.zeros((3, 3, 32, 32)).at[1, 1].set(jnp.eye(32))
-    exact, rounded = (head[name].apply({"params": params}, (x,)) for name in ("float32", "tf32"))
+    exact, rounded = (
+        jax.jit(head[name].apply)({"params": params}, (x,)) for name in ("float32", "tf32")
+    )
     for a, b in zip(jax.tree.leaves(exact), jax.tree.leaves(rounded), strict=True):
         assert 1e-5 < relative_l2(np.asarray(b), np.asarray(a)) < 1e-3

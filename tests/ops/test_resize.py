@@ -76,7 +76,7 @@ def test_a_batch_of_edge_cases_each_with_its_own_sizes(mirrored):
     for picture, (old_size, new_size), got in zip(pictures, EDGE_SIZES, resized, strict=True):
         reference = expected(picture, old_size, new_size, mirrored)
         assert largest_difference(got, reference) <= 1, (old_size, new_size)
-    mapped = jax.vmap(partial(resize_bilinear, canvas=CANVAS))(
+    mapped = jax.jit(jax.vmap(partial(resize_bilinear, canvas=CANVAS)))(
         pictures, old_sizes, new_sizes, flips
     )
     np.testing.assert_array_equal(mapped, resized)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,7 @@ CONFIG = Config(
     )
 )
 """One level: at a border, two levels may propose the same box, and no box tells which one did."""
+propose_jitted = jax.jit(partial(propose, CONFIG))
 SATURATED = 20.0
 
 
@@ -64,10 +66,10 @@ def rows_of(proposals: Proposals) -> list[np.ndarray]:
 def test_settled_ties_give_the_reference_s_proposals(seed: int, factors: jax.Array | None) -> None:
     rng = np.random.default_rng(seed)
     outputs = outputs_with_ties(rng)
-    reference = rows_of(propose(CONFIG, with_other_ties(outputs, rng), SIZES, factors))
-    as_proposed = rows_of(propose(CONFIG, outputs, SIZES, factors))
+    reference = rows_of(propose_jitted(with_other_ties(outputs, rng), SIZES, factors))
+    as_proposed = rows_of(propose_jitted(outputs, SIZES, factors))
     settled_outputs = settle_ties(CONFIG, outputs, SIZES, factors, reference)
-    settled = rows_of(propose(CONFIG, settled_outputs, SIZES, factors))
+    settled = rows_of(propose_jitted(settled_outputs, SIZES, factors))
     for row in range(2):
         assert compare_proposals(as_proposed[row], reference[row]).found < 0.95
         assert compare_proposals(settled[row], reference[row]).found == 1
@@ -78,9 +80,9 @@ def test_settled_ties_give_the_reference_s_proposals(seed: int, factors: jax.Arr
 def test_a_proposal_that_the_network_does_not_make_stays_missing() -> None:
     rng = np.random.default_rng(0)
     outputs = outputs_with_ties(rng)
-    reference = rows_of(propose(CONFIG, outputs, SIZES))
+    reference = rows_of(propose_jitted(outputs, SIZES))
     reference[0][:10, 2] += 1
-    settled = rows_of(propose(CONFIG, settle_ties(CONFIG, outputs, SIZES, None, reference), SIZES))
+    settled = rows_of(propose_jitted(settle_ties(CONFIG, outputs, SIZES, None, reference), SIZES))
     assert compare_proposals(settled[0], reference[0]).found <= 1 - 10 / len(reference[0])
 
 
