@@ -16,8 +16,9 @@ from rpn_jax.data.pipeline import with_exact_padding
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation import check_split, recall_table
 from rpn_jax.evaluation import evaluate as evaluate_recall
+from rpn_jax.json_files import json_figures, write_json
 from rpn_jax.models import variable_shapes
-from rpn_jax.output import check_out_file, json_figures, make_console, make_folder, write_json
+from rpn_jax.output import check_out_file, make_console, make_folder
 from rpn_jax.progress import picture_progress
 from rpn_jax.proposer import make_propose_function, propose_with_progress
 from rpn_jax.results import PictureProposals, write_results

@@ -1,16 +1,14 @@
-"""Files that a command writes: folders that can be written, JSON that is whole or not there."""
+"""What a command writes: its console, folders that can be written, files that appear whole."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import math
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rpn_jax.errors import UserError
 
@@ -72,18 +70,3 @@ def written_whole(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write ``content`` as indented JSON; the file appears whole or not at all.
-
-    Raises:
-      UserError: the path cannot be written.
-    """
-    with written_whole(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
-
-
-def json_figures(figures: dict[str, float]) -> dict[str, float | None]:
-    """The figures for JSON, which has no NaN (a recall without any box to find): None for it."""
-    return {name: value if math.isfinite(value) else None for name, value in figures.items()}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rpn_jax.errors import UserError
+from rpn_jax.json_files import read_json
 from rpn_jax.output import written_whole
 
 if TYPE_CHECKING:
@@ -56,16 +57,14 @@ def read_results(path: Path) -> list[PictureProposals]:
     Raises:
       UserError: a file that cannot be read or is not in that format.
     """
+    results = read_json(path)
     try:
-        results = json.loads(path.read_text())
         rows = [
             (result["image_id"], [*map(float, result["bbox"])], float(result["score"]))
             for result in results
         ]
         if any(len(box) != 4 for _, box, _ in rows):
             raise ValueError("a bbox without 4 numbers")
-    except OSError as error:
-        raise UserError(f"results {path}: cannot be read ({error.strerror})") from None
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"results {path}: not COCO results, a list of objects with image_id, bbox "

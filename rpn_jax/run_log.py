@@ -20,7 +20,8 @@ from rich.progress import (
 )
 
 from rpn_jax.errors import UserError
-from rpn_jax.output import json_figures, written_whole
+from rpn_jax.json_files import json_figures
+from rpn_jax.output import written_whole
 
 METRICS_FILE = "metrics.jsonl"
 

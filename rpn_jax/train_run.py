@@ -25,10 +25,10 @@ from rpn_jax.environment import environment
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation import PROPOSAL_COUNTS, check_split, recall_table
 from rpn_jax.evaluation import evaluate as evaluate_recall
+from rpn_jax.json_files import write_json
 from rpn_jax.models import init_variables, variable_shapes
 from rpn_jax.objective import rpn_loss_function
 from rpn_jax.optim import learning_rate_schedule, make_optimizer, trainable_parameters
-from rpn_jax.output import write_json
 from rpn_jax.proposer import ProposeFunction, make_propose_function, propose_with_progress
 from rpn_jax.run_lock import only_run
 from rpn_jax.run_log import RunLog

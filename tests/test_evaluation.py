@@ -23,7 +23,7 @@ from rpn_jax.evaluation import (
     pairwise_iou,
     recall_table,
 )
-from rpn_jax.output import json_figures
+from rpn_jax.json_files import json_figures
 from rpn_jax.results import PictureProposals
 
 

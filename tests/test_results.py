@@ -80,7 +80,7 @@ def test_results_that_cannot_be_written_are_told_in_one_line(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "not COCO results"),
+        ("{", "is not JSON"),
         ('[{"image_id": 1}]', "bbox"),
         ('[{"image_id": 1, "bbox": [1, 2], "score": 1}]', "4 numbers"),
         ('{"a": 1}', "not COCO results"),

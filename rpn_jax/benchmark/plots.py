@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rpn_jax.errors import UserError, exit_code
+from rpn_jax.json_files import read_json
 from rpn_jax.output import make_folder
 
 if TYPE_CHECKING:
@@ -87,10 +87,8 @@ def _new_figure(count: int) -> tuple[Figure, Sequence[Axes]]:
 
 def _read_sections(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())["sections"]
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError):
+        return read_json(path)["sections"]
+    except (KeyError, TypeError):
         raise UserError(f"{path}: is no result of the benchmark") from None
 
 

@@ -7,14 +7,13 @@ two small ones lie in ``configs/``; any other file with a ``CONFIG`` works the s
 from __future__ import annotations
 
 import dataclasses
-import json
 import runpy
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from rpn_jax.config.sections import Config
 from rpn_jax.errors import UserError, nearest
-from rpn_jax.output import write_json
+from rpn_jax.json_files import read_json, write_json
 
 T = TypeVar("T")
 
@@ -55,13 +54,7 @@ def config_to_json(config: Config, path: Path) -> None:
 
 def config_from_json(path: Path) -> Config:
     """Read what `config_to_json` wrote. Raises UserError for a broken file or an unknown key."""
-    try:
-        values = json.loads(path.read_text())
-    except OSError as error:
-        raise UserError(f"config {path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise UserError(f"config {path}: is not JSON ({error})") from None
-    return _from_dict(Config, values, path)
+    return _from_dict(Config, read_json(path), path)
 
 
 def _config_folder() -> Path:
@@ -82,7 +75,8 @@ def _named_config(name: str) -> Path:
 
 def _from_dict(cls: type[T], values: Any, path: Path, prefix: str = "") -> T:
     if not isinstance(values, dict):
-        raise UserError(f"config {path}: '{prefix or 'the file'}' is no object")
+        section = f"'{prefix.removesuffix('.')}'" if prefix else "the file"
+        raise UserError(f"config {path}: {section} is no object")
     hints = get_type_hints(cls)
     unknown = set(values) - set(hints)
     if unknown:

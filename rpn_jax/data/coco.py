@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from rpn_jax.data.annotations import pictures_from_coco
 from rpn_jax.data.dataset import Picture
 from rpn_jax.data.images import check_size, read_image
 from rpn_jax.errors import UserError
+from rpn_jax.json_files import read_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,12 +68,7 @@ def _annotation_file(root: Path, split: str) -> Path:
 
 
 def _read_annotations(file: Path) -> dict[str, Any]:
-    try:
-        coco = json.loads(file.read_bytes())
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise UserError(f"{file}: is not JSON ({error})") from None
+    coco = read_json(file)
     for key in ("images", "annotations"):
         if not isinstance(coco, dict) or not isinstance(coco.get(key), list):
             raise UserError(f"{file}: is no COCO file, it has no list '{key}'")

@@ -8,7 +8,6 @@ is a name, or the path of a ``.py`` or ``.json`` file, relative to the folder or
 
 from __future__ import annotations
 
-import json
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 
 from rpn_jax.config import Config, load_config
 from rpn_jax.errors import UserError, nearest
+from rpn_jax.json_files import read_json
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float32, Int32
@@ -156,10 +156,7 @@ def _listed(folder: Path) -> dict[str, dict[str, object]]:
     path = folder / CASES_FILE
     if not path.is_file():
         return {}
-    try:
-        listed = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: is not JSON ({error})") from None
+    listed = read_json(path)
     if not isinstance(listed, dict) or not all(isinstance(v, dict) for v in listed.values()):
         raise UserError(f'{path}: must be {{"NAME": {{"config": NAME_OR_PATH, "seed": NUMBER}}}}')
     for entry in listed.values():

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from rpn_jax.config import config_names, load_config
-from rpn_jax.errors import UserError
 from rpn_jax.evaluation import evaluate
+from rpn_jax.json_files import read_json
 from rpn_jax.models import variable_shapes
 from rpn_jax.parity.compare import worst
 from rpn_jax.parity.rows import Bar, Measured, Row
@@ -27,7 +25,7 @@ def keys_row(folder: Path) -> Row:
     """Parameters, by name and shape, of every config that the folder has keys for."""
     files = {path.stem: path for path in sorted((folder / KEYS).glob("*.json"))}
     configs = [name for name in config_names() if name in files]
-    different = {name: different_keys(name, _read_json(files[name])) for name in configs}
+    different = {name: different_keys(name, read_json(files[name])) for name in configs}
     named = "; ".join(f"{name}: {keys[0]}" for name, keys in different.items() if keys)
     total = sum(map(len, different.values()))
     measured = Measured(total, named or f"{len(configs)} configs") if configs else None
@@ -52,16 +50,7 @@ def recall_row(folder: Path) -> Row:
 def _recall(folder: Path) -> Measured | None:
     if not folder.is_dir():
         return None
-    expected = _read_json(folder / "expected.json")
-    annotations = _read_json(folder / "annotations.json")
+    expected = read_json(folder / "expected.json")
+    annotations = read_json(folder / "annotations.json")
     figures = evaluate(annotations, read_results(folder / "proposals.json"))
     return worst({name: abs(figures[name] - value) for name, value in expected.items()})
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise UserError(f"{path}: is not JSON ({error})") from None

@@ -26,10 +26,11 @@ from rpn_jax.devices import use_platform
 from rpn_jax.environment import environment
 from rpn_jax.errors import UserError, exit_code
 from rpn_jax.evaluation import PROPOSAL_COUNTS, coco_recall
+from rpn_jax.json_files import json_figures, write_json
 from rpn_jax.models import RPN
 from rpn_jax.models.convolution import Precision
 from rpn_jax.ops import normalize_images
-from rpn_jax.output import check_out_file, json_figures, make_console, write_json
+from rpn_jax.output import check_out_file, make_console
 from rpn_jax.parity.compare import SMALLEST_NORM, match_proposals, worst
 from rpn_jax.progress import picture_progress
 from rpn_jax.proposals import propose

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rpn_jax.output import write_json
+from rpn_jax.json_files import write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
