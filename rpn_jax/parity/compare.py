@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from rpn_jax.parity.rows import Measured
+from rpn_jax.results import PictureProposals
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -55,6 +56,11 @@ def compare_labels(
     box = ", ".join(f"{side:g}" for side in anchors_xyxy[first])
     text = f"anchor {first} ({box}): ours {ours[first]}, reference {reference[first]}"
     return Measured(len(different), text)
+
+
+def proposal_rows(picture: PictureProposals) -> Float[ndarray, "n 5"]:
+    """The proposals of a picture as they are compared here: xyxy and score."""
+    return np.concatenate([picture.boxes_xyxy, picture.scores[:, None]], axis=1)
 
 
 class ProposalAgreement(NamedTuple):

@@ -18,9 +18,11 @@ from rpn_jax.models import RPN
 from rpn_jax.ops import anchor_validity, assign_anchors, grid_anchors
 from rpn_jax.optim import make_optimizer, trainable_parameters
 from rpn_jax.parity.cases import Case
+from rpn_jax.parity.compare import proposal_rows
 from rpn_jax.parity.ties import settle_ties
 from rpn_jax.parity.weights import variables_by_rule
 from rpn_jax.proposals import propose
+from rpn_jax.results import picture_proposals
 from rpn_jax.structures import Proposals, RPNOutputs, Variables
 from rpn_jax.torch_weights.names import flat_by_torch_key
 
@@ -214,6 +216,5 @@ def _settled(case: Case, outputs: RPNOutputs) -> RPNOutputs:
 
 
 def _rows(proposals: Proposals) -> list[Float[ndarray, "n 5"]]:
-    boxes, scores, valid = map(np.asarray, (proposals.boxes, proposals.scores, proposals.valid))
-    rows = np.concatenate([boxes, scores[..., None]], axis=-1)
-    return [picture[exists] for picture, exists in zip(rows, valid, strict=True)]
+    pictures = picture_proposals(range(len(proposals.valid)), proposals)
+    return [proposal_rows(picture) for picture in pictures]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,14 +18,14 @@ from rpn_jax.data.pipeline import with_exact_padding
 from rpn_jax.models import RPN
 from rpn_jax.ops import normalize_images
 from rpn_jax.parity.cases import Case
-from rpn_jax.parity.compare import compare_proposals
+from rpn_jax.parity.compare import compare_proposals, proposal_rows
 from rpn_jax.parity.quantities import Quantity, rows_of
 from rpn_jax.parity.rows import Bar, Measured, Row
 from rpn_jax.parity.ties import settle_ties
 from rpn_jax.parity.weights import variables_by_rule
 from rpn_jax.proposals import propose
 from rpn_jax.proposer import Proposer
-from rpn_jax.results import PictureProposals, picture_proposals
+from rpn_jax.results import picture_proposals
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -76,7 +75,8 @@ def run(case: Case, path: Path) -> Ours:
     canvas = config.data.buckets[0]  # the picture's own; those of the config follow
     batch = load_picture(dataset, 0, config.data.scale, canvas, num_boxes=0, flipped=False)
     variables = variables_by_rule(config, case.seed)
-    proposals = settled = _rows(Proposer(config, variables)([path]))
+    (proposed,) = Proposer(config, variables)([path])
+    proposals = settled = proposal_rows(proposed)
     reference = case.fields.get("proposals")
     if reference is not None and compare_proposals(proposals, reference).found < 1:
         settled = _settled(config, variables, batch, reference)
@@ -90,12 +90,9 @@ def _settled(
     images = normalize_images(jnp.asarray(batch.images), sizes, config.pixels)
     outputs = jax.jit(RPN(config.model).apply)(variables, images)
     settled = settle_ties(config, outputs, sizes, factors, [reference])
-    return _rows(picture_proposals([1], jax.jit(partial(propose, config))(settled, sizes, factors)))
-
-
-def _rows(found: Sequence[PictureProposals]) -> Float[ndarray, "n 5"]:
-    (picture,) = found
-    return np.concatenate([picture.boxes_xyxy, picture.scores[:, None]], axis=1)
+    proposals = jax.jit(partial(propose, config))(settled, sizes, factors)
+    (picture,) = picture_proposals([1], proposals)
+    return proposal_rows(picture)
 
 
 def _size(case: Case, ours: Ours) -> Measured:

@@ -31,7 +31,7 @@ from rpn_jax.models import RPN
 from rpn_jax.models.convolution import Precision
 from rpn_jax.ops import normalize_images
 from rpn_jax.output import check_out_file, make_console
-from rpn_jax.parity.compare import SMALLEST_NORM, match_proposals, worst
+from rpn_jax.parity.compare import SMALLEST_NORM, match_proposals, proposal_rows, worst
 from rpn_jax.progress import picture_progress
 from rpn_jax.proposals import propose
 from rpn_jax.proposer import prepare_variables
@@ -161,7 +161,8 @@ def share_found(ours: list[PictureProposals], reference: list[PictureProposals])
     Found is within `BOX_TOLERANCE` and `SCORE_TOLERANCE`. Both lists hold the same pictures.
     """
     found = [
-        match_proposals(_rows(own), _rows(theirs), BOX_TOLERANCE, SCORE_TOLERANCE) >= 0
+        match_proposals(proposal_rows(own), proposal_rows(theirs), BOX_TOLERANCE, SCORE_TOLERANCE)
+        >= 0
         for own, theirs in zip(ours, reference, strict=True)
     ]
     total = sum(map(len, found))
@@ -265,10 +266,6 @@ def _by_level(outputs: RPNOutputs, pictures: int) -> list[ndarray]:
 
 def _squares(levels: list[ndarray]) -> Float[ndarray, " 2L"]:
     return np.array([np.sum(np.square(level)) for level in levels])
-
-
-def _rows(picture: PictureProposals) -> Float[ndarray, "n 5"]:
-    return np.concatenate([picture.boxes_xyxy, picture.scores[:, None]], axis=1)
 
 
 def _table(rows: list[PrecisionRow], title: str) -> Table:
