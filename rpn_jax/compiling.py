@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import sys
 from functools import cache
-from pathlib import Path
 
 import jax
+
+from rpn_jax.output import cache_folder
 
 MIN_COMPILE_SECONDS = 1.0
 COMPILED = "/jax/core/compile/backend_compile_duration"
@@ -49,6 +49,5 @@ def return_memory_after_compiling() -> None:
 def _keep_programs() -> None:
     if jax.config.values["jax_compilation_cache_dir"] is not None:
         return
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    jax.config.update("jax_compilation_cache_dir", str(home / "rpn_jax" / "xla"))
+    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_SECONDS)

@@ -1,4 +1,4 @@
-"""What a command writes: its console, folders that can be written, files that appear whole."""
+"""Where commands write: the console, folders that can be written, whole files, the cache."""
 
 from __future__ import annotations
 
@@ -52,6 +52,11 @@ def check_out_file(path: Path) -> None:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from None
     if is_folder:
         raise UserError(f"{path}: is a folder, where a file is to be written; name a file")
+
+
+def cache_folder() -> Path:
+    """Where downloads and compiled programs are kept between runs; not made here."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rpn_jax"
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import http.client
-import os
 import re
 import time
 import urllib.error
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rpn_jax.errors import UserError, nearest
+from rpn_jax.output import cache_folder
 from rpn_jax.torch_weights.tables import NAMED_FILES
 
 if TYPE_CHECKING:
@@ -100,8 +100,7 @@ def cache_path(url: str) -> Path:
         raise UserError(f"weights {url}: names no file")
     if parts.query:  # what tells two files apart may stand there
         steps.insert(0, hashlib.sha256(url.encode()).hexdigest()[:8])
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return root.joinpath("rpn_jax", parts.hostname, *steps)
+    return cache_folder().joinpath(parts.hostname, *steps)
 
 
 def _cached(url: str, pause_seconds: float) -> Path:
