@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -304,6 +305,14 @@ def test_a_broken_python_config_is_refused_in_one_line(
 def test_a_missing_python_config_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"absent\.py: no such file"):
         load_config(tmp_path / "absent.py")
+
+
+def test_an_unreadable_python_config_is_refused(
+    tmp_path: Path, forbid: Callable[[Path], None]
+) -> None:
+    forbid(tmp_path)
+    with pytest.raises(UserError, match=r"mine\.py: cannot be read \(Permission denied\)$"):
+        load_config(tmp_path / "mine.py")
 
 
 def test_an_unknown_name_is_answered_with_the_nearest_and_all_known() -> None:

@@ -29,7 +29,11 @@ def load_config(name_or_path: str | Path) -> Config:
         return config_from_json(path)
     if path.suffix != ".py":
         path = _named_config(str(name_or_path))
-    if not path.is_file():
+    try:
+        is_file = path.is_file()
+    except OSError as error:
+        raise UserError(f"config {path}: cannot be read ({error.strerror})") from None
+    if not is_file:
         raise UserError(f"config {path}: no such file")
     try:
         config = runpy.run_path(str(path)).get("CONFIG")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from flax.traverse_util import flatten_dict
 
 from rpn_jax.config import BackboneConfig, Config
+from rpn_jax.errors import UserError
 from rpn_jax.models import init_variables, variable_shapes
 from rpn_jax.torch_weights.conversion import read_converted
 from rpn_jax.torch_weights.names import nest
@@ -36,7 +37,11 @@ def initial_variables(config: Config, source: str) -> Variables:
     Raises:
       UserError: a source that cannot be had or does not fit the config.
     """
-    if Path(source).is_dir():
+    try:
+        is_folder = Path(source).is_dir()
+    except OSError as error:
+        raise UserError(f"weights {source}: cannot be read ({error.strerror})") from None
+    if is_folder:
         variables = load_variables(source)
         check_same_model(config, source, SHARED_SECTIONS)
     else:

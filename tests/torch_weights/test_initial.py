@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -86,6 +87,18 @@ def test_a_backbone_of_another_model_is_refused(tmp_path: Path) -> None:
     for source in ("w.pth", "out"):
         with pytest.raises(UserError, match=r"layer1\.0\.|base_width is 64 there and 128"):
             initial_variables(config, str(tmp_path / source))
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("w.pth", "Permission denied"), ("a" * 300, "File name too long")]
+)
+def test_a_source_that_cannot_be_read_is_told(
+    name: str, reason: str, tmp_path: Path, forbid: Callable[[Path], None]
+) -> None:
+    if reason == "Permission denied":
+        forbid(tmp_path)
+    with pytest.raises(UserError, match=rf"^weights .*{name}: cannot be read \({reason}\)$"):
+        initial_variables(SMALLER, str(tmp_path / name))
 
 
 PUBLISHED = {
