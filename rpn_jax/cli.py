@@ -264,6 +264,12 @@ def leading_config(verb: str, words: list[str]) -> tuple[Config, list[str]]:
 
 
 def read_flags(defaults: T, words: list[str], program: str) -> T:
+    """``defaults``, a dataclass, with the values that the words' flags give.
+
+    Raises:
+      UserError: an unknown flag, a value of another type, or an impossible one.
+      SystemExit: after printing help.
+    """
     _check_flags(words, _flags_of(type(defaults)))
     complaint = io.StringIO()
     try:

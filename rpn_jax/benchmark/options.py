@@ -147,6 +147,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
 def at_least(
     number: type[Number], lowest: int, multiple_of: int | None = None
 ) -> Callable[[str], Number]:
+    """A reader of numbers for argparse, which refuses lower ones and what is no multiple."""
     wanted = f"{lowest} or more" + (f", in multiples of {multiple_of}" if multiple_of else "")
 
     def read(word: str) -> Number:

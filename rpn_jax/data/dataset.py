@@ -46,6 +46,19 @@ class Dataset(Protocol):
         """RGB pixels of ``pictures[index]``. Safe to call from several threads."""
 
 
+def coco_images(pictures: Sequence[Picture]) -> list[dict[str, Any]]:
+    """The 'images' of a COCO file for such pictures."""
+    return [
+        {
+            "id": picture.image_id,
+            "file_name": picture.name,
+            "height": picture.height,
+            "width": picture.width,
+        }
+        for picture in pictures
+    ]
+
+
 def open_dataset(config: DataConfig, split: str) -> Dataset:
     """Open a split of the dataset that ``config.dataset`` names.
 

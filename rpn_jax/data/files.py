@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rpn_jax.data.dataset import Picture
+from rpn_jax.data.dataset import Picture, coco_images
 from rpn_jax.data.images import check_size, image_size, read_image
 from rpn_jax.errors import UserError
 
@@ -36,15 +36,7 @@ class PictureFiles:
             _picture_of(item, number) for number, item in enumerate(self._items, start=1)
         ]
         self.annotations: dict[str, Any] = {
-            "images": [
-                {
-                    "id": picture.image_id,
-                    "file_name": picture.name,
-                    "height": picture.height,
-                    "width": picture.width,
-                }
-                for picture in self.pictures
-            ],
+            "images": coco_images(self.pictures),
             "annotations": [],
             "categories": [],
         }

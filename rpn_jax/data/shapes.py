@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from rpn_jax.data.dataset import Picture
+from rpn_jax.data.dataset import Picture, coco_images
 from rpn_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -253,15 +253,7 @@ def _coco_annotations(pictures: Sequence[Picture], scenes: Sequence[Scene]) -> d
         for figure in scene.figures
     ]
     return {
-        "images": [
-            {
-                "id": picture.image_id,
-                "file_name": picture.name,
-                "height": picture.height,
-                "width": picture.width,
-            }
-            for picture in pictures
-        ],
+        "images": coco_images(pictures),
         "annotations": [
             _coco_annotation(number, image_id, figure)
             for number, (image_id, figure) in enumerate(boxes, start=1)
