@@ -153,7 +153,7 @@ def _first_state(run: Run, last: Saved | None, resume: bool, start: Variables | 
                 f"work directory {run.workdir}: holds no checkpoint; training begins at step 1",
                 soft_wrap=True,
             )
-        # Another run may have gone, with all it saved, since it kept ``start`` from being read.
+        # ``start`` is None only where a run had saved something that is gone by now.
         return initial_state(start or _starting_variables(run.config), run.optimizer)
     if not resume:
         raise UserError(
