@@ -196,14 +196,14 @@ def test_a_step_that_fails_leaves_the_figures_of_inference(
 ) -> None:
     monkeypatch.setattr(command, "training_rows", out_of_memory)
     effort = command.Effort(runs=1, seconds=0.0)
-    figures = command._config_figures(tiny_config, "float32", 1, (64, 64), True, effort)
+    figures = command._config_figures(tiny_config, "float32", 2, (64, 64), True, effort)
     assert figures["fps"] > 0
     assert figures["failed"] == "JaxRuntimeError: RESOURCE_EXHAUSTED: out of memory"
 
 
 def test_figures_of_a_config(tiny_config: Config) -> None:
     effort = command.Effort(runs=1, seconds=0.0)
-    figures = command._config_figures(tiny_config, "float32", 1, (64, 64), True, effort)
+    figures = command._config_figures(tiny_config, "float32", 2, (64, 64), True, effort)
     assert list(figures) == [
         "memory_mb",
         "fps",

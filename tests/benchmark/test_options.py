@@ -117,7 +117,7 @@ def test_the_module_runs_without_the_packages_of_the_command_line() -> None:
         " 'tensorboardX', 'torch'):\n"
         "    sys.modules[name] = None\n"
         "from rpn_jax.benchmark.__main__ import main\n"
-        f"sys.exit(main('{R50} --matching --size 64 64 --runs 1 --platform cpu'.split()))\n"
+        "sys.exit(main('rpn_demo --matching --size 64 64 --runs 1 --platform cpu'.split()))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
