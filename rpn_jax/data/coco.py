@@ -82,7 +82,8 @@ def _read_annotations(file: Path) -> dict[str, Any]:
 def _check_files_exist(folder: Path, pictures: Sequence[Picture], file: Path) -> None:
     """One scan a folder: asking for each of 100,000 files is slow on a network drive."""
     paths = [folder / picture.name for picture in pictures]
-    there = {path for parent in {path.parent for path in paths} for path in _entries(parent)}
+    folders = sorted({path.parent for path in paths})  # outer ones first, for the same message
+    there = {path for parent in folders for path in _entries(parent)}
     missing = [path for path in paths if path not in there]
     if missing:
         raise UserError(
