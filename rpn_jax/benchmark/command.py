@@ -135,6 +135,8 @@ def _measurements(options: Options, config: Config | None) -> Iterator[Section |
         yield _section("matching")
         _say("matching")
         yield matching_row(config, canvas, BOXES, effort)
+    if not (options.inference or options.train or options.growth or options.files):
+        return
     variables = init_variables(config)
     if options.inference or options.train:
         yield _section("peaks")
