@@ -15,6 +15,8 @@ from rpn_jax.ops import (
     grid_anchors,
     sample_anchors,
 )
+from rpn_jax.ops.anchors import LevelShapes
+from rpn_jax.ops.topk import top_k
 from rpn_jax.structures import RPNOutputs
 
 if TYPE_CHECKING:
@@ -62,7 +64,14 @@ def rpn_loss(
     Raises:
       UserError: the outputs have not one level for each of the config's strides.
     """
-    targets = batch_targets(config, outputs, boxes_xyxy, box_mask, image_sizes, rng)
+    targets = batch_targets(config, outputs.level_shapes, boxes_xyxy, box_mask, image_sizes, rng)
+    return loss_terms(outputs, targets, axis_name)
+
+
+def loss_terms(
+    outputs: RPNOutputs, targets: AnchorTargets, axis_name: str | None
+) -> dict[str, Float[Array, ""]]:
+    """`rpn_loss` of anchors whose targets are known, in the same order as the outputs."""
     samples = jnp.sum(_counted(targets.positive) + _counted(targets.negative))
     samples = samples.astype(jnp.float32)
     if axis_name is not None:
@@ -81,15 +90,15 @@ def rpn_loss(
 
 def batch_targets(
     config: Config,
-    outputs: RPNOutputs,
+    level_shapes: LevelShapes,
     boxes_xyxy: Float[Array, "B G 4"],
     box_mask: Bool[Array, "B G"],
     image_sizes: Int[Array, "B 2"],
     rng: PRNGKeyArray,
 ) -> AnchorTargets:
     """The targets of every picture, as `picture_targets`, with a leading axis B."""
-    anchors = jnp.concatenate(grid_anchors(outputs.level_shapes, config.model.anchors))
-    valid = anchor_validity(outputs.level_shapes, config.model.anchors, image_sizes)
+    anchors = jnp.concatenate(grid_anchors(level_shapes, config.model.anchors))
+    valid = anchor_validity(level_shapes, config.model.anchors, image_sizes)
     rngs = jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.arange(len(image_sizes)))
 
     def one_picture(valid: Array, boxes: Array, mask: Array, rng: Array) -> AnchorTargets:
@@ -124,6 +133,32 @@ def picture_targets(
     matched = jnp.concatenate([jnp.zeros((1, 4)), boxes_xyxy])[rows]
     matched = jnp.where(positive[:, None], matched, anchors)
     return AnchorTargets(positive, negative, encode_boxes(anchors, matched))
+
+
+def at_sampled_cells(
+    targets: AnchorTargets, anchors_per_cell: int, samples: int
+) -> tuple[Int[Array, "B S"], AnchorTargets]:
+    """The cells that hold the sampled anchors, and what is wanted of their anchors alone.
+
+    The loss, and so its gradient, is 0 at all other cells: the network's head need not see them.
+
+    Args:
+      targets: of all anchors, with a leading axis B.
+      anchors_per_cell: A.
+      samples: most anchors that are sampled of a picture.
+
+    Returns:
+      Distinct flat places of cells, int32, order level, row, column, and the targets of their
+      anchors, ``K = S * A``. S is ``samples`` or the number of cells, if that is smaller; where
+      fewer cells hold samples, others take their places.
+    """
+    by_cell = jax.tree.map(lambda x: x.reshape(len(x), -1, anchors_per_cell, *x.shape[2:]), targets)
+    holds_samples = jnp.any(by_cell.positive | by_cell.negative, axis=-1)
+    _, cells = top_k(holds_samples.astype(jnp.float32), min(samples, holds_samples.shape[1]))
+    pictures = jnp.arange(len(cells))[:, None]
+    return cells, jax.tree.map(
+        lambda x: x[pictures, cells].reshape(len(cells), -1, *x.shape[3:]), by_cell
+    )
 
 
 def _counted(mask: Bool[Array, "B K"]) -> Int[Array, " B"]:

@@ -12,6 +12,7 @@ Hl    rows of level l, ``ceil(H / stride_l)``; Wl columns likewise
 A     anchors a cell (ratios x scales)
 K     anchors of a picture over all levels, ``sum(Hl * Wl * A)``, flat order level, row, column,
       anchor
+S     cells of a picture at which the head is trained
 N     proposals a picture, padded (``config.proposals.max_proposals``)
 ====  ==========================================================================================
 

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from rpn_jax.config import AnchorConfig, BackboneConfig, Config, LossConfig, ModelConfig
 from rpn_jax.errors import UserError
-from rpn_jax.losses import batch_targets, rpn_loss
+from rpn_jax.losses import at_sampled_cells, batch_targets, rpn_loss
 from rpn_jax.ops import anchor_validity, grid_anchors
 from rpn_jax.structures import RPNOutputs
 from tests.oracles import detection
@@ -102,7 +102,7 @@ def test_masked_boxes_and_boxes_without_area_change_nothing():
 def test_gradient_reaches_sampled_anchors_only():
     config = replace(CONFIG, loss=LossConfig(samples_per_image=16))
     outputs, (boxes, mask) = random_outputs(2, 4), random_ground_truth(2)
-    targets = jax.jit(partial(batch_targets, config))(outputs, boxes, mask, SIZES, RNG)
+    targets = jax.jit(partial(batch_targets, config, SHAPES))(boxes, mask, SIZES, RNG)
 
     def total(outputs):
         return sum(rpn_loss(config, outputs, boxes, mask, SIZES, RNG).values())
@@ -115,11 +115,41 @@ def test_gradient_reaches_sampled_anchors_only():
     assert (targets.positive | targets.negative).sum(axis=1).tolist() == [16] * 4
 
 
+@pytest.mark.parametrize("samples", [1, 16, 106])
+def test_sampled_cells_hold_every_sampled_anchor(samples):
+    """Of 106 cells; the fourth picture has no box, the pictures' own cells are fewer."""
+    config = replace(CONFIG, loss=LossConfig(samples_per_image=samples))
+    boxes, mask = random_ground_truth(3)
+
+    def both(*arguments):
+        targets = batch_targets(config, SHAPES, *arguments)
+        return targets, *at_sampled_cells(targets, 3, samples)
+
+    targets, cells, at_cells = jax.jit(both)(boxes, mask, SIZES, RNG)
+    assert cells.shape == (4, samples)
+    for picture, of_picture in enumerate(np.asarray(cells)):
+        assert len(set(of_picture.tolist())) == samples
+        assert 0 <= of_picture.min() <= of_picture.max() < 106
+        anchors = (of_picture[:, None] * 3 + np.arange(3)).ravel()
+        for everywhere, at_some in zip(targets, at_cells, strict=True):
+            np.testing.assert_array_equal(everywhere[picture][anchors], at_some[picture])
+        elsewhere = np.setdiff1d(np.arange(3 * 106), anchors)
+        assert not np.any((targets.positive | targets.negative)[picture][elsewhere])
+
+
+def test_more_samples_than_cells_take_every_cell():
+    boxes, mask = random_ground_truth(3)
+    targets = jax.jit(partial(batch_targets, CONFIG, SHAPES))(boxes, mask, SIZES, RNG)
+    cells, at_cells = jax.jit(partial(at_sampled_cells, anchors_per_cell=3, samples=107))(targets)
+    np.testing.assert_array_equal(np.sort(cells), np.tile(np.arange(106), (4, 1)))
+    assert at_cells.deltas.shape == (4, 318, 4)
+
+
 def test_each_picture_of_a_batch_is_sampled_apart():
     config = replace(CONFIG, loss=LossConfig(samples_per_image=16))
-    outputs, (boxes, mask) = random_outputs(2, 4), random_ground_truth(2)
+    boxes, mask = random_ground_truth(2)
     same = [np.repeat(part[:1], 4, axis=0) for part in (boxes, mask, SIZES)]
-    negative = np.asarray(jax.jit(partial(batch_targets, config))(outputs, *same, RNG).negative)
+    negative = np.asarray(jax.jit(partial(batch_targets, config, SHAPES))(*same, RNG).negative)
     assert len({row.tobytes() for row in negative}) == 4
 
 

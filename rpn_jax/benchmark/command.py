@@ -51,7 +51,8 @@ NOTES = {
     "of the compiled program. FLOPs are those of the network. The roofline is the larger of FLOPs "
     "over the measured matrix peak and XLA's count of bytes over the measured copy peak.",
     "training": f"Forward, matching, sampling, losses, backward and SGD of the real step, {BOXES} "
-    "boxes a picture, on all devices; memory_mb and achieved_tflops are a device's.",
+    "boxes a picture, on all devices; memory_mb and achieved_tflops are a device's. The head works "
+    "at the sampled cells alone.",
     "matching": "Matching, sampling and targets of one picture's anchors.",
     "inference_peers": "PyTorch in the same run, with the same weights, pictures, anchors and "
     "sizes; its norms are not folded into its convolutions. first_call_s: compiling and the choice "

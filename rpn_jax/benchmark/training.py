@@ -86,7 +86,7 @@ def training_rows(
 def matching_row(config: Config, canvas: Canvas, boxes: int, effort: Effort) -> Row:
     """Targets of one picture's anchors (`losses.batch_targets`), with ``boxes`` boxes."""
     batch = make_batch(1, canvas, boxes, seed=0)
-    outputs = output_shapes(config, 1, canvas)
+    level_shapes = output_shapes(config, 1, canvas).level_shapes
 
     @jax.jit
     def targets(
@@ -95,7 +95,7 @@ def matching_row(config: Config, canvas: Canvas, boxes: int, effort: Effort) -> 
         image_sizes: Int[Array, "1 2"],
         rng: PRNGKeyArray,
     ) -> AnchorTargets:
-        return batch_targets(config, outputs, boxes_xyxy, box_mask, image_sizes, rng)
+        return batch_targets(config, level_shapes, boxes_xyxy, box_mask, image_sizes, rng)
 
     arguments = (batch.boxes_xyxy, batch.box_mask, batch.image_sizes, jax.random.key(0))
     program = compile_program(targets, *arguments)

@@ -89,16 +89,30 @@ def convolve(
     return y if bias is None else _add_bias(y, bias)
 
 
+def convolve_patches(
+    patches: Float[Array, "... kkI"],
+    kernel: Float[Array, "k k I O"],
+    bias: Float[Array, " O"],
+    precision: Precision,
+) -> Float[Array, "... O"]:
+    """`convolve` where what the kernel reads lies side by side, row by row."""
+    dtype = compute_dtype(precision)
+    flat_kernel = kernel.reshape(-1, kernel.shape[-1])
+    factors = as_factors(lax_precision(precision), patches.astype(dtype), flat_kernel.astype(dtype))
+    return _add_bias(jnp.matmul(*factors, precision=lax_precision(precision)), bias)
+
+
 @jax.custom_vjp
-def _add_bias(y: Float[Array, "B h w O"], bias: Float[Array, " O"]) -> Float[Array, "B h w O"]:
+def _add_bias(y: Float[Array, "... O"], bias: Float[Array, " O"]) -> Float[Array, "... O"]:
     """Sum in y's dtype, the gradient by bias in float32: 16 bits do not hold so long a sum."""
     return y + bias.astype(y.dtype)
 
 
 def _add_bias_backward(
-    bias: Float[Array, " O"], y_grad: Float[Array, "B h w O"]
-) -> tuple[Float[Array, "B h w O"], Float[Array, " O"]]:
-    return y_grad, jnp.sum(y_grad, axis=(0, 1, 2), dtype=jnp.float32).astype(bias.dtype)
+    bias: Float[Array, " O"], y_grad: Float[Array, "... O"]
+) -> tuple[Float[Array, "... O"], Float[Array, " O"]]:
+    pixels = tuple(range(y_grad.ndim - 1))
+    return y_grad, jnp.sum(y_grad, axis=pixels, dtype=jnp.float32).astype(bias.dtype)
 
 
 _add_bias.defvjp(lambda y, bias: (_add_bias(y, bias), bias), _add_bias_backward)

@@ -15,7 +15,7 @@ from rpn_jax.models.rpn_head import RPNHead
 from rpn_jax.structures import RPNOutputs, Variables
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float
+    from jaxtyping import Array, Float, Int
 
 
 class RPN(nn.Module):
@@ -31,7 +31,13 @@ class RPN(nn.Module):
     folded: bool = False
     """For inference: take the weights that `rpn_jax.models.folding.fold_norms` makes."""
 
-    @nn.compact
+    def setup(self) -> None:
+        config = self.config
+        self.backbone = ResNet(config.backbone, config.precision, self.axis_name, self.folded)
+        if config.neck == "fpn":
+            self.neck = FPN(config.neck_channels, config.precision)
+        self.rpn_head = RPNHead(config.head_channels, config.anchors.per_cell, config.precision)
+
     def __call__(self, images: Float[Array, "B H W 3"], train: bool = False) -> RPNOutputs:
         """Objectness and deltas of every level.
 
@@ -40,19 +46,29 @@ class RPN(nn.Module):
           train: batch norm takes this batch's statistics (and updates ``batch_stats``, which must
             then be mutable); other norms ignore it.
         """
-        config = self.config
-        backbone = ResNet(
-            config.backbone, config.precision, self.axis_name, self.folded, name="backbone"
-        )
-        features = backbone(images, train)
-        if config.neck == "fpn":
-            levels = FPN(config.neck_channels, config.precision, name="neck")(features)
-        else:
-            levels = features[-1:]
-        head = RPNHead(
-            config.head_channels, config.anchors.per_cell, config.precision, name="rpn_head"
-        )
-        return head(levels)
+        return self.outputs(self.features(images, train))
+
+    def features(
+        self, images: Float[Array, "B H W 3"], train: bool = False
+    ) -> tuple[Float[Array, "B Hl Wl C"], ...]:
+        """What the head sees, one array a level; arguments as of the whole."""
+        stages: tuple[Array, ...] = self.backbone(images, train)
+        return self.neck(stages) if self.config.neck == "fpn" else stages[-1:]
+
+    def outputs(self, levels: tuple[Float[Array, "B Hl Wl C"], ...]) -> RPNOutputs:
+        """Objectness and deltas of `features`."""
+        return self.rpn_head(levels)
+
+    def outputs_at(
+        self, levels: tuple[Float[Array, "B Hl Wl C"], ...], cells: Int[Array, "B S"]
+    ) -> RPNOutputs:
+        """The same at some cells alone, as a single level with one row of them.
+
+        Args:
+          levels: as `features` gives them.
+          cells: flat places, order level, row, column; those of a picture must be distinct.
+        """
+        return self.rpn_head.at_cells(levels, cells)
 
 
 def init_variables(config: Config, seed: int = 0) -> Variables:

@@ -224,7 +224,7 @@ def test_torchvision_matches_what_ours_matches(
     outputs = make_outputs(config, 2, CANVAS, seed=0)
     ours = batch_targets(
         config,
-        outputs,
+        outputs.level_shapes,
         batch.boxes_xyxy,
         batch.box_mask,
         batch.image_sizes,
