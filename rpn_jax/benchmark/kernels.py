@@ -11,6 +11,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
@@ -23,10 +24,15 @@ if TYPE_CHECKING:
 
     from rpn_jax.benchmark.figures import Row
 
+    ProgramToCompile = tuple[str, jax.stages.Wrapped, tuple[Any, ...]]
+    """Its name, the function, and the shapes of its arguments."""
+
 NOTE = """\
 Instructions of the compiled program that start a kernel; those in while loops once, as in_loops.
 conv_fused are convolutions that may end with bias, sum or ReLU (cuDNN's), conv_plain all others."""
-DESCRIPTION = "Count the kernels that inference is compiled to, on this device or for another one."
+DESCRIPTION = """\
+Count the kernels that inference, or the training step, is compiled to, on this device or for
+another one."""
 
 NOTHING = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "while")
 """Instructions that start no kernel."""
@@ -110,15 +116,13 @@ def _run(arguments: Sequence[str]) -> int:
     config = load_config(options.config)
     size = tuple(options.size or max(config.data.buckets, key=lambda canvas: canvas[0] * canvas[1]))
     device = _described_device(options.target) if options.target else None
+    programs_of = _training if options.train else partial(_inference, device=device)
     rows = [
-        row
+        _row(program, precision, batch_size, device)
         for precision in options.precisions
         for batch_size in options.batch_sizes
-        for row in _rows(
-            replace(config, model=replace(config.model, precision=precision)),
-            batch_size,
-            size,
-            device,
+        for program in programs_of(
+            replace(config, model=replace(config.model, precision=precision)), batch_size, size
         )
     ]
     print(table(Section("kernels", NOTE, rows)))
@@ -134,16 +138,17 @@ def _parser() -> OneLineParser:
     add = parser.add_argument
     add("config", metavar="CONFIG", help="config, a name or the path of a file")
     add("--target", type=Path, help="description of a GPU to compile for, instead of this device")
+    add("--train", action="store_true", help="the training step instead of inference")
     add("--batch-sizes", nargs="+", type=at_least(int, 1), default=[1], help="pictures a call")
     add("--size", nargs=2, type=side, metavar=("HEIGHT", "WIDTH"), help="pixels")
     add("--precisions", nargs="+", choices=precisions, default=["float32"])
     return parser
 
 
-def _rows(
+def _inference(
     config: Config, batch_size: int, size: tuple[int, int], device: jax.Device | None
-) -> list[Row]:
-    """Rows of the network, of post-processing and of both."""
+) -> list[ProgramToCompile]:
+    """The network, post-processing and both."""
     import jax
 
     from rpn_jax.benchmark import stages
@@ -153,7 +158,7 @@ def _rows(
     image_sizes = jax.ShapeDtypeStruct((batch_size, 2), "int32")
     factors = jax.ShapeDtypeStruct((batch_size, 2), "float32")
     weights = _weight_shapes(config, on_cpu=device is None and jax.default_backend() == "cpu")
-    programs = (
+    return [
         (stages.NETWORK, stages.network_function(config), (weights, images, image_sizes)),
         (
             stages.POST_PROCESSING,
@@ -165,22 +170,29 @@ def _rows(
             stages.whole_function(config),
             (weights, images, image_sizes, factors),
         ),
-    )
-    rows = []
-    for name, function, arguments in programs:
-        compiled = _compile(function, arguments, device)
-        memory = compiled.memory_analysis()
-        rows.append(
-            {
-                "program": name,
-                "precision": config.model.precision,
-                "batch": batch_size,
-                **count_kernels(compiled.as_text() or ""),
-                "arguments_mb": memory and memory.argument_size_in_bytes / 1e6,
-                "temporary_mb": memory and memory.temp_size_in_bytes / 1e6,
-            }
-        )
-    return rows
+    ]
+
+
+def _training(config: Config, batch_size: int, size: tuple[int, int]) -> list[ProgramToCompile]:
+    from rpn_jax.benchmark.training import STEP, step_program
+
+    return [(STEP, *step_program(config, batch_size, size))]
+
+
+def _row(
+    program: ProgramToCompile, precision: str, batch_size: int, device: jax.Device | None
+) -> Row:
+    name, function, arguments = program
+    compiled = _compile(function, arguments, device)
+    memory = compiled.memory_analysis()
+    return {
+        "program": name,
+        "precision": precision,
+        "batch": batch_size,
+        **count_kernels(compiled.as_text() or ""),
+        "arguments_mb": memory and memory.argument_size_in_bytes / 1e6,
+        "temporary_mb": memory and memory.temp_size_in_bytes / 1e6,
+    }
 
 
 def _weight_shapes(config: Config, on_cpu: bool) -> Any:

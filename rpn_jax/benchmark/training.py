@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +13,12 @@ from rpn_jax.benchmark.inputs import Canvas, make_batch, output_shapes
 from rpn_jax.benchmark.timing import Call, Effort, compile_program, count_flops, time_calls
 from rpn_jax.config import Config
 from rpn_jax.losses import AnchorTargets, batch_targets
+from rpn_jax.models import variable_shapes
 from rpn_jax.objective import rpn_loss_function
 from rpn_jax.optim import learning_rate_schedule, make_optimizer, trainable_parameters
 from rpn_jax.training import (
     DEVICE_AXIS,
+    LossFunction,
     Metrics,
     TrainState,
     device_step,
@@ -27,9 +29,10 @@ from rpn_jax.training import (
 )
 
 if TYPE_CHECKING:
+    import optax
     from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-    from rpn_jax.structures import Variables
+    from rpn_jax.structures import Batch, Variables
 
 STEP = "training step"
 BOXES = 12
@@ -53,19 +56,12 @@ def training_rows(
     Raises:
       UserError: the batch is no multiple of the number of devices.
     """
-    schedule = learning_rate_schedule(config.optim, STEPS_PER_EPOCH, batch_size)
-    trainable = trainable_parameters(variables["params"], config.model.backbone)
-    optimizer = make_optimizer(config.optim, schedule, trainable)
-    parts = (rpn_loss_function(config), optimizer, schedule)
+    parts = _step_parts(config, variables, batch_size)
     step = make_step(*parts, seed=0)
-    # The same work as a function that `count_flops` can take, which a `pmap`-ed one is not.
-    all_devices = jax.vmap(
-        device_step(*parts, seed=0), in_axes=(None, 0), out_axes=None, axis_name=DEVICE_AXIS
-    )
     batch = split_batch(make_batch(batch_size, canvas, BOXES, seed=0))
     # A copy: the step donates its state, and the variables are still needed.
-    state = replicate(jax.tree.map(jnp.copy, initial_state(variables, optimizer)))
-    flops = count_flops(jax.jit(all_devices), state, batch)
+    state = replicate(jax.tree.map(jnp.copy, initial_state(variables, parts.optimizer)))
+    flops = count_flops(_without_pmap(parts), state, batch)
     program = compile_program(step, state, batch, flops=flops and flops / jax.local_device_count())
 
     def one_step() -> tuple[TrainState, Metrics]:
@@ -81,6 +77,38 @@ def training_rows(
         **program_columns(program),
     }
     return [row], {STEP: one_step}
+
+
+def step_program(
+    config: Config, batch_size: int, canvas: Canvas
+) -> tuple[jax.stages.Wrapped, tuple[TrainState, Batch]]:
+    """The step of a single device, to be compiled for any, and the shapes that it takes."""
+    variables = variable_shapes(config)
+    parts = _step_parts(config, variables, batch_size)
+    state = jax.eval_shape(lambda variables: initial_state(variables, parts.optimizer), variables)
+    batch = make_batch(batch_size, canvas, BOXES, seed=0)
+    of_one_device = jax.eval_shape(lambda: jax.tree.map(lambda leaf: leaf[None], batch))
+    return _without_pmap(parts), (state, of_one_device)
+
+
+class _StepParts(NamedTuple):
+    loss_function: LossFunction
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+
+
+def _step_parts(config: Config, variables: Variables, batch_size: int) -> _StepParts:
+    schedule = learning_rate_schedule(config.optim, STEPS_PER_EPOCH, batch_size)
+    trainable = trainable_parameters(variables["params"], config.model.backbone)
+    optimizer = make_optimizer(config.optim, schedule, trainable)
+    return _StepParts(rpn_loss_function(config), optimizer, schedule)
+
+
+def _without_pmap(parts: _StepParts) -> jax.stages.Wrapped:
+    """The step of all devices on one: the same work, for what takes no `pmap`-ed function."""
+    step = device_step(*parts, seed=0)
+    all_devices = jax.vmap(step, in_axes=(None, 0), out_axes=None, axis_name=DEVICE_AXIS)
+    return jax.jit(all_devices, donate_argnums=0)
 
 
 def matching_row(config: Config, canvas: Canvas, boxes: int, effort: Effort) -> Row:

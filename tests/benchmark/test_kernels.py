@@ -76,6 +76,14 @@ def test_prints_a_row_for_each_program(capsys: pytest.CaptureFixture[str]) -> No
         assert f"| {name} " in out
 
 
+def test_the_training_step_is_one_program(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["rpn_demo", "--train", "--size", "64", "64", "--batch-sizes", "2"]
+    assert kernels.main(words) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if " float32 " in line]
+    assert len(rows) == 1
+    assert rows[0].startswith("| training step |")
+
+
 @pytest.mark.parametrize("content", [None, "no description"])
 def test_a_wrong_target_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None
