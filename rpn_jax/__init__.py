@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from rpn_jax import ops
     from rpn_jax.config import Config, load_config
     from rpn_jax.errors import UserError
-    from rpn_jax.losses import rpn_loss
+    from rpn_jax.inference.proposer import Proposer
     from rpn_jax.models import RPN, init_variables
+    from rpn_jax.models.rpn.loss import rpn_loss
+    from rpn_jax.models.rpn.proposals import propose
     from rpn_jax.ops.pixels import normalize_images
-    from rpn_jax.proposals import propose
-    from rpn_jax.proposer import Proposer
     from rpn_jax.structures import Batch, Proposals, RPNOutputs
-    from rpn_jax.weights import load_variables, save_variables
+    from rpn_jax.weights.folders import load_variables, save_variables
 
 __all__ = [
     "RPN",
@@ -46,16 +46,16 @@ _HOMES = {
     "Batch": "rpn_jax.structures",
     "Config": "rpn_jax.config",
     "Proposals": "rpn_jax.structures",
-    "Proposer": "rpn_jax.proposer",
+    "Proposer": "rpn_jax.inference.proposer",
     "RPNOutputs": "rpn_jax.structures",
     "UserError": "rpn_jax.errors",
     "init_variables": "rpn_jax.models",
     "load_config": "rpn_jax.config",
-    "load_variables": "rpn_jax.weights",
+    "load_variables": "rpn_jax.weights.folders",
     "normalize_images": "rpn_jax.ops.pixels",
-    "propose": "rpn_jax.proposals",
-    "rpn_loss": "rpn_jax.losses",
-    "save_variables": "rpn_jax.weights",
+    "propose": "rpn_jax.models.rpn.proposals",
+    "rpn_loss": "rpn_jax.models.rpn.loss",
+    "save_variables": "rpn_jax.weights.folders",
 }
 
 

@@ -6,28 +6,28 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rpn_jax.checkpoints import last_saved
-from rpn_jax.compiling import set_up_compiling
 from rpn_jax.config import Config, load_config, replace
-from rpn_jax.curves import draw_curves
-from rpn_jax.data.dataset import Dataset, open_dataset
+from rpn_jax.console import make_console, picture_progress
+from rpn_jax.data.catalog import open_dataset
+from rpn_jax.data.dataset import Dataset
 from rpn_jax.data.files import PictureFiles, find_pictures
 from rpn_jax.data.pipeline import with_exact_padding
 from rpn_jax.errors import UserError
-from rpn_jax.evaluation import check_split, recall_table
-from rpn_jax.evaluation import evaluate as evaluate_recall
-from rpn_jax.json_files import json_figures, write_json
+from rpn_jax.evaluation.recall import check_split, recall_table
+from rpn_jax.evaluation.recall import evaluate as evaluate_recall
+from rpn_jax.files import check_out_file, json_figures, make_folder, write_json
+from rpn_jax.inference.draw import draw_boxes, save_picture
+from rpn_jax.inference.proposer import make_propose_function, propose_with_progress
+from rpn_jax.inference.results import PictureProposals, write_results
 from rpn_jax.models import variable_shapes
-from rpn_jax.output import check_out_file, make_console, make_folder
-from rpn_jax.progress import picture_progress
-from rpn_jax.proposer import make_propose_function, propose_with_progress
-from rpn_jax.results import PictureProposals, write_results
-from rpn_jax.run_log import METRICS_FILE
+from rpn_jax.runtime import set_up_compiling
 from rpn_jax.structures import Variables
-from rpn_jax.train_run import train_run
-from rpn_jax.trees import check_variables
-from rpn_jax.visualize import draw_boxes, save_picture
-from rpn_jax.weights import check_same_model, load_variables
+from rpn_jax.training.curves import draw_curves
+from rpn_jax.training.log import METRICS_FILE
+from rpn_jax.training.run import train_run
+from rpn_jax.weights.checkpoints import last_saved
+from rpn_jax.weights.folders import check_same_model, load_variables
+from rpn_jax.weights.trees import check_variables
 
 PROPOSALS_FILE = "proposals.json"
 PICTURES_FILE = "pictures.json"
@@ -146,7 +146,7 @@ def convert(source: str, out: Path, config_name: str | None) -> None:
     Raises:
       UserError: a source that cannot be had, is refused or does not fit, or an ``out`` that exists.
     """
-    from rpn_jax import torch_weights
+    from rpn_jax.weights import torch as torch_weights
 
     console = make_console()
     report = torch_weights.convert(source, out, config_name)
@@ -160,7 +160,7 @@ def convert_to_torch(weights: Path, file: Path) -> None:
     Raises:
       UserError: no such weights, or a file that exists or cannot be written.
     """
-    from rpn_jax import torch_weights
+    from rpn_jax.weights import torch as torch_weights
 
     torch_weights.to_torch(weights, file)
     make_console().print(f"weights are in {file}", soft_wrap=True)

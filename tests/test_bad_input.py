@@ -7,10 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from rpn_jax import cli, commands, train_run
+from rpn_jax import cli, commands
 from rpn_jax.config import config_to_json
 from rpn_jax.models import variable_shapes
-from rpn_jax.weights import save_variables
+from rpn_jax.training import run as train_run
+from rpn_jax.weights.folders import save_variables
 
 
 @pytest.fixture

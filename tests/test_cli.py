@@ -22,7 +22,7 @@ from rpn_jax.benchmark.options import parse_options
 from rpn_jax.cli import VERBS, Train, main, parse
 from rpn_jax.config import Config, config_names, config_to_json, load_config
 from rpn_jax.errors import UserError
-from tests.test_config import leaf_keys
+from tests.config.test_config import leaf_keys
 
 ROOT = Path(__file__).resolve().parents[1]
 R50 = "rpn_r50_fpn_1x_coco"

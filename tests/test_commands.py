@@ -14,13 +14,15 @@ import numpy as np
 import pytest
 
 import rpn_jax
-from rpn_jax import cli, commands, progress, train_run
-from rpn_jax.checkpoints import Saved, last_saved
+from rpn_jax import cli, commands
+from rpn_jax import console as progress
 from rpn_jax.config import load_config
 from rpn_jax.data.pipeline import train_batches
 from rpn_jax.errors import UserError
-from rpn_jax.run_lock import only_run
-from rpn_jax.run_log import RunLog
+from rpn_jax.training import run as train_run
+from rpn_jax.training.lock import only_run
+from rpn_jax.training.log import RunLog
+from rpn_jax.weights.checkpoints import Saved, last_saved
 
 
 def lines_of(path):

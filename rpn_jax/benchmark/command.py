@@ -28,12 +28,12 @@ from rpn_jax.benchmark.timing import Call, Effort
 from rpn_jax.benchmark.training import BOXES, matching_row, training_rows
 from rpn_jax.config import Config, config_names, load_config, replace
 from rpn_jax.devices import use_platform
-from rpn_jax.environment import environment
+from rpn_jax.files import make_folder
 from rpn_jax.models import init_variables
-from rpn_jax.output import make_folder
+from rpn_jax.runtime import environment
 
 if TYPE_CHECKING:
-    from rpn_jax.models.convolution import Precision
+    from rpn_jax.ops.convolution import Precision
     from rpn_jax.structures import Variables
 
     Calls = defaultdict[int, defaultdict[str, dict[Precision, Call]]]

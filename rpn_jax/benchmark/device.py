@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from rpn_jax.benchmark.timing import Effort, time_calls
-from rpn_jax.models.convolution import Precision, compute_dtype, lax_precision
+from rpn_jax.ops.convolution import Precision, compute_dtype, lax_precision
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float

@@ -22,8 +22,8 @@ from rpn_jax.benchmark.stages import (
 )
 from rpn_jax.benchmark.timing import Effort, compile_program, repeat
 from rpn_jax.config import Config, Resize, replace
-from rpn_jax.environment import cpu_cores
-from rpn_jax.proposer import on_all_devices, prepare_variables, propose_dataset
+from rpn_jax.inference.proposer import on_all_devices, prepare_variables, propose_dataset
+from rpn_jax.runtime import cpu_cores
 
 if TYPE_CHECKING:
     from jax.stages import Wrapped

@@ -35,7 +35,7 @@ from rpn_jax.benchmark.training import matching_row
 from rpn_jax.config import CANVAS_MULTIPLE, Config, replace
 
 if TYPE_CHECKING:
-    from rpn_jax.models.convolution import Precision
+    from rpn_jax.ops.convolution import Precision
     from rpn_jax.structures import Variables
 
 CANDIDATES = (500, 1000, 2000, 4000, 8000, 12000)

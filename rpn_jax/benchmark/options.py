@@ -12,7 +12,7 @@ from rpn_jax.config import CANVAS_MULTIPLE, ModelConfig
 from rpn_jax.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from rpn_jax.models.convolution import Precision
+    from rpn_jax.ops.convolution import Precision
 
 DESCRIPTION = """\
 Time an RPN on this device, with pictures that lie on the device as uint8, and proposals out.

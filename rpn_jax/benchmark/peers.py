@@ -33,10 +33,10 @@ from rpn_jax.benchmark.training import BOXES, STEP
 from rpn_jax.config import Config, PixelConfig, load_config, replace
 from rpn_jax.ops import grid_anchors
 from rpn_jax.structures import Batch, RPNOutputs, Variables
-from rpn_jax.torch_weights.conversion import state_dict
+from rpn_jax.weights.torch.conversion import state_dict
 
 if TYPE_CHECKING:
-    from rpn_jax.models.convolution import Precision
+    from rpn_jax.ops.convolution import Precision
 
     OurCalls = Mapping[str, Mapping[Precision, Call]]
     """Calls of this package by stage and precision."""

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rpn_jax.errors import UserError, exit_code
-from rpn_jax.json_files import read_json
-from rpn_jax.output import make_folder
+from rpn_jax.files import make_folder, read_json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

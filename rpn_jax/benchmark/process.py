@@ -17,7 +17,7 @@ from rpn_jax.benchmark.timing import Effort, repeat
 from rpn_jax.config import Config, load_config, replace
 
 if TYPE_CHECKING:
-    from rpn_jax.models.convolution import Precision
+    from rpn_jax.ops.convolution import Precision
 
 IMPORTS = {
     "import rpn_jax": "import rpn_jax",
@@ -75,9 +75,9 @@ def inference_peak(config: Config, canvas: Canvas) -> dict[str, Any]:
 
     from rpn_jax.benchmark.device import peak_device_bytes
     from rpn_jax.benchmark.stages import one_device
-    from rpn_jax.compiling import return_memory_after_compiling
+    from rpn_jax.inference.proposer import make_propose_function, prepare_variables
     from rpn_jax.models import variable_shapes
-    from rpn_jax.proposer import make_propose_function, prepare_variables
+    from rpn_jax.runtime import return_memory_after_compiling
 
     return_memory_after_compiling()
     batch = make_batch(1, canvas, boxes=1, seed=0)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rpn_jax.benchmark.figures import Section
-from rpn_jax.json_files import write_json
+from rpn_jax.files import write_json
 
 RESULTS_FILE = "benchmark.json"
 FORMAT = 1

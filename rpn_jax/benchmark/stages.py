@@ -22,11 +22,11 @@ from rpn_jax.benchmark.timing import (
     time_calls,
 )
 from rpn_jax.config import Config
+from rpn_jax.inference.proposer import make_propose_function, prepare_variables
 from rpn_jax.models import RPN
+from rpn_jax.models.rpn.proposals import candidates, propose
 from rpn_jax.ops import nms_per_level
 from rpn_jax.ops.pixels import normalize_images
-from rpn_jax.proposals import candidates, propose
-from rpn_jax.proposer import make_propose_function, prepare_variables
 from rpn_jax.structures import Proposals, RPNOutputs, Variables
 
 if TYPE_CHECKING:

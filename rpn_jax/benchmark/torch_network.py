@@ -1,7 +1,7 @@
 """The same network in plain PyTorch, under MMDetection's names: what its users run today.
 
 ResNet and ResNeXt, feature pyramid and head, NCHW. Weights of this package load into it by
-`rpn_jax.torch_weights.conversion.state_dict`.
+`rpn_jax.weights.torch.conversion.state_dict`.
 """
 
 from __future__ import annotations

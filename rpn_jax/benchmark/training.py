@@ -12,11 +12,11 @@ from rpn_jax.benchmark.figures import Row, program_columns, roofline_columns, ti
 from rpn_jax.benchmark.inputs import Canvas, make_batch, output_shapes
 from rpn_jax.benchmark.timing import Call, Effort, compile_program, count_flops, time_calls
 from rpn_jax.config import Config
-from rpn_jax.losses import AnchorTargets, batch_targets
 from rpn_jax.models import variable_shapes
-from rpn_jax.objective import rpn_loss_function
-from rpn_jax.optim import learning_rate_schedule, make_optimizer, trainable_parameters
-from rpn_jax.training import (
+from rpn_jax.models.rpn.targets import AnchorTargets, batch_targets
+from rpn_jax.training.objectives import rpn_loss_function
+from rpn_jax.training.optim import learning_rate_schedule, make_optimizer, trainable_parameters
+from rpn_jax.training.step import (
     DEVICE_AXIS,
     LossFunction,
     Metrics,

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from rpn_jax.config.sections import Config
 from rpn_jax.errors import UserError, nearest
-from rpn_jax.json_files import read_json, write_json
+from rpn_jax.files import read_json, write_json
 
 T = TypeVar("T")
 
@@ -48,7 +48,7 @@ def load_config(name_or_path: str | Path) -> Config:
 
 def config_names() -> list[str]:
     """Names of the configs that come with the package, sorted."""
-    return sorted(path.stem for path in _config_folder().glob("*.py"))
+    return sorted(_config_paths())
 
 
 def config_to_json(config: Config, path: Path) -> None:
@@ -67,14 +67,20 @@ def _config_folder() -> Path:
     return installed if installed.is_dir() else package.parent / "configs"
 
 
+def _config_paths() -> dict[str, Path]:
+    """Paths of the configs that come with the package, by name: the stem of the file."""
+    return {path.stem: path for path in _config_folder().rglob("*.py")}
+
+
 def _named_config(name: str) -> Path:
-    names = config_names()
-    if name not in names:
+    paths = _config_paths()
+    if name not in paths:
+        names = sorted(paths)
         raise UserError(
             f"config '{name}': no such name or .py file{nearest(name, names)} "
             f"(known: {', '.join(names)})"
         )
-    return _config_folder() / f"{name}.py"
+    return paths[name]
 
 
 def _from_dict(cls: type[T], values: Any, path: Path, prefix: str = "") -> T:

@@ -10,7 +10,7 @@ from rpn_jax.data.annotations import pictures_from_coco
 from rpn_jax.data.dataset import Picture
 from rpn_jax.data.images import check_size, read_image
 from rpn_jax.errors import UserError
-from rpn_jax.json_files import read_json
+from rpn_jax.files import read_json
 
 if TYPE_CHECKING:
     import numpy as np

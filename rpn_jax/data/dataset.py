@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 if TYPE_CHECKING:
     from jaxtyping import Float32, UInt8
-
-    from rpn_jax.config import DataConfig
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,24 +54,3 @@ def coco_images(pictures: Sequence[Picture]) -> list[dict[str, Any]]:
         }
         for picture in pictures
     ]
-
-
-def open_dataset(config: DataConfig, split: str) -> Dataset:
-    """Open a split of the dataset that ``config.dataset`` names.
-
-    Raises:
-      UserError: a split, file or box that is missing or broken.
-    """
-    match config.dataset:
-        case "coco":
-            from rpn_jax.data.coco import CocoFolder
-
-            return CocoFolder(Path(config.root), split, config.clip_boxes)
-        case "tfds":
-            from rpn_jax.data.tfds import TfdsCoco
-
-            return TfdsCoco(config.root, split, config.clip_boxes)
-        case "shapes":
-            from rpn_jax.data.shapes import Shapes
-
-            return Shapes(split)

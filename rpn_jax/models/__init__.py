@@ -1,5 +1,5 @@
 """The networks; the only home of ``flax.linen``."""
 
-from rpn_jax.models.rpn import RPN, init_variables, variable_shapes
+from rpn_jax.models.detectors import RPN, init_variables, variable_shapes
 
 __all__ = ["RPN", "init_variables", "variable_shapes"]

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from rpn_jax.config import NORM_GROUPS
-from rpn_jax.models.convolution import Precision, convolve
+from rpn_jax.ops.convolution import Precision, convolve
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float

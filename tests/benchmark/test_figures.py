@@ -17,8 +17,8 @@ from rpn_jax.benchmark.figures import Section, program_columns, roofline_columns
 from rpn_jax.benchmark.growth import Point, canvases_up_to, doubling_up_to, growth_rows
 from rpn_jax.benchmark.report import table, write_results
 from rpn_jax.benchmark.timing import Effort, Program, Timing, compile_program, repeat, summarize
-from rpn_jax.environment import environment
 from rpn_jax.errors import UserError
+from rpn_jax.runtime import environment
 
 
 def program(flops: float | None, bytes_accessed: float | None) -> Program:

@@ -21,8 +21,8 @@ from rpn_jax.benchmark.inputs import (
 )
 from rpn_jax.config import Config, load_config
 from rpn_jax.models import RPN, variable_shapes
+from rpn_jax.models.rpn.proposals import candidates, propose
 from rpn_jax.ops import box_iou
-from rpn_jax.proposals import candidates, propose
 
 
 def test_the_same_seed_makes_the_same() -> None:

@@ -30,8 +30,8 @@ from rpn_jax.benchmark.training import matching_row, training_rows
 from rpn_jax.config import Config, config_to_json, load_config
 from rpn_jax.data.files import find_pictures
 from rpn_jax.errors import UserError
+from rpn_jax.inference.proposer import prepare_variables
 from rpn_jax.models import init_variables, variable_shapes
-from rpn_jax.proposer import prepare_variables
 
 CANVAS = (64, 64)
 EFFORT = Effort(runs=2, seconds=60.0)

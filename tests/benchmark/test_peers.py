@@ -24,14 +24,14 @@ from rpn_jax.benchmark.timing import WARM_UP_CALLS, Effort
 from rpn_jax.benchmark.torch_network import TorchRPN
 from rpn_jax.benchmark.training import STEP
 from rpn_jax.config import BackboneConfig, Config, load_config
-from rpn_jax.losses import batch_targets
+from rpn_jax.inference.proposer import prepare_variables
 from rpn_jax.models import variable_shapes
+from rpn_jax.models.rpn.proposals import propose
+from rpn_jax.models.rpn.targets import batch_targets
 from rpn_jax.ops import grid_anchors
-from rpn_jax.optim import trainable_parameters
-from rpn_jax.proposals import propose
-from rpn_jax.proposer import prepare_variables
 from rpn_jax.structures import Batch
-from rpn_jax.torch_weights.names import torch_key
+from rpn_jax.training.optim import trainable_parameters
+from rpn_jax.weights.torch.names import torch_key
 
 CANVAS = (96, 64)
 CPU = torch.device("cpu")

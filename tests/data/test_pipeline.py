@@ -11,8 +11,9 @@ import pytest
 
 from rpn_jax.config import DataConfig
 from rpn_jax.data import pipeline
+from rpn_jax.data.catalog import open_dataset
 from rpn_jax.data.coco import CocoFolder
-from rpn_jax.data.dataset import Picture, open_dataset
+from rpn_jax.data.dataset import Picture
 from rpn_jax.errors import UserError
 from tests.data.coco_folder import box_entry, image_entry, write_coco_folder
 

@@ -5,7 +5,7 @@ import pytest
 
 from rpn_jax.config import DataConfig
 from rpn_jax.data import shapes
-from rpn_jax.data.dataset import open_dataset
+from rpn_jax.data.catalog import open_dataset
 from rpn_jax.errors import UserError
 
 

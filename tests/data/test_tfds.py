@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rpn_jax.config import DataConfig
-from rpn_jax.data.dataset import open_dataset
+from rpn_jax.data.catalog import open_dataset
 from rpn_jax.errors import UserError
 from tests.data.coco_folder import picture
 

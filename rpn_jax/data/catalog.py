@@ -1,0 +1,27 @@
+"""Opens the dataset that a config names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rpn_jax.config import DataConfig
+from rpn_jax.data.coco import CocoFolder
+from rpn_jax.data.dataset import Dataset
+from rpn_jax.data.shapes import Shapes
+
+
+def open_dataset(config: DataConfig, split: str) -> Dataset:
+    """Open a split of the dataset that ``config.dataset`` names.
+
+    Raises:
+      UserError: a split, file or box that is missing or broken.
+    """
+    match config.dataset:
+        case "coco":
+            return CocoFolder(Path(config.root), split, config.clip_boxes)
+        case "tfds":
+            from rpn_jax.data.tfds import TfdsCoco
+
+            return TfdsCoco(config.root, split, config.clip_boxes)
+        case "shapes":
+            return Shapes(split)

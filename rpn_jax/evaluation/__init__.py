@@ -1,0 +1,1 @@
+"""Measures of proposals against the ground truth."""

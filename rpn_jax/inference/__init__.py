@@ -1,0 +1,1 @@
+"""From pictures to proposals: batched inference, result files and drawings."""

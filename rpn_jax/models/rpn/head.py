@@ -1,0 +1,98 @@
+"""The head of a Region Proposal Network (Ren et al. 2015): the same weights on every level."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from rpn_jax.models.layers import ConvWeights, relu
+from rpn_jax.ops.convolution import (
+    Precision,
+    as_factors,
+    compute_dtype,
+    convolve,
+    convolve_patches,
+    lax_precision,
+)
+from rpn_jax.ops.patches import patches_3x3
+from rpn_jax.structures import RPNOutputs
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int
+
+    Weights = tuple[Float[Array, "..."], Float[Array, " O"]]
+    """Kernel and bias."""
+
+head_normal = nn.initializers.normal(0.01)
+
+
+class RPNHead(nn.Module):
+    """3x3 convolution, ReLU, and 1x1 convolutions to objectness and deltas."""
+
+    features: int
+    anchors_per_cell: int
+    precision: Precision
+
+    def __call__(self, levels: tuple[Float[Array, "B Hl Wl C"], ...]) -> RPNOutputs:
+        """Outputs at every cell of every level."""
+        shared, both = self._weights(levels[0].shape[-1])
+        hidden = [relu(convolve(x, *shared, self.precision)) for x in levels]
+        return self._outputs(hidden, *both)
+
+    def at_cells(
+        self, levels: tuple[Float[Array, "B Hl Wl C"], ...], cells: Int[Array, "B S"]
+    ) -> RPNOutputs:
+        """Outputs at some cells, as a single level with one row of them.
+
+        Args:
+          levels: all of them.
+          cells: flat places, order level, row, column; those of a picture must be distinct.
+        """
+        shared, both = self._weights(levels[0].shape[-1])
+        hidden = relu(convolve_patches(patches_3x3(levels, cells), *shared, self.precision))
+        return self._outputs([hidden[:, None]], *both)
+
+    @nn.compact
+    def _weights(self, in_features: int) -> tuple[Weights, Weights]:
+        """Of the 3x3 convolution, and of both 1x1 convolutions side by side."""
+        anchors = self.anchors_per_cell
+        shared = self._conv_weights("rpn_conv", in_features, self.features, 3)
+        kernel_cls, bias_cls = self._conv_weights("rpn_cls", self.features, anchors, 1)
+        kernel_reg, bias_reg = self._conv_weights("rpn_reg", self.features, 4 * anchors, 1)
+        # One product for both outputs: the activations, by far the larger operand, are read once.
+        kernel_both = jnp.concatenate([kernel_cls, kernel_reg], axis=-1)[0, 0]
+        return shared, (kernel_both, jnp.concatenate([bias_cls, bias_reg]))
+
+    def _conv_weights(
+        self, name: str, in_features: int, features: int, kernel_size: int
+    ) -> Weights:
+        kernel, bias = ConvWeights(
+            in_features, features, kernel_size, use_bias=True, kernel_init=head_normal, name=name
+        )()
+        assert bias is not None
+        return kernel, bias
+
+    def _outputs(
+        self,
+        levels: Sequence[Float[Array, "B h w C"]],
+        kernel: Float[Array, "C O"],
+        bias: Float[Array, " O"],
+    ) -> RPNOutputs:
+        """Objectness and deltas of what the 3x3 convolution gave."""
+        anchors = self.anchors_per_cell
+        objectness, deltas = [], []
+        for hidden in levels:
+            both = self._project(hidden, kernel) + bias
+            objectness.append(both[..., :anchors])
+            deltas.append(both[..., anchors:].reshape(*both.shape[:-1], anchors, 4))
+        return RPNOutputs(objectness=tuple(objectness), deltas=tuple(deltas))
+
+    def _project(
+        self, hidden: Float[Array, "B h w C"], kernel: Float[Array, "C O"]
+    ) -> Float[Array, "B h w O"]:
+        precision = lax_precision(self.precision)
+        factors = as_factors(precision, hidden, kernel.astype(compute_dtype(self.precision)))
+        return jnp.matmul(*factors, precision=precision, preferred_element_type=jnp.float32)

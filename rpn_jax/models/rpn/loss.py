@@ -1,0 +1,84 @@
+"""The two loss terms of an RPN (Ren et al. 2015, section 3.1.2)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+
+from rpn_jax.config import Config
+from rpn_jax.models.rpn.targets import AnchorTargets, batch_targets
+from rpn_jax.structures import RPNOutputs
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+
+def rpn_loss(
+    config: Config,
+    outputs: RPNOutputs,
+    boxes_xyxy: Float[Array, "B G 4"],
+    box_mask: Bool[Array, "B G"],
+    image_sizes: Int[Array, "B 2"],
+    rng: PRNGKeyArray,
+    axis_name: str | None = None,
+) -> dict[str, Float[Array, ""]]:
+    """Sigmoid cross-entropy and L1 over the sampled anchors, both divided by their number.
+
+    As in the reference, a picture without positives counts for one of them in that number, and so
+    for negatives; it is never 0.
+
+    Args:
+      config: ``config.model.anchors`` and ``config.loss`` are used.
+      outputs: of the network, any float type; the loss is float32.
+      boxes_xyxy: ground truth, resized pixels.
+      box_mask: True where a box exists.
+      image_sizes: (height, width) of each resized picture before padding.
+      rng: key of the sampling, folded with each picture's place in the batch.
+      axis_name: mapped axis of the devices, if any. The number of samples is then averaged over
+        it, so that the mean of the devices' losses is the loss of the global batch.
+
+    Returns:
+      ``loss_rpn_cls`` and ``loss_rpn_bbox``, f32 scalars.
+
+    Raises:
+      UserError: the outputs have not one level for each of the config's strides.
+    """
+    targets = batch_targets(config, outputs.level_shapes, boxes_xyxy, box_mask, image_sizes, rng)
+    return loss_terms(outputs, targets, axis_name)
+
+
+def loss_terms(
+    outputs: RPNOutputs, targets: AnchorTargets, axis_name: str | None
+) -> dict[str, Float[Array, ""]]:
+    """`rpn_loss` of anchors whose targets are known, in the same order as the outputs."""
+    samples = jnp.sum(_counted(targets.positive) + _counted(targets.negative))
+    samples = samples.astype(jnp.float32)
+    if axis_name is not None:
+        samples = jax.lax.pmean(samples, axis_name)
+
+    logits = _flatten_levels(outputs.objectness, ())
+    # The cross-entropy of a logit x is softplus(x) against 0 and softplus(-x) against 1.
+    cross_entropy = jax.nn.softplus(jnp.where(targets.positive, -logits, logits))
+    sampled = targets.positive | targets.negative
+    errors = jnp.abs(_flatten_levels(outputs.deltas, (4,)) - targets.deltas)
+    return {
+        "loss_rpn_cls": _masked_sum(cross_entropy, sampled) / samples,
+        "loss_rpn_bbox": _masked_sum(errors, targets.positive[..., None]) / samples,
+    }
+
+
+def _counted(mask: Bool[Array, "B K"]) -> Int[Array, " B"]:
+    return jnp.maximum(jnp.sum(mask, axis=-1), 1)
+
+
+def _flatten_levels(
+    levels: tuple[Float[Array, "B Hl Wl A *rest"], ...], rest: tuple[int, ...]
+) -> Float[Array, "B K *rest"]:
+    flat = [level.reshape(len(level), -1, *rest) for level in levels]
+    return jnp.concatenate(flat, axis=1).astype(jnp.float32)
+
+
+def _masked_sum(values: Float[Array, "..."], mask: Bool[Array, "..."]) -> Float[Array, ""]:
+    return jnp.sum(jnp.where(mask, values, 0.0))

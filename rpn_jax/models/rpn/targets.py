@@ -1,0 +1,106 @@
+"""Training targets of the anchors (Ren et al. 2015, section 3.1.2): match, sample, encode."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rpn_jax.config import Config, LossConfig
+from rpn_jax.ops import (
+    anchor_validity,
+    assign_anchors,
+    encode_boxes,
+    grid_anchors,
+    sample_anchors,
+)
+from rpn_jax.ops.anchors import LevelShapes
+from rpn_jax.ops.topk import top_k
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+
+class AnchorTargets(NamedTuple):
+    """What the head should say about the anchors of one picture."""
+
+    positive: Bool[Array, " K"]
+    """True for sampled anchors that hold an object."""
+    negative: Bool[Array, " K"]
+    """True for sampled anchors that hold none."""
+    deltas: Float[Array, "K 4"]
+    """float32 (dx, dy, dw, dh); zeros where not positive."""
+
+
+def batch_targets(
+    config: Config,
+    level_shapes: LevelShapes,
+    boxes_xyxy: Float[Array, "B G 4"],
+    box_mask: Bool[Array, "B G"],
+    image_sizes: Int[Array, "B 2"],
+    rng: PRNGKeyArray,
+) -> AnchorTargets:
+    """The targets of every picture, as `picture_targets`, with a leading axis B."""
+    anchors = jnp.concatenate(grid_anchors(level_shapes, config.model.anchors))
+    valid = anchor_validity(level_shapes, config.model.anchors, image_sizes)
+    rngs = jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.arange(len(image_sizes)))
+
+    def one_picture(valid: Array, boxes: Array, mask: Array, rng: Array) -> AnchorTargets:
+        return picture_targets(config.loss, anchors, valid, boxes, mask, rng)
+
+    return jax.lax.stop_gradient(jax.vmap(one_picture)(valid, boxes_xyxy, box_mask, rngs))
+
+
+def picture_targets(
+    config: LossConfig,
+    anchors: Float[Array, "K 4"],
+    valid: Bool[Array, " K"],
+    boxes_xyxy: Float[Array, "G 4"],
+    box_mask: Bool[Array, " G"],
+    rng: PRNGKeyArray,
+) -> AnchorTargets:
+    """Match the anchors of one picture with its boxes, sample them, and encode the boxes."""
+    labels = assign_anchors(
+        anchors,
+        valid,
+        boxes_xyxy,
+        box_mask,
+        config.positive_iou,
+        config.negative_iou,
+        config.min_positive_iou,
+    )
+    positive, negative = sample_anchors(
+        labels, rng, config.samples_per_image, config.positive_fraction
+    )
+    # An anchor that is not positive is its own box: its deltas are 0 and stay finite.
+    rows = jnp.where(positive, labels, 0)
+    matched = jnp.concatenate([jnp.zeros((1, 4)), boxes_xyxy])[rows]
+    matched = jnp.where(positive[:, None], matched, anchors)
+    return AnchorTargets(positive, negative, encode_boxes(anchors, matched))
+
+
+def at_sampled_cells(
+    targets: AnchorTargets, anchors_per_cell: int, samples: int
+) -> tuple[Int[Array, "B S"], AnchorTargets]:
+    """The cells that hold the sampled anchors, and what is wanted of their anchors alone.
+
+    The loss, and so its gradient, is 0 at all other cells: the network's head need not see them.
+
+    Args:
+      targets: of all anchors, with a leading axis B.
+      anchors_per_cell: A.
+      samples: most anchors that are sampled of a picture.
+
+    Returns:
+      Distinct flat places of cells, int32, order level, row, column, and the targets of their
+      anchors, ``K = S * A``. S is ``samples`` or the number of cells, if that is smaller; where
+      fewer cells hold samples, others take their places.
+    """
+    by_cell = jax.tree.map(lambda x: x.reshape(len(x), -1, anchors_per_cell, *x.shape[2:]), targets)
+    holds_samples = jnp.any(by_cell.positive | by_cell.negative, axis=-1)
+    _, cells = top_k(holds_samples.astype(jnp.float32), min(samples, holds_samples.shape[1]))
+    pictures = jnp.arange(len(cells))[:, None]
+    return cells, jax.tree.map(
+        lambda x: x[pictures, cells].reshape(len(cells), -1, *x.shape[3:]), by_cell
+    )

@@ -1,0 +1,1 @@
+"""Forms of the operations that exist only for XLA's CPU backend."""

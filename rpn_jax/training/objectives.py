@@ -1,0 +1,51 @@
+"""What training minimises: where the network meets its losses."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from rpn_jax.models import RPN
+from rpn_jax.models.rpn.loss import loss_terms
+from rpn_jax.models.rpn.targets import at_sampled_cells, batch_targets
+from rpn_jax.ops.pixels import normalize_images
+from rpn_jax.structures import Batch, Variables
+from rpn_jax.training.step import DEVICE_AXIS, LossFunction, Metrics
+
+if TYPE_CHECKING:
+    import jax
+
+    from rpn_jax.config import Config
+    from rpn_jax.structures import RPNOutputs
+
+
+def rpn_loss_function(config: Config) -> LossFunction:
+    """The loss of an RPN on a device's batch, for `rpn_jax.training.step`.
+
+    `rpn_jax.rpn_loss` of the network's outputs; but as few anchors are sampled, and none of them by
+    what the network says, its head computes outputs at their cells alone.
+    """
+    model = RPN(config.model, axis_name=DEVICE_AXIS)
+    samples = config.loss.samples_per_image
+
+    def loss_function(
+        variables: Variables, batch: Batch, rng: jax.Array
+    ) -> tuple[Metrics, Variables]:
+        images = normalize_images(batch.images, batch.image_sizes, config.pixels)
+        levels, updates = model.apply(
+            variables, images, train=True, mutable=["batch_stats"], method="features"
+        )
+        level_shapes = [(level.shape[1], level.shape[2]) for level in levels]
+        targets = batch_targets(
+            config, level_shapes, batch.boxes_xyxy, batch.box_mask, batch.image_sizes, rng
+        )
+        if samples == 0:  # Every anchor counts.
+            outputs = model.apply(variables, levels, method="outputs")
+        else:
+            cells, targets = at_sampled_cells(targets, config.model.anchors.per_cell, samples)
+            outputs = model.apply(variables, levels, cells, method="outputs_at")
+        return loss_terms(cast("RPNOutputs", outputs), targets, DEVICE_AXIS), {
+            **variables,
+            **updates,
+        }
+
+    return loss_function

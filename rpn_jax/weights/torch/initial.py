@@ -1,0 +1,75 @@
+"""What training starts from: ``train.init_weights``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flax.traverse_util import flatten_dict
+
+from rpn_jax.config import BackboneConfig, Config
+from rpn_jax.errors import UserError
+from rpn_jax.models import init_variables, variable_shapes
+from rpn_jax.weights.folders import check_same_model, load_variables
+from rpn_jax.weights.torch.conversion import read_converted
+from rpn_jax.weights.torch.names import nest
+from rpn_jax.weights.torch.tables import NAMED_FILES
+from rpn_jax.weights.trees import check_variables
+
+SHARED_SECTIONS = ("model.backbone.", "pixels.")
+"""What weights and the model that they start must have in common, beside their shapes."""
+
+if TYPE_CHECKING:
+    from rpn_jax.structures import Variables
+
+
+def initial_variables(config: Config, source: str) -> Variables:
+    """The variables of ``source`` for a config; a backbone's are completed at random.
+
+    Args:
+      config: the model to train; its ``train.seed`` fixes what is random.
+      source: a folder of weights, a work directory, or what `convert` takes: a ``.pth`` or ``.pkl``
+        file, an https URL, or a name such as ``torchvision://resnet50``.
+
+    Returns:
+      All variables of the config, nested dicts of float32 arrays.
+
+    Raises:
+      UserError: a source that cannot be had or does not fit the config.
+    """
+    try:
+        is_folder = Path(source).is_dir()
+    except OSError as error:
+        raise UserError(f"weights {source}: cannot be read ({error.strerror})") from None
+    if is_folder:
+        variables = load_variables(source)
+        check_same_model(config, source, SHARED_SECTIONS)
+    else:
+        variables = read_converted(source, config).variables
+    shapes = variable_shapes(config)
+    if set(variables["params"]) != {"backbone"}:
+        check_variables(shapes, variables, source)
+        return variables
+    check_variables(_part(shapes, of_backbone=True), variables, source)
+    neck_and_head = _part(init_variables(config, config.train.seed), of_backbone=False)
+    return nest(flatten_dict(variables) | flatten_dict(neck_and_head))
+
+
+def published_backbone(backbone: BackboneConfig) -> str | None:
+    """The name of a published file of ImageNet weights that a backbone can start from, if any."""
+    depth, width = backbone.depth, backbone.base_width
+    if backbone.norm == "group":
+        return None
+    if (backbone.groups, width) != (1, 64):
+        name = f"open-mmlab://resnext{depth}_{backbone.groups}x{width}d"
+    elif backbone.style == "caffe" and depth >= 50:
+        name = f"open-mmlab://detectron2/resnet{depth}_caffe"
+    else:
+        name = f"torchvision://resnet{depth}"
+    return name if name in NAMED_FILES else None
+
+
+def _part(variables: Variables, of_backbone: bool) -> Variables:
+    """The backbone, or all but the backbone."""
+    flat = flatten_dict(variables)
+    return nest({path: flat[path] for path in flat if (path[1] == "backbone") == of_backbone})

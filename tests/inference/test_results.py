@@ -1,0 +1,103 @@
+"""Proposals of single pictures, out of a batch, into a file and back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rpn_jax.errors import UserError
+from rpn_jax.inference.results import (
+    PictureProposals,
+    picture_proposals,
+    read_results,
+    write_results,
+)
+from rpn_jax.structures import Proposals
+
+NONE = PictureProposals(6, np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
+
+
+def test_padded_proposals_and_filled_up_batches_are_left_out() -> None:
+    boxes = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    batch = Proposals(
+        boxes, np.array([[0.9, 0.5, 0], [0.1, 0, 0]], np.float32),
+        np.array([[True, True, False], [True, False, False]]),
+    )  # fmt: skip
+    (first, second) = picture_proposals([7, 9], batch)
+    assert (first.image_id, second.image_id) == (7, 9)
+    np.testing.assert_array_equal(first.boxes_xyxy, boxes[0, :2])
+    np.testing.assert_array_equal(first.scores, np.float32([0.9, 0.5]))
+    np.testing.assert_array_equal(second.boxes_xyxy, boxes[1, :1])
+    assert [picture.image_id for picture in picture_proposals([7], batch)] == [7]
+
+
+def test_results_survive_a_file_and_are_best_first(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 3000, (40, 2))
+    boxes = np.concatenate([corners, corners + rng.uniform(1, 900, (40, 2))], axis=1)
+    scores = rng.uniform(0, 1, 40)
+    path = tmp_path / "proposals.json"
+    pictures = [PictureProposals(5, boxes.astype("f4"), scores.astype("f4")), NONE]
+    write_results(path, iter(pictures))
+    results = json.loads(path.read_text())
+    assert [result["score"] for result in results] == sorted(scores.astype("f4"), reverse=True)
+    assert {tuple(sorted(result)) for result in results} == {
+        ("bbox", "category_id", "image_id", "score")
+    }
+    (read,) = read_results(path)
+    best = np.argsort(-scores)
+    assert read.image_id == 5
+    np.testing.assert_array_equal(read.scores, scores[best].astype(np.float32))
+    np.testing.assert_allclose(read.boxes_xyxy, boxes[best], atol=1e-3)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["proposals.json"]
+
+
+def test_no_proposals_at_all_are_an_empty_list(tmp_path: Path) -> None:
+    write_results(tmp_path / "empty.json", [])
+    assert json.loads((tmp_path / "empty.json").read_text()) == []
+    assert read_results(tmp_path / "empty.json") == []
+
+
+def test_a_write_that_breaks_off_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "proposals.json"
+    write_results(path, [])
+
+    def breaks_off() -> Any:
+        yield PictureProposals(1, np.float32([[0, 0, 1, 1]]), np.float32([1]))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_results(path, breaks_off())
+    assert path.read_text() == "[]\n"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_results_that_cannot_be_written_are_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"proposals.json: cannot be written \("):
+        write_results(tmp_path / "file" / "proposals.json", [])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is not JSON"),
+        ('[{"image_id": 1}]', "bbox"),
+        ('[{"image_id": 1, "bbox": [1, 2], "score": 1}]', "4 numbers"),
+        ('{"a": 1}', "not COCO results"),
+    ],
+)
+def test_results_that_are_none_are_told_in_one_line(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    path = tmp_path / "proposals.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message) as error:
+        read_results(path)
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="cannot be read"):
+        read_results(tmp_path / "missing.json")

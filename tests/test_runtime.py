@@ -1,0 +1,75 @@
+"""Where compiled programs are kept, and that freed memory goes back when something was compiled."""
+
+import ctypes
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from rpn_jax.runtime import MIN_COMPILE_SECONDS, set_up_compiling
+
+FREED_BYTES = 100 << 20
+# In a process of its own: what is resident here is everybody's.
+SCRIPT = f"""
+import ctypes, sys
+from pathlib import Path
+import jax, jax.numpy as jnp
+from rpn_jax.runtime import return_memory_after_compiling
+
+def resident_bytes():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+if sys.argv[1] == "return":
+    return_memory_after_compiling()
+    return_memory_after_compiling()
+c = ctypes.CDLL(None)
+c.malloc.restype = ctypes.c_void_p
+c.memset.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t)
+c.free.argtypes = (ctypes.c_void_p,)
+pieces = [c.malloc(1024) for _ in range({FREED_BYTES} // 1024)]
+for piece in pieces:
+    c.memset(piece, 1, 1024)
+pieces.pop()  # what lies behind is not given back by itself
+for piece in pieces:
+    c.free(piece)
+before = resident_bytes()
+jax.block_until_ready(jax.jit(lambda x: x + 1)(jnp.ones(3)))
+print(before - resident_bytes())
+"""
+
+
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux") or not hasattr(ctypes.CDLL(None), "malloc_trim"),
+    reason="only glibc keeps what is freed, and can be told not to",
+)
+def test_freed_memory_goes_back_after_compiling() -> None:
+    def given_back(how: str) -> int:
+        done = subprocess.run(
+            [sys.executable, "-c", SCRIPT, how], capture_output=True, text=True, check=True
+        )
+        return int(done.stdout)
+
+    assert given_back("return") > FREED_BYTES / 2
+    assert given_back("keep") < FREED_BYTES / 4
+
+
+DIRECTORY, SECONDS = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
+
+
+@pytest.mark.parametrize("given", [None, "given"])
+def test_programs_are_kept_in_the_cache_or_where_the_user_said(
+    given: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    before = {name: jax.config.values[name] for name in (DIRECTORY, SECONDS)}
+    try:
+        jax.config.update(DIRECTORY, given)
+        set_up_compiling()
+        found = tuple(jax.config.values[name] for name in before)
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+    ours = (str(tmp_path / "rpn_jax" / "xla"), MIN_COMPILE_SECONDS)
+    assert found == (ours if given is None else (given, before[SECONDS]))

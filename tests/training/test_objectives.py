@@ -1,0 +1,115 @@
+"""What training minimises: the head at the sampled cells alone, against the whole of it."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rpn_jax.config import AnchorConfig, BackboneConfig, Config, LossConfig, ModelConfig
+from rpn_jax.models import RPN, init_variables, variable_shapes
+from rpn_jax.models.rpn.loss import rpn_loss
+from rpn_jax.ops import normalize_images
+from rpn_jax.structures import Batch
+from rpn_jax.training.objectives import rpn_loss_function
+from rpn_jax.training.step import DEVICE_AXIS
+from tests.oracles.boxes import random_boxes
+
+PICTURES = 3
+BACKBONE = BackboneConfig(depth=18, num_stages=2, frozen_stages=0)
+MODELS = {
+    "fpn": ModelConfig(
+        backbone=BACKBONE,
+        neck_channels=16,
+        head_channels=8,
+        anchors=AnchorConfig(strides=(4, 8, 16), scales=(4.0,)),
+    ),
+    "c4": ModelConfig(
+        backbone=BACKBONE,
+        neck="none",
+        head_channels=8,
+        anchors=AnchorConfig(strides=(8,), scales=(2.0, 4.0)),
+    ),
+}
+
+
+def random_batch(seed):
+    """Pictures of 3, 1 and no boxes."""
+    rng = np.random.default_rng(seed)
+    mask = np.arange(3) < np.array([3, 1, 0])[:, None]
+    boxes = random_boxes(rng, PICTURES, 3, size=64)
+    return Batch(
+        images=jnp.asarray(rng.integers(0, 256, (PICTURES, 64, 96, 3), np.uint8)),
+        image_sizes=jnp.array([[64, 96], [50, 90], [33, 64]], jnp.int32),
+        scale_factors=jnp.ones((PICTURES, 2), jnp.float32),
+        boxes_xyxy=jnp.asarray(np.where(mask[..., None], boxes, 0), jnp.float32),
+        box_mask=jnp.asarray(mask),
+        indices=jnp.arange(PICTURES, dtype=jnp.int32),
+    )
+
+
+def terms_and_gradients(loss_function, variables, batch):
+    """Both terms, and the gradients of their sum, on one device of the mapped axis."""
+
+    def total(params, batch):
+        terms, _ = loss_function({**variables, "params": params}, batch, jax.random.key(7))
+        return sum(terms.values()), terms
+
+    mapped = jax.vmap(
+        jax.grad(total, has_aux=True), in_axes=(None, 0), out_axes=0, axis_name=DEVICE_AXIS
+    )
+    gradients, terms = jax.jit(mapped)(variables["params"], jax.tree.map(lambda x: x[None], batch))
+    return terms, gradients
+
+
+def everywhere(config):
+    """The same loss by the public functions, of outputs at all cells."""
+    model = RPN(config.model, axis_name=DEVICE_AXIS)
+
+    def loss_function(variables, batch, rng):
+        images = normalize_images(batch.images, batch.image_sizes, config.pixels)
+        outputs = model.apply(variables, images)
+        boxes = batch.boxes_xyxy, batch.box_mask, batch.image_sizes
+        return rpn_loss(config, outputs, *boxes, rng, axis_name=DEVICE_AXIS), variables
+
+    return loss_function
+
+
+@pytest.mark.parametrize(
+    ("model", "samples"), [("fpn", 0), ("fpn", 32), ("fpn", 10_000), ("c4", 1)]
+)
+def test_equal_to_the_loss_of_all_outputs(model, samples):
+    """Every anchor, some (several of a cell among them), more than there are, and one."""
+    loss = LossConfig(samples_per_image=samples, positive_iou=0.4, negative_iou=0.3)
+    config = replace(Config(model=MODELS[model]), loss=loss)
+    variables = init_variables(config, seed=samples)
+    batch = random_batch(seed=samples)
+    expected_terms, expected = terms_and_gradients(everywhere(config), variables, batch)
+    terms, gradients = terms_and_gradients(rpn_loss_function(config), variables, batch)
+    for name, value in expected_terms.items():
+        np.testing.assert_allclose(terms[name], value, rtol=1e-5)
+    moved = 0
+    for (path, a), b in zip(
+        jax.tree.leaves_with_path(expected), jax.tree.leaves(gradients), strict=True
+    ):
+        size = np.linalg.norm(a)
+        assert np.linalg.norm(b - a) <= 1e-5 * size, path
+        moved += size > 0
+    assert moved > 10
+
+
+def test_the_head_works_at_the_sampled_cells_alone():
+    """Its FLOPs, as a wide one adds them, are for 4 cells of a picture's 504."""
+
+    def flops(samples, head_channels):
+        model = replace(MODELS["fpn"], head_channels=head_channels)
+        config = Config(model=model, loss=LossConfig(samples_per_image=samples))
+        arguments = variable_shapes(config), random_batch(0), jax.random.key(0)
+        one_device = jax.vmap(
+            rpn_loss_function(config), in_axes=None, axis_name=DEVICE_AXIS, axis_size=1
+        )
+        return jax.jit(one_device).lower(*arguments).cost_analysis()["flops"]
+
+    everywhere, sampled = (flops(samples, 1024) - flops(samples, 8) for samples in (0, 4))
+    assert 4 / 504 < sampled / everywhere < 5 / 504

@@ -1,0 +1,175 @@
+"""The step and its loop: arithmetic, devices, what is reported, when it stops."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rpn_jax.errors import UserError
+from rpn_jax.structures import Batch
+from rpn_jax.training.step import (
+    compile_steps,
+    initial_state,
+    make_step,
+    replicate,
+    run_steps,
+    split_batch,
+)
+
+
+class Recorder:
+    """An observer that keeps what it is told."""
+
+    def __init__(self):
+        self.canvases, self.seconds, self.steps = [], [], []
+
+    def compiling(self, canvas, number, total):
+        self.canvases.append((canvas, number, total))
+
+    def compiled(self, seconds):
+        self.seconds.append(seconds)
+
+    def step(self, step, metrics):
+        self.steps.append((step, metrics))
+
+
+def batch_of(values, side=4):
+    """A batch whose pictures hold one grey level each."""
+    count = len(values)
+    images = np.broadcast_to(
+        np.array(values, np.uint8)[:, None, None, None], (count, side, side, 3)
+    )
+    return Batch(
+        images=images,
+        image_sizes=np.full((count, 2), side, np.int32),
+        scale_factors=np.ones((count, 2), np.float32),
+        boxes_xyxy=np.zeros((count, 1, 4), np.float32),
+        box_mask=np.zeros((count, 1), bool),
+        indices=np.arange(count, dtype=np.int32),
+    )
+
+
+def shapes_of(batch):
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
+
+
+def squared_error(variables, batch, rng):
+    """(w - mean grey level)^2, and a term that a grey level of 255 turns into NaN."""
+    level = batch.images[:, 0, 0, 0].astype(jnp.float32)
+    error = (variables["params"]["w"] - level.mean()) ** 2
+    return {"loss_a": error, "loss_b": jnp.where(jnp.any(level == 255), jnp.nan, 1.0)}, variables
+
+
+def run(batches, steps, should_stop=lambda: False, loss=squared_error):
+    optimizer = optax.sgd(0.1)
+    step = make_step(loss, optimizer, optax.constant_schedule(0.1), seed=0)
+    state = replicate(initial_state({"params": {"w": jnp.float32(0.0)}}, optimizer))
+    recorder = Recorder()
+    canvases = list({batch.images.shape: shapes_of(batch) for batch in batches}.values())
+    compiled = compile_steps(step, state, canvases, recorder)
+    placed = map(split_batch, batches)
+    names = ["first", "second", "third", "fourth"]
+    state = run_steps(
+        compiled,
+        state,
+        placed,
+        0,
+        steps,
+        recorder,
+        lambda indices: [names[index] for index in indices],
+        should_stop,
+    )
+    return state, recorder
+
+
+def test_steps_are_plain_gradient_descent():
+    batches = [batch_of([2, 4]), batch_of([8, 10]), batch_of([1, 1])]
+    state, recorder = run(batches, steps=3)
+    w, losses = 0.0, []
+    for mean in (3.0, 9.0, 1.0):
+        losses.append((w - mean) ** 2)
+        w -= 0.1 * 2 * (w - mean)
+    np.testing.assert_allclose(state.variables["params"]["w"], w, rtol=1e-6)
+    assert int(state.step) == 3
+    assert [step for step, _ in recorder.steps] == [0, 1, 2]
+    np.testing.assert_allclose([m["loss_a"] for _, m in recorder.steps], losses, rtol=1e-6)
+    np.testing.assert_allclose([m["loss"] for _, m in recorder.steps], np.add(losses, 1), rtol=1e-6)
+    assert recorder.steps[0][1]["grad_norm"] == pytest.approx(6.0)
+
+
+def test_every_canvas_is_compiled_before_the_first_step_and_announced():
+    _, recorder = run([batch_of([2], side=4), batch_of([2], side=8)], steps=2)
+    assert [canvas for canvas, _, _ in recorder.canvases] == [(4, 4), (8, 8)]
+    assert [(number, total) for _, number, total in recorder.canvases] == [(1, 2), (2, 2)]
+    assert len(recorder.seconds) == 2
+
+
+def test_a_loss_that_is_not_finite_names_step_and_pictures():
+    batches = [batch_of([2, 4]), batch_of([255, 10]), batch_of([1, 1])]
+    with pytest.raises(UserError, match=r"step 1: loss is nan on the pictures first, second; "):
+        run(batches, steps=3)
+
+
+def test_a_gradient_that_is_not_finite_names_its_own_step():
+    def root(variables, batch, rng):
+        value = variables["params"]["w"] + batch.images[0, 0, 0, 0].astype(jnp.float32)
+        return {"loss_a": jnp.sqrt(jnp.abs(value))}, variables
+
+    with pytest.raises(UserError, match=r"step 0: grad_norm is (nan|inf) on the pictures first"):
+        run([batch_of([0]), batch_of([3])], steps=2, loss=root)
+
+
+def test_stops_after_the_step_in_flight():
+    asked = iter([False, True])
+    state, recorder = run([batch_of([2])] * 5, 5, should_stop=lambda: next(asked))
+    assert int(state.step) == 2
+    assert [step for step, _ in recorder.steps] == [0, 1]
+
+
+def test_the_draw_of_a_step_depends_on_seed_and_step_alone():
+    def drawn(variables, batch, rng):
+        return {"loss_a": jax.random.uniform(rng) + 0 * variables["params"]["w"]}, variables
+
+    first, again = (
+        [m["loss_a"] for _, m in run([batch_of([2])] * 3, 3, loss=drawn)[1].steps] for _ in range(2)
+    )
+    assert first == again
+    assert len(set(first)) == 3
+
+
+def test_a_batch_that_devices_cannot_share_is_refused(monkeypatch):
+    monkeypatch.setattr(jax, "local_device_count", lambda: 2)
+    with pytest.raises(
+        UserError, match=r"data.batch_size = 3: must be a multiple of the 2 devices"
+    ):
+        split_batch(batch_of([1, 2, 3]))
+
+
+def losses_on(devices):
+    script = Path(__file__).with_name("steps_on_devices.py")
+    environment = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(script.parents[2]),
+    }
+    done = subprocess.run(
+        [sys.executable, str(script)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_two_devices_give_the_losses_of_one():
+    one, two = losses_on(1), losses_on(2)
+    assert one["devices"] == 1
+    assert two["devices"] == 2
+    np.testing.assert_allclose(two["losses"], one["losses"], rtol=1e-5)
+    np.testing.assert_allclose(two["weight_norms"], one["weight_norms"], rtol=1e-5)
+    assert one["losses"][0] != one["losses"][-1]

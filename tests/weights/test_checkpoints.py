@@ -1,0 +1,317 @@
+"""Checkpoints are exact, atomic and few."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rpn_jax.config import Config, OptimConfig
+from rpn_jax.errors import UserError
+from rpn_jax.training.optim import make_optimizer
+from rpn_jax.weights.checkpoints import (
+    Checkpoints,
+    Saved,
+    best_step_folder,
+    last_saved,
+    restore_state,
+)
+from rpn_jax.weights.folders import load_variables, save_variables
+from tests.made_variables import assert_bit_equal, variables_of
+
+OPT_STATE = {"count": np.zeros((), np.int32)}
+
+
+def optimizer_of(params: Any) -> optax.GradientTransformation:
+    trainable = jax.tree.map(lambda _: True, params)
+    trainable["backbone"]["conv1"]["kernel"] = False
+    return make_optimizer(OptimConfig(clip_norm=1.0), optax.constant_schedule(0.1), trainable)
+
+
+def trained(variables: Any, opt_state: Any, steps: int) -> tuple[Any, Any]:
+    """A few steps with gradients that depend on the parameters."""
+    optimizer = optimizer_of(variables["params"])
+    params = variables["params"]
+    for _ in range(steps):
+        updates, opt_state = optimizer.update(jax.tree.map(jnp.sin, params), opt_state, params)
+        params = optax.apply_updates(params, updates)
+    return variables | {"params": params}, opt_state
+
+
+def steps_in(workdir: Path) -> list[int]:
+    return sorted(int(entry.name) for entry in (workdir / "checkpoints").iterdir())
+
+
+def test_a_run_resumes_bit_for_bit(tmp_path: Path) -> None:
+    variables = variables_of(0)
+    opt_state = optimizer_of(variables["params"]).init(variables["params"])
+    variables, opt_state = trained(variables, opt_state, steps=2)
+    with Checkpoints(tmp_path / "run", keep_last=2, epoch_steps=3) as checkpoints:
+        assert last_saved(tmp_path / "run") is None
+        checkpoints.save(2, variables, opt_state, None)
+    shapes = jax.eval_shape(lambda: (variables, opt_state))
+    assert last_saved(tmp_path / "run") == Saved(2, epoch_steps=3, evaluated=False)
+    state = restore_state(tmp_path / "run", 2, *shapes)
+    assert_bit_equal(state[0], variables)
+    assert_bit_equal(state[1], opt_state)
+    assert_bit_equal(trained(*state, steps=2), trained(variables, opt_state, steps=2))
+
+
+def test_what_happens_to_the_arrays_after_a_save_changes_nothing(tmp_path: Path) -> None:
+    variables, expected = variables_of(0), variables_of(0)
+    donated = jnp.arange(1000.0)
+    with Checkpoints(tmp_path, keep_last=1, epoch_steps=3) as checkpoints:
+        checkpoints.save(1, variables, {"momentum": donated}, None)
+        for leaf in jax.tree.leaves(variables):
+            leaf[...] = np.nan
+        donated.delete()
+    restored, opt_state = restore_state(tmp_path, 1, variables, {"momentum": np.zeros(1000)})
+    assert_bit_equal(restored, expected)
+    np.testing.assert_array_equal(opt_state["momentum"], np.arange(1000))
+
+
+@pytest.mark.parametrize(
+    ("figures", "keep_last", "kept", "best"),
+    [
+        ([0.5, 0.1, 0.2, 0.3], 2, [1, 3, 4], 1),
+        ([0.1, 0.2, 0.5, 0.3], 2, [3, 4], 3),
+        ([0.1, 0.4, None, None, None], 2, [2, 4, 5], 2),
+        ([None, None, None], 2, [2, 3], 3),
+        ([0.5, 0.5, None], 1, [2, 3], 2),
+        ([0.1], 3, [1], 1),
+    ],
+)
+def test_the_last_and_the_best_are_kept_and_the_best_is_loaded(
+    tmp_path: Path, figures: list[float | None], keep_last: int, kept: list[int], best: int
+) -> None:
+    for step, figure in enumerate(figures, start=1):
+        # Opened anew each time: what was the best must be read from the disk.
+        with Checkpoints(tmp_path, keep_last, epoch_steps=3) as checkpoints:
+            metrics = None if figure is None else {"AR@100": 1 - figure, "AR@1000": figure}
+            checkpoints.save(step, variables_of(step), OPT_STATE, metrics)
+    assert steps_in(tmp_path) == kept
+    assert_bit_equal(load_variables(tmp_path), variables_of(best))
+    last = len(figures)
+    assert_bit_equal(load_variables(tmp_path / "checkpoints" / str(last)), variables_of(last))
+
+
+def test_a_step_that_was_passed_is_refused(tmp_path: Path) -> None:
+    with Checkpoints(tmp_path, keep_last=2, epoch_steps=3) as checkpoints:
+        checkpoints.save(5, variables_of(0), OPT_STATE, None)
+        for step in (4, 5):
+            with pytest.raises(UserError, match=f"step {step} is not above the last one there, 5"):
+                checkpoints.save(step, variables_of(0), OPT_STATE, None)
+
+
+KILLED_RUN = """
+import os, sys
+from pathlib import Path
+import numpy as np
+from rpn_jax.weights.checkpoints import Checkpoints
+opt_state = {"count": np.zeros((), np.int32)}
+with Checkpoints(Path(sys.argv[1]), keep_last=1, epoch_steps=3) as checkpoints:
+    checkpoints.save(1, {"params": {"kernel": np.ones(10, np.float32)}}, opt_state, None)
+checkpoints = Checkpoints(Path(sys.argv[1]), keep_last=1, epoch_steps=3)
+rng = np.random.default_rng(0)
+large = {"params": {"kernel": rng.random(3_000_000, np.float32)}}
+checkpoints.save(2, large, opt_state, None)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_killed_run_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[2]
+    process = subprocess.run([sys.executable, "-c", KILLED_RUN, tmp_path], cwd=root, check=False)
+    assert process.returncode == -9
+    # A later step is there only if it is whole; mostly it is not, and the first one still is.
+    found = load_variables(tmp_path)["params"]["kernel"]
+    assert found.shape in ((10,), (3_000_000,))
+    assert np.isfinite(found).all()
+    with Checkpoints(tmp_path, keep_last=1, epoch_steps=3) as checkpoints:
+        checkpoints.save(3, variables_of(3), OPT_STATE, None)
+    assert steps_in(tmp_path) == [3]
+
+
+def test_a_half_written_step_is_not_seen_and_is_cleared_away(tmp_path: Path) -> None:
+    with Checkpoints(tmp_path, keep_last=2, epoch_steps=3) as checkpoints:
+        checkpoints.save(1, variables_of(1), OPT_STATE, None)
+    half = tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp"
+    (half / "variables").mkdir(parents=True)
+    assert_bit_equal(load_variables(tmp_path), variables_of(1))
+    with Checkpoints(tmp_path, keep_last=2, epoch_steps=3) as checkpoints:
+        assert last_saved(tmp_path) == Saved(1, epoch_steps=3, evaluated=False)
+        checkpoints.save(2, variables_of(2), OPT_STATE, None)
+    assert steps_in(tmp_path) == [1, 2]
+
+
+def test_a_checkpoint_of_another_model_or_optimizer_is_refused(tmp_path: Path) -> None:
+    variables = variables_of(0)
+    opt_state = optimizer_of(variables["params"]).init(variables["params"])
+    with Checkpoints(tmp_path, keep_last=1, epoch_steps=3) as checkpoints:
+        checkpoints.save(1, variables, opt_state, None)
+    other = variables_of(0)
+    other["params"]["rpn_head"]["rpn_cls"]["bias"] = np.zeros(5)
+    with pytest.raises(UserError, match=r"rpn_head.rpn_cls.bias has shape \(3,\)"):
+        restore_state(tmp_path, 1, other, opt_state)
+    with pytest.raises(UserError, match=r"is of another config: .* is unexpected"):
+        restore_state(tmp_path, 1, variables, {})
+
+
+def test_an_unwritable_work_directory_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"folder .*checkpoints: cannot be written") as error:
+        Checkpoints(tmp_path / "file" / "run", keep_last=1, epoch_steps=3)
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="cannot be written"):
+        save_variables(tmp_path / "file" / "weights", Config(), variables_of(0))
+
+
+def test_an_unreadable_work_directory_is_told_in_one_line(
+    tmp_path: Path, forbid: Callable[[Path], None]
+) -> None:
+    forbid(tmp_path)
+    with pytest.raises(
+        UserError, match=rf"^work directory {tmp_path}: cannot be read \(Permission"
+    ):
+        last_saved(tmp_path)
+
+
+def test_checkpoints_that_cannot_be_written_are_told_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").touch()
+    with pytest.raises(UserError, match=r"folder .*checkpoints: cannot be written"):
+        Checkpoints(tmp_path, keep_last=1, epoch_steps=3)
+
+
+FAILING_RUN = """
+import resource, shutil, sys
+from pathlib import Path
+import numpy as np
+from rpn_jax.weights.checkpoints import Checkpoints
+from rpn_jax.errors import exit_code
+
+def command(workdir, failure):
+    rng = np.random.default_rng(0)
+    large = {"params": {name: rng.random(1_000_000, np.float32) for name in "abcdef"}}
+    opt_state = {"count": np.zeros((), np.int32)}
+    with Checkpoints(workdir, keep_last=1, epoch_steps=3) as checkpoints:
+        checkpoints.save(1, large, opt_state, None)
+    with Checkpoints(workdir, keep_last=1, epoch_steps=3) as checkpoints:
+        if failure == "folder lost":
+            shutil.rmtree(workdir / "checkpoints")
+            (workdir / "checkpoints").touch()
+        else:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+        checkpoints.save(2, large, opt_state, None)
+        if failure == "disk full at the next save":
+            checkpoints.save(3, large, opt_state, None)
+    return 0
+
+sys.exit(exit_code(lambda: command(Path(sys.argv[1]), sys.argv[2])))
+"""
+
+
+@pytest.mark.parametrize(
+    ("failure", "cause"),
+    [
+        ("folder lost", "Not a directory"),
+        ("disk full", "File too large"),
+        ("disk full at the next save", "File too large"),
+    ],
+)
+def test_a_save_that_fails_is_one_line_and_the_process_ends(
+    tmp_path: Path, failure: str, cause: str
+) -> None:
+    root = Path(__file__).resolve().parents[2]
+    process = subprocess.run(
+        [sys.executable, "-c", FAILING_RUN, tmp_path, failure],
+        cwd=root,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert process.stdout == ""
+    assert process.stderr.count("\n") == 1
+    assert f"checkpoints {tmp_path / 'checkpoints'}: cannot be written (" in process.stderr
+    assert cause in process.stderr
+    assert process.returncode == 2
+    if failure != "folder lost":
+        assert load_variables(tmp_path)["params"]["a"].shape == (1_000_000,)
+
+
+READING = """
+import sys
+from pathlib import Path
+from rpn_jax.errors import exit_code
+from rpn_jax.weights.folders import load_variables
+sys.exit(exit_code(lambda: load_variables(Path(sys.argv[1])) and 0))
+"""
+
+
+def test_damaged_arrays_are_one_line(tmp_path: Path) -> None:
+    with Checkpoints(tmp_path, keep_last=1, epoch_steps=3) as checkpoints:
+        checkpoints.save(1, variables_of(0), OPT_STATE, None)
+    for file in (tmp_path / "checkpoints" / "1" / "variables").rglob("d/*"):
+        file.write_bytes(b"broken")
+    root = Path(__file__).resolve().parents[2]
+    process = subprocess.run(
+        [sys.executable, "-c", READING, tmp_path],
+        cwd=root,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert process.stderr.count("\n") == 1
+    assert "is damaged and cannot be read" in process.stderr
+    assert process.returncode == 2
+
+
+def test_damaged_metrics_and_metadata_are_told(tmp_path: Path) -> None:
+    with Checkpoints(tmp_path, keep_last=1, epoch_steps=3) as checkpoints:
+        checkpoints.save(1, variables_of(0), OPT_STATE, {"AR@1000": 0.5})
+    step = tmp_path / "checkpoints" / "1"
+    (step / "metrics" / "metrics").write_text("{broken")
+    for read in (last_saved, best_step_folder):
+        with pytest.raises(UserError, match="metrics of one are damaged"):
+            read(tmp_path)
+    (step / "metrics" / "metrics").unlink()
+    (step / "_CHECKPOINT_METADATA").unlink()
+    with pytest.raises(UserError, match=r"checkpoints/1: is damaged, it has no 'epoch_steps'"):
+        last_saved(tmp_path)
+
+
+def test_metrics_of_a_later_evaluation_count_for_the_best(tmp_path: Path) -> None:
+    with Checkpoints(tmp_path, keep_last=1, epoch_steps=3) as checkpoints:
+        checkpoints.save(1, variables_of(1), OPT_STATE, {"AR@1000": 0.1})
+        checkpoints.save(2, variables_of(2), OPT_STATE, None)
+    assert best_step_folder(tmp_path).name == "1"
+    with Checkpoints(tmp_path, keep_last=1, epoch_steps=3) as checkpoints:
+        checkpoints.add_metrics(2, {"AR@1000": 0.5})
+        assert last_saved(tmp_path) == Saved(2, epoch_steps=3, evaluated=True)
+        assert best_step_folder(tmp_path).name == "2"
+        checkpoints.save(3, variables_of(3), OPT_STATE, {"AR@1000": 0.3})
+    assert steps_in(tmp_path) == [2, 3]
+
+
+def test_orbax_is_quiet(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with Checkpoints(tmp_path, keep_last=1, epoch_steps=3) as checkpoints:
+        checkpoints.save(1, variables_of(0), OPT_STATE, None)
+    load_variables(tmp_path)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_metrics_are_readable_json_beside_the_weights(tmp_path: Path) -> None:
+    with Checkpoints(tmp_path, keep_last=1, epoch_steps=3) as checkpoints:
+        checkpoints.save(1, variables_of(0), OPT_STATE, {"AR@1000": 0.5})
+    stored = tmp_path / "checkpoints" / "1" / "metrics" / "metrics"
+    assert json.loads(stored.read_text()) == {"AR@1000": 0.5}

@@ -1,0 +1,164 @@
+"""Files of weights as they are published, made small."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rpn_jax.config import (
+    AnchorConfig,
+    BackboneConfig,
+    Config,
+    ModelConfig,
+    config_to_json,
+    replace,
+)
+from tests.golden_files import FOLDER
+from tools.parity.weights import array_by_rule
+
+Shapes = dict[str, tuple[int, ...]]
+Arrays = dict[str, np.ndarray]
+
+TINY = Config(
+    name="tiny",
+    model=ModelConfig(
+        backbone=BackboneConfig(depth=50, num_stages=2),
+        neck_channels=8,
+        head_channels=8,
+        anchors=AnchorConfig(strides=(4, 8, 16)),
+    ),
+)
+"""Two stages of a ResNet-50, and a narrow pyramid and head."""
+
+TINY_CAFFE = replace(
+    TINY,
+    name="tiny-caffe",
+    model=replace(TINY.model, backbone=replace(TINY.model.backbone, style="caffe")),
+)
+"""The same shapes in the other style."""
+
+
+def tiny_config_file(folder: Path, config: Config = TINY) -> str:
+    path = folder / f"{config.name}.json"
+    config_to_json(config, path)
+    return str(path)
+
+
+def norm_shapes(name: str, features: int) -> Shapes:
+    shapes: Shapes = {
+        f"{name}.{word}": (features,) for word in ("weight", "bias", "running_mean", "running_var")
+    }
+    return {**shapes, f"{name}.num_batches_tracked": ()}
+
+
+def tiny_backbone_shapes(prefix: str = "backbone.") -> Shapes:
+    """The state dict of `TINY`'s backbone, written down from PyTorch's ResNet."""
+    shapes: Shapes = {"conv1.weight": (64, 3, 7, 7), **norm_shapes("bn1", 64)}
+    features = 64
+    for stage, blocks in ((1, 3), (2, 4)):
+        planes = 64 * 2 ** (stage - 1)
+        for block in range(blocks):
+            name = f"layer{stage}.{block}"
+            shapes[f"{name}.conv1.weight"] = (planes, features, 1, 1)
+            shapes |= norm_shapes(f"{name}.bn1", planes)
+            shapes[f"{name}.conv2.weight"] = (planes, planes, 3, 3)
+            shapes |= norm_shapes(f"{name}.bn2", planes)
+            shapes[f"{name}.conv3.weight"] = (4 * planes, planes, 1, 1)
+            shapes |= norm_shapes(f"{name}.bn3", 4 * planes)
+            if block == 0:
+                shapes[f"{name}.downsample.0.weight"] = (4 * planes, features, 1, 1)
+                shapes |= norm_shapes(f"{name}.downsample.1", 4 * planes)
+            features = 4 * planes
+    return {prefix + key: shape for key, shape in shapes.items()}
+
+
+def tiny_shapes() -> Shapes:
+    """The state dict of `TINY`, as MMDetection writes it."""
+    shapes = tiny_backbone_shapes()
+    for level, features in enumerate((256, 512)):
+        shapes[f"neck.lateral_convs.{level}.conv.weight"] = (8, features, 1, 1)
+        shapes[f"neck.lateral_convs.{level}.conv.bias"] = (8,)
+        shapes[f"neck.fpn_convs.{level}.conv.weight"] = (8, 8, 3, 3)
+        shapes[f"neck.fpn_convs.{level}.conv.bias"] = (8,)
+    for name, features, size in (("conv", 8, 3), ("cls", 3, 1), ("reg", 12, 1)):
+        shapes[f"rpn_head.rpn_{name}.weight"] = (features, 8, size, size)
+        shapes[f"rpn_head.rpn_{name}.bias"] = (features,)
+    return shapes
+
+
+def golden_shapes(name: str) -> Shapes:
+    shapes = json.loads((FOLDER / "keys" / f"{name}.json").read_text())
+    return {key: tuple(shape) for key, shape in shapes.items()}
+
+
+def filled(shapes: Shapes, seed: int = 1) -> Arrays:
+    """Weights by the rule of the reference figures; counters of batch norms are 0."""
+    return {
+        key: np.zeros(shape, np.int64)
+        if key.endswith("num_batches_tracked")
+        else array_by_rule(key, shape, seed)
+        for key, shape in shapes.items()
+    }
+
+
+def tensors(arrays: Arrays) -> dict[str, torch.Tensor]:
+    return {key: torch.from_numpy(array) for key, array in arrays.items()}
+
+
+def caffe2_names(arrays: Arrays) -> Arrays:
+    """A backbone's arrays under Detectron's names, norms as scale and shift."""
+    renamed = {}
+    for key, array in arrays.items():
+        if key.endswith(("running_mean", "running_var", "num_batches_tracked")):
+            continue
+        *modules, word = key.split(".")
+        if modules[0] == "conv1":
+            renamed["conv1_w"] = array
+        elif modules[0] == "bn1":
+            renamed[f"res_conv1_bn_{word[0].replace('w', 's')}"] = array
+        else:
+            stage, block, module = int(modules[0][-1]) + 1, modules[1], modules[2]
+            branch = "branch1" if module == "downsample" else f"branch2{'abc'[int(module[-1]) - 1]}"
+            is_norm = module.startswith("bn") or modules[2:] == ["downsample", "1"]
+            suffix = f"bn_{word[0].replace('w', 's')}" if is_norm else "w"
+            renamed[f"res{stage}_{block}_{branch}_{suffix}"] = array
+    return renamed
+
+
+def detectron2_names(arrays: Arrays) -> Arrays:
+    """A backbone's arrays under detectron2's names."""
+    renamed = {}
+    for key, array in arrays.items():
+        name = key if key.startswith("layer") else f"stem.{key}"
+        for stage in (1, 2, 3, 4):
+            name = name.replace(f"layer{stage}", f"res{stage + 1}")
+        for index in (1, 2, 3):
+            name = name.replace(f"bn{index}", f"conv{index}.norm")
+        name = name.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
+        renamed[name] = array
+    return renamed
+
+
+def expected_variables(arrays: Arrays) -> dict[tuple[str, ...], np.ndarray]:
+    """What MMDetection's arrays must become: flat path -> array in this package's layout."""
+    expected = {}
+    for key, array in arrays.items():
+        *modules, word = key.split(".")
+        if word == "num_batches_tracked":
+            continue
+        if word.startswith("running_"):
+            expected[("batch_stats", *modules, word.removeprefix("running_"))] = array
+        elif array.ndim == 4:
+            kernel = np.zeros((*array.shape[2:], array.shape[1], array.shape[0]), np.float32)
+            for row in range(array.shape[2]):
+                for column in range(array.shape[3]):
+                    kernel[row, column] = array[:, :, row, column].T
+            expected[("params", *modules, "kernel")] = kernel
+        elif word == "weight":
+            expected[("params", *modules, "scale")] = array
+        else:
+            expected[("params", *modules, "bias")] = array
+    return expected

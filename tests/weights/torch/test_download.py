@@ -1,0 +1,250 @@
+"""Downloads from a server on this machine that misbehaves as told."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rpn_jax.errors import UserError
+from rpn_jax.weights.torch import download
+from rpn_jax.weights.torch.download import cache_path, local_file
+
+CONTENT = np.random.default_rng(0).bytes(3_000_000)
+DIGITS = hashlib.sha256(CONTENT).hexdigest()[:8]
+NAME = f"rpn-{DIGITS}.pth"
+
+
+class Server(ThreadingHTTPServer):
+    """Serves CONTENT at every path and notes the requests."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.content = CONTENT
+        self.statuses: list[int] = []  # answered first, instead of the content
+        self.break_after: list[int] = []  # bytes sent before the connection is cut
+        self.with_ranges = True
+        self.with_length = True
+        self.redirect_to = ""
+        self.ranges: list[str | None] = []
+
+    def url(self, name: str = NAME) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/models/{name}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        wanted = self.headers.get("Range")
+        self.server.ranges.append(wanted)
+        if self.server.redirect_to:
+            self.send_response(302)
+            self.send_header("Location", self.server.redirect_to)
+            self.end_headers()
+            return
+        if self.server.statuses:
+            self.send_error(self.server.statuses.pop(0))
+            return
+        content = self.server.content
+        start = 0
+        if wanted and self.server.with_ranges:
+            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+            if start >= len(content):
+                self.send_error(416)
+                return
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        else:
+            self.send_response(200)
+        if self.server.with_length:
+            self.send_header("Content-Length", str(len(content) - start))
+        self.end_headers()
+        end = start + self.server.break_after.pop(0) if self.server.break_after else None
+        self.wfile.write(content[start:end])
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with Server() as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+def fetch(server: Server, name: str = NAME) -> Path:
+    return local_file(server.url(name), pause_seconds=0.0)
+
+
+def test_a_download_lands_in_the_cache_and_is_not_repeated(server: Server, tmp_path: Path) -> None:
+    path = fetch(server)
+    assert path == tmp_path / "cache" / "rpn_jax" / "127.0.0.1" / "models" / NAME
+    assert path.read_bytes() == CONTENT
+    assert fetch(server) == path
+    assert server.ranges == [None]
+
+
+def test_goes_on_where_it_broke_off(server: Server) -> None:
+    server.break_after = [1_000_000, 500_000]
+    assert fetch(server).read_bytes() == CONTENT
+    assert server.ranges == [None, "bytes=1000000-", "bytes=1500000-"]
+
+
+def test_goes_on_after_an_earlier_run_was_killed(server: Server) -> None:
+    part = cache_path(server.url()).with_name(NAME + ".part")
+    part.parent.mkdir(parents=True)
+    part.write_bytes(CONTENT[:2_000_000])
+    assert fetch(server).read_bytes() == CONTENT
+    assert server.ranges == ["bytes=2000000-"]
+    assert not part.exists()
+
+
+def test_starts_over_where_the_server_knows_no_ranges(server: Server) -> None:
+    server.break_after = [1_000_000]
+    server.with_ranges = False
+    assert fetch(server).read_bytes() == CONTENT
+    assert server.ranges == [None, "bytes=1000000-"]
+
+
+def test_starts_over_where_the_part_is_longer_than_the_file(server: Server) -> None:
+    part = cache_path(server.url()).with_name(NAME + ".part")
+    part.parent.mkdir(parents=True)
+    part.write_bytes(CONTENT + b"more")
+    assert fetch(server).read_bytes() == CONTENT
+    assert server.ranges == [f"bytes={len(CONTENT) + 4}-", None]
+
+
+def test_old_bytes_are_not_trusted_without_digits_in_the_name(server: Server) -> None:
+    part = cache_path(server.url("R-50.pkl")).with_name("R-50.pkl.part")
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"of another file")
+    assert fetch(server, "R-50.pkl").read_bytes() == CONTENT
+    assert server.ranges == [None]
+
+
+def test_tries_again_when_the_server_is_busy(server: Server) -> None:
+    server.statuses = [503, 429]
+    assert fetch(server).read_bytes() == CONTENT
+    assert len(server.ranges) == 3
+
+
+def test_gives_up_in_the_end_and_keeps_what_arrived(server: Server) -> None:
+    server.break_after = [10] * download.ATTEMPTS
+    with pytest.raises(UserError, match=rf"broke off at 50 of {len(CONTENT)} bytes"):
+        fetch(server)
+    assert cache_path(server.url()).with_name(NAME + ".part").read_bytes() == CONTENT[:50]
+    assert not cache_path(server.url()).exists()
+
+
+def test_a_missing_file_is_not_asked_for_twice(server: Server) -> None:
+    server.statuses = [404]
+    with pytest.raises(UserError, match="answered 404"):
+        fetch(server)
+    assert len(server.ranges) == 1
+
+
+@pytest.mark.parametrize(
+    "content", [CONTENT[:-1], CONTENT[:-1] + b"?", b""], ids=["truncated", "altered", "empty"]
+)
+def test_other_content_than_the_name_says_is_removed(content: bytes, server: Server) -> None:
+    server.content = content
+    server.with_length = False
+    with pytest.raises(UserError, match=f"altered or cut off.*{DIGITS}"):
+        fetch(server)
+    assert not list(cache_path(server.url()).parent.iterdir())
+    server.content = CONTENT
+    assert fetch(server).read_bytes() == CONTENT
+
+
+def test_a_cached_file_that_was_altered_is_removed(server: Server) -> None:
+    path = fetch(server)
+    path.write_bytes(CONTENT[:-1])
+    with pytest.raises(UserError, match="altered"):
+        fetch(server)
+    assert fetch(server).read_bytes() == CONTENT
+
+
+def test_redirects_to_plain_http_elsewhere_are_refused(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.redirect_to = server.url().replace("127.0.0.1", "localhost") + "?x"
+    monkeypatch.setattr(download, "LOCAL_HOSTS", ("127.0.0.1",))
+    second = []
+
+    class Elsewhere:
+        status, headers, url = 200, {}, server.redirect_to
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+        def read(self, size: int) -> bytes:
+            second.append(size)
+            return b""
+
+    monkeypatch.setattr("urllib.request.urlopen", lambda request, timeout: Elsewhere())
+    with pytest.raises(UserError, match="use https"):
+        fetch(server)
+    assert not second
+
+
+def test_no_server(server: Server) -> None:
+    url = server.url()
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(UserError, match="not downloaded in 5 attempts"):
+        local_file(url, pause_seconds=0.0)
+
+
+@pytest.mark.parametrize(
+    ("source", "complaint"),
+    [
+        ("http://example.org/w.pth", "use https"),
+        ("https://example.org/", "names no file"),
+        ("https://example.org/../w.pth", "names no file"),
+        ("torchvision://resnet5", r"did you mean 'torchvision://resnet50'\?"),
+        ("nowhere.pth", "nowhere.pth: no such file"),
+    ],
+)
+def test_bad_sources(source: str, complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint):
+        local_file(source)
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is a folder"):
+        local_file(str(tmp_path))
+
+
+def test_a_file_in_an_unreadable_folder_is_told(
+    tmp_path: Path, forbid: Callable[[Path], None]
+) -> None:
+    forbid(tmp_path)
+    with pytest.raises(UserError, match=r"w\.pth: cannot be read \(Permission denied\)$"):
+        local_file(str(tmp_path / "w.pth"))
+
+
+def test_an_unwritable_cache_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cache").write_text("a file")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with pytest.raises(UserError, match="set XDG_CACHE_HOME"):
+        local_file("https://example.org/w.pth")
+
+
+def test_addresses_that_differ_in_their_query_have_places_of_their_own() -> None:
+    one, two = (cache_path(f"https://example.org/uc?id={number}") for number in (1, 2))
+    assert one != two
+    assert cache_path("https://example.org/uc?id=1") == one

@@ -1,0 +1,266 @@
+"""Key tables of every zoo, and which config a file is for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rpn_jax.config import load_config
+from rpn_jax.errors import UserError
+from rpn_jax.weights.torch.match import (
+    KeyMatch,
+    assumed_statistics,
+    choose_config,
+    describe,
+    differences,
+    fits,
+    leave_out_unused_stages,
+    match_keys,
+    wanted_shapes,
+)
+from rpn_jax.weights.torch.names import Shapes
+from rpn_jax.weights.torch.style import ToldStyle
+from rpn_jax.weights.torch.tables import NAMED_FILES, ZOOS
+from tests.reference_configs import ELEVEN
+from tests.weights.torch.published import (
+    TINY,
+    caffe2_names,
+    detectron2_names,
+    golden_shapes,
+    tiny_backbone_shapes,
+    tiny_shapes,
+)
+
+FILE = Path("w.pth")
+ZOO = {zoo.name.split()[0]: zoo for zoo in ZOOS}
+
+
+def no_counters(shapes: Shapes) -> Shapes:
+    return {key: shapes[key] for key in shapes if not key.endswith("num_batches_tracked")}
+
+
+def found_shapes(match: KeyMatch, shapes: Shapes) -> Shapes:
+    return {name: shapes[key] for name, key in match.sources.items()}
+
+
+@pytest.mark.parametrize("name", ELEVEN)
+def test_configs_want_exactly_the_keys_of_the_reference(name: str) -> None:
+    assert wanted_shapes(load_config(name), ZOO["MMDetection"]) == no_counters(golden_shapes(name))
+
+
+def test_tiny_wants_what_is_written_down_here() -> None:
+    assert wanted_shapes(TINY, ZOO["MMDetection"]) == no_counters(tiny_shapes())
+
+
+@pytest.mark.parametrize("head", ["rpn_head", "bbox_head"])
+def test_mmdetection_2_and_3(head: str) -> None:
+    keys = [key.replace("rpn_head", head) for key in tiny_shapes()]
+    match = match_keys(keys, FILE)
+    assert match.zoo is ZOO["MMDetection"]
+    assert set(match.sources) == set(no_counters(tiny_shapes()))
+    assert match.sources["rpn_head.rpn_cls.bias"] == f"{head}.rpn_cls.bias"
+    assert set(match.left_out) == {key for key in keys if key.endswith("num_batches_tracked")}
+
+
+def test_both_heads_at_once_are_refused() -> None:
+    keys = [*tiny_shapes(), "bbox_head.rpn_cls.bias"]
+    with pytest.raises(UserError, match=r"both mean 'rpn_head\.rpn_cls\.bias'"):
+        match_keys(keys, FILE)
+
+
+def test_two_stage_file_of_the_reference() -> None:
+    shapes = golden_shapes("faster-rcnn_r50_fpn_1x_coco")
+    match = match_keys(shapes, FILE)
+    assert fits(load_config("rpn_r50_fpn_1x_coco"), match, found_shapes(match, shapes))
+    second = {key: match.left_out[key] for key in match.left_out if key.startswith("roi_head.")}
+    assert len(second) == 8
+    assert all("second stage" in reason for reason in second.values())
+
+
+@pytest.mark.parametrize(
+    ("key", "word"),
+    [
+        ("roi_head.bbox_head.0.fc_cls.weight", "second stage"),
+        ("roi_head.mask_head.convs.0.conv.weight", "second stage"),
+        ("roi_head.shared_head.layer4.0.conv1.weight", "second stage"),
+        ("bbox_head.fc_cls.weight", "second stage"),
+        ("mask_head.convs.0.conv.weight", "second stage"),
+        ("ema_backbone_layer1_0_conv1_weight", "EMA hook"),
+        ("data_preprocessor.mean", "pixel normalisation"),
+    ],
+)
+def test_what_else_mmdetection_writes_is_left_out_with_a_reason(key: str, word: str) -> None:
+    match = match_keys([*tiny_shapes(), key], FILE)
+    assert word in match.left_out[key]
+    assert set(match.sources) == set(no_counters(tiny_shapes()))
+
+
+def test_a_key_that_nothing_explains_is_not_left_out() -> None:
+    shapes = {**tiny_shapes(), "rpn_head.rpn_dir.weight": (1,)}
+    match = match_keys(shapes, FILE)
+    complaints = differences(found_shapes(match, shapes), wanted_shapes(TINY, ZOO["MMDetection"]))
+    assert complaints == ["'rpn_head.rpn_dir.weight' (1,) is unexpected"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "config", "words"),
+    [
+        ("torchvision_resnet50", "rpn_r50_fpn_1x_coco", "ResNet-50 of 4 stages with batch norm"),
+        ("torchvision_resnet101", "rpn_r101_fpn_2x_coco", "ResNet-101 of 4 stages"),
+        ("openmmlab_resnext101_32x4d", "rpn_x101-32x4d_fpn_1x_coco", "ResNeXt-101 32x4d"),
+        ("openmmlab_resnext101_64x4d", "rpn_x101-64x4d_fpn_1x_coco", "ResNeXt-101 64x4d"),
+    ],
+)
+def test_imagenet_backbones(keys: str, config: str, words: str) -> None:
+    shapes = golden_shapes(keys)
+    match = match_keys(shapes, FILE)
+    found = found_shapes(match, shapes)
+    assert match.zoo is ZOO["torchvision"]
+    assert fits(load_config(config), match, found)
+    assert not fits(load_config("rpn_r18_fpn_gn_small"), match, found)
+    assert words in describe(found)
+    assert {key for key in match.left_out if "fc" in key} == {"fc.weight", "fc.bias"}
+
+
+@pytest.mark.parametrize(("name", "words"), [("18", "ResNet-18"), ("34", "ResNet-34")])
+def test_basic_blocks_are_recognised(name: str, words: str) -> None:
+    shapes = golden_shapes(f"torchvision_resnet{name}")
+    assert describe(found_shapes(match_keys(shapes, FILE), shapes)).startswith(words)
+
+
+def test_bias_before_a_norm_is_left_out() -> None:
+    keys = list(tiny_backbone_shapes(prefix=""))
+    biases = ["conv1.bias", "layer1.0.conv2.bias", "layer1.0.downsample.0.bias"]
+    match = match_keys([*keys, *biases], FILE)
+    assert [match.left_out[key] for key in biases] == [match.left_out["conv1.bias"]] * 3
+    assert "layer1.0.downsample.1.bias" in match.sources.values()
+
+
+@pytest.mark.parametrize(
+    ("rename", "zoo"), [(caffe2_names, "Detectron"), (detectron2_names, "detectron2")]
+)
+def test_detectron_and_detectron2_backbones(rename, zoo: str) -> None:
+    names = no_counters(tiny_backbone_shapes(prefix=""))
+    # Each array holds its own number, so that a key mapped wrongly is seen.
+    numbered = {key: np.full(1, number) for number, key in enumerate(names)}
+    renamed = rename(numbered)
+    match = match_keys(renamed, FILE)
+    assert match.zoo is ZOO[zoo]
+    assert not match.left_out
+    for name, key in match.sources.items():
+        assert renamed[key] is numbered[name.removeprefix("backbone.")], (name, key)
+    assert len(match.sources) == len(renamed)
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("res2_0_branch2a_bn_gamma", "backbone.layer1.0.bn1.weight"),
+        ("res5_2_branch2c_bn_beta", "backbone.layer4.2.bn3.bias"),
+        ("res4_22_branch2b_bn_running_mean", "backbone.layer3.22.bn2.running_mean"),
+        ("res3_0_branch1_bn_running_var", "backbone.layer2.0.downsample.1.running_var"),
+        ("res3_0_branch1_bn_rm", "backbone.layer2.0.downsample.1.running_mean"),
+        ("res_conv1_bn_riv", "backbone.bn1.running_var"),
+    ],
+)
+def test_detectrons_other_words_for_norms(name: str, key: str) -> None:
+    assert match_keys(["conv1_w", "res2_0_branch2a_w", name], FILE).sources[key] == name
+
+
+def test_detectrons_classifier_momentum_and_biases_are_left_out() -> None:
+    keys = ["fc1000_w", "pred_b", "conv1_w_momentum", "conv1_b", "res2_0_branch2a_b"]
+    match = match_keys(["conv1_w", "res2_0_branch2a_w", *keys], FILE)
+    assert list(match.left_out) == keys
+
+
+def test_keys_of_no_zoo_are_named() -> None:
+    with pytest.raises(UserError, match=r"'features\.0\.weight'.*known: MMDetection"):
+        match_keys(["features.0.weight", "features.0.bias"], FILE)
+
+
+def test_affine_norms_get_statistics_only_where_none_has_any() -> None:
+    names = {
+        key: key
+        for key in no_counters(tiny_backbone_shapes())
+        if not key.endswith(("running_mean", "running_var"))
+    }
+    backbone = KeyMatch(ZOO["Detectron"], names, {})
+    wanted = wanted_shapes(TINY, backbone.zoo)
+    assumed = assumed_statistics(backbone, wanted)
+    assert {**names, **assumed}.keys() == wanted.keys()
+    assert assumed["backbone.bn1.running_mean"] == 0.0
+    assert assumed["backbone.bn1.running_var"] == 1.0
+
+    one_norm_has_some = KeyMatch(ZOO["Detectron"], {**names, "backbone.bn1.running_var": "x"}, {})
+    assert assumed_statistics(one_norm_has_some, wanted) == {}
+    detector = KeyMatch(ZOO["MMDetection"], names, {})
+    assert assumed_statistics(detector, wanted_shapes(TINY, detector.zoo)) == {}
+
+
+def test_stages_beyond_the_config_are_left_out_of_backbones_only() -> None:
+    shapes = {**tiny_backbone_shapes(prefix=""), "layer3.0.conv1.weight": (256, 512, 1, 1)}
+    match = leave_out_unused_stages(match_keys(shapes, FILE), TINY)
+    assert match.left_out["layer3.0.conv1.weight"] == "the config's backbone ends after stage 2"
+    assert fits(TINY, match_keys(shapes, FILE), found_shapes(match_keys(shapes, FILE), shapes))
+
+    detector = {**tiny_shapes(), "backbone.layer3.0.conv1.weight": (256, 512, 1, 1)}
+    match = match_keys(detector, FILE)
+    assert not fits(TINY, match, found_shapes(match, detector))
+
+
+def choose(shapes: Shapes, file: str, told: ToldStyle | None = None) -> tuple[str, str]:
+    match = match_keys(shapes, Path(file))
+    found = found_shapes(match, shapes)
+    config, chosen_by = choose_config(match, found, told, Path(file))
+    return config.name, chosen_by
+
+
+@pytest.mark.parametrize("name", ["rpn_r50-caffe_fpn_1x_coco", "rpn_r50_fpn_2x_coco"])
+@pytest.mark.parametrize("ending", ["_20200131-0728c9b3.pth", ".pth", "-0728c9b3.pth"])
+def test_published_file_names_choose_the_config(name: str, ending: str) -> None:
+    assert choose(golden_shapes(name), name.replace("-", "_") + ending) == (name, "file name")
+
+
+@pytest.mark.parametrize("keys", ["faster-rcnn_r50_fpn_1x_coco", "torchvision_resnet50"])
+def test_a_style_that_is_told_chooses_the_config(keys: str) -> None:
+    told = ToldStyle("pytorch", "metadata")
+    assert choose(golden_shapes(keys), "x.pth", told) == ("rpn_r50_fpn_1x_coco", "metadata")
+
+
+def test_the_caffe_style_chooses_among_detectors() -> None:
+    told = ToldStyle("caffe", "keys")
+    shapes = golden_shapes("faster-rcnn_r50_fpn_1x_coco")
+    assert choose(shapes, "x.pth", told) == ("rpn_r50-caffe_fpn_1x_coco", "keys")
+
+
+def test_what_does_not_decide_is_an_error_that_names_the_choices() -> None:
+    with pytest.raises(UserError, match=r"--config \(.*rpn_r50-caffe_fpn.*rpn_r50_fpn_1x"):
+        choose(golden_shapes("faster-rcnn_r50_fpn_1x_coco"), "epoch_12.pth")
+    resnext = golden_shapes("openmmlab_resnext101_32x4d")
+    assert choose(resnext, "x.pth") == ("rpn_x101-32x4d_fpn_1x_coco", "shapes")
+
+
+def test_an_architecture_of_no_config_is_described() -> None:
+    with pytest.raises(UserError, match=r"holds ResNet-50 of 2 stages.*FPN, 3 anchors.*--config"):
+        choose(tiny_shapes(), "tiny.pth")
+
+
+def test_differences_come_in_order() -> None:
+    wanted = {"a": (1,), "b": (2,), "c": (3,)}
+    found = {"b": (9,), "c": (3,), "d": (4,)}
+    assert differences(found, wanted) == [
+        "'b' has shape (9,), not (2,)",
+        "'a' (1,) is missing",
+        "'d' (4,) is unexpected",
+    ]
+    assert differences(wanted, wanted) == []
+
+
+def test_named_files_are_https_and_checked_but_for_detectron2s() -> None:
+    from rpn_jax.weights.torch.download import digits_in_name
+
+    for name, file in NAMED_FILES.items():
+        assert file.url.startswith("https://")
+        assert (digits_in_name(file.url) is None) == name.startswith("detectron2://")

@@ -1,0 +1,1 @@
+"""Commands for developers of rpn_jax, run from a checkout."""

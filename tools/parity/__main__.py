@@ -1,0 +1,110 @@
+"""``python -m tools.parity FOLDER``: print how far this package is from the reference."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from rpn_jax.cli import OptionalPath, read_flags
+from rpn_jax.errors import UserError, exit_code, nearest
+from rpn_jax.files import check_out_file
+from rpn_jax.ops.convolution import Precision
+from rpn_jax.runtime import set_up_compiling
+from tools.parity.cases import PICTURE_PREFIX, case_names, load_case
+from tools.parity.folder import KEYS, RECALL, keys_row, recall_row
+from tools.parity.network_rows import network_rows
+from tools.parity.picture import default_picture, picture_rows
+from tools.parity.rows import Row, table, write_rows
+
+
+@dataclass(frozen=True)
+class Options:
+    """Print how far this package is from figures that the original computed.
+
+    Ends with 0 where every figure reaches its bar, with 1 where one does not or there is no picture
+    to measure it on, and with 2 for bad input. docs/parity.md describes the folder.
+    """
+
+    folder: Annotated[Path, tyro.conf.Positional] = tyro.MISSING
+    """Folder of cases, NAME.npz."""
+    cases: tuple[str, ...] = ()
+    """Cases to run, or 'keys' or 'recall'; all that the folder has by default."""
+    config: Annotated[str | None, tyro.conf.DisallowNone] = None
+    """Config of the cases, a name or path; by default each case tells its own."""
+    seed: Annotated[int | None, tyro.conf.DisallowNone] = None
+    """Seed of the cases' weights; by default each case tells its own."""
+    precision: Precision = "float32"
+    """Arithmetic of the network, whatever the configs ask for; the bars are those of float32."""
+    picture: OptionalPath = None
+    """Picture of the cases image_*; by default the first in the folder, or in ../data/bccd/test
+    seen from it."""
+    out: OptionalPath = None
+    """JSON file to write the rows to."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command on ``arguments`` (those of the process by default); returns its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    return exit_code(lambda: _run(read_flags(Options(), words, "python -m tools.parity")))
+
+
+def _run(options: Options) -> int:
+    console = Console()
+    set_up_compiling()
+    names = _chosen(options)
+    if options.out is not None:
+        check_out_file(options.out)
+    picture = options.picture or default_picture(options.folder)
+    rows, without_picture = [], []
+    for name in names:
+        if name.startswith(PICTURE_PREFIX) and picture is None:
+            without_picture.append(name)
+            continue
+        console.print(f"{name} ...", style="dim")
+        rows += _rows(options, name, picture)
+    if options.out is not None:
+        write_rows(options.out, rows)
+    failed = sum(row.failed for row in rows)
+    console.print(table(rows))
+    console.print(f"{failed} of {sum(row.measured is not None for row in rows)} figures miss")
+    if without_picture:
+        console.print(f"not measured for want of a --picture: {', '.join(without_picture)}")
+    return int(failed > 0 or bool(without_picture))
+
+
+def _chosen(options: Options) -> list[str]:
+    """Names of what to run."""
+    available = [
+        *(name for name in (KEYS,) if (options.folder / name).is_dir()),
+        *case_names(options.folder),
+        *(name for name in (RECALL,) if (options.folder / name).is_dir()),
+    ]
+    for name in options.cases:
+        if name not in available:
+            raise UserError(
+                f"--cases {name}: {options.folder} has no such case{nearest(name, available)}"
+            )
+    if not available:
+        raise UserError(f"{options.folder}: holds no case, that is no NAME.npz")
+    return list(options.cases) or available
+
+
+def _rows(options: Options, name: str, picture: Path | None) -> list[Row]:
+    if name == KEYS:
+        return [keys_row(options.folder)]
+    if name == RECALL:
+        return [recall_row(options.folder)]
+    case = load_case(options.folder, name, options.config, options.seed, options.precision)
+    if picture is not None and name.startswith(PICTURE_PREFIX):
+        return picture_rows(case, picture)
+    return network_rows(case)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,56 @@
+"""What a folder of cases holds beside them: keys of published files, and recall figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rpn_jax.config import config_names, load_config
+from rpn_jax.evaluation.recall import evaluate
+from rpn_jax.files import read_json
+from rpn_jax.inference.results import read_results
+from rpn_jax.models import variable_shapes
+from rpn_jax.weights.torch.names import flat_by_torch_key, torch_shape
+from tools.parity.compare import worst
+from tools.parity.rows import Bar, Measured, Row
+
+KEYS = "keys"
+"""Folder of ``CONFIG.json``: every key of a published file with its shape."""
+RECALL = "recall"
+"""Folder of annotations, proposals and their recall."""
+COUNTER = ".num_batches_tracked"
+"""Ending of the keys that no parameter answers to: counters of training steps."""
+
+
+def keys_row(folder: Path) -> Row:
+    """Parameters, by name and shape, of every config that the folder has keys for."""
+    files = {path.stem: path for path in sorted((folder / KEYS).glob("*.json"))}
+    configs = [name for name in config_names() if name in files]
+    different = {name: different_keys(name, read_json(files[name])) for name in configs}
+    named = "; ".join(f"{name}: {keys[0]}" for name, keys in different.items() if keys)
+    total = sum(map(len, different.values()))
+    measured = Measured(total, named or f"{len(configs)} configs") if configs else None
+    return Row(KEYS, "parameters of the configs", Bar(0, "different"), measured)
+
+
+def different_keys(config: str, reference: dict[str, list[int]]) -> list[str]:
+    """Keys that only one side has, or whose shapes differ, sorted."""
+    theirs = {key: tuple(shape) for key, shape in reference.items() if not key.endswith(COUNTER)}
+    ours = {
+        key: torch_shape(leaf.shape)
+        for key, (_, leaf) in flat_by_torch_key(variable_shapes(load_config(config))).items()
+    }
+    return sorted(key for key in ours | theirs if ours.get(key) != theirs.get(key))
+
+
+def recall_row(folder: Path) -> Row:
+    """Every figure of recall in ``recall/expected.json``."""
+    return Row(RECALL, "average recall", Bar(1e-6), _recall(folder / RECALL))
+
+
+def _recall(folder: Path) -> Measured | None:
+    if not folder.is_dir():
+        return None
+    expected = read_json(folder / "expected.json")
+    annotations = read_json(folder / "annotations.json")
+    figures = evaluate(annotations, read_results(folder / "proposals.json"))
+    return worst({name: abs(figures[name] - value) for name, value in expected.items()})

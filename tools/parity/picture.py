@@ -1,0 +1,140 @@
+"""From a picture's file to its proposals, measured against the reference's test pipeline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rpn_jax.config import Config
+from rpn_jax.data.files import SUFFIXES, PictureFiles, find_pictures
+from rpn_jax.data.loading import load_picture
+from rpn_jax.data.pipeline import with_exact_padding
+from rpn_jax.inference.proposer import Proposer
+from rpn_jax.inference.results import picture_proposals
+from rpn_jax.models import RPN
+from rpn_jax.models.rpn.proposals import propose
+from rpn_jax.ops import normalize_images
+from tools.parity.cases import Case
+from tools.parity.compare import compare_proposals, proposal_rows
+from tools.parity.quantities import Quantity, rows_of
+from tools.parity.rows import Bar, Measured, Row
+from tools.parity.ties import settle_ties
+from tools.parity.weights import variables_by_rule
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from numpy import ndarray
+
+    from rpn_jax.structures import Batch, Variables
+
+PICTURES = Path("../data/bccd/test")
+"""Where the picture lies, seen from the folder of cases, if not there itself."""
+PATCH = (slice(100, 132), slice(200, 232))
+"""Rows and columns of the network's input that a case holds."""
+
+
+@dataclass(frozen=True)
+class Ours:
+    """What this package makes of the picture."""
+
+    batch: Batch
+    """The picture alone, as the network is given it."""
+    proposals: Float[ndarray, "n 5"]
+    """xyxy and score, in original pixels."""
+    settled_proposals: Float[ndarray, "n 5"]
+    """With equal scores ordered as in the reference, see `tools.parity.ties`."""
+
+
+def picture_rows(case: Case, picture: Path) -> list[Row]:
+    """Run the whole pipeline on a picture file.
+
+    Raises:
+      UserError: a picture that is missing or is none.
+    """
+    return rows_of(case, QUANTITIES, run(case, picture))
+
+
+def default_picture(folder: Path) -> Path | None:
+    """The picture of the cases in ``folder``, the first by name there or in its usual place."""
+    for place in (folder, folder.resolve() / PICTURES):
+        if place.is_dir() and any(path.suffix.lower() in SUFFIXES for path in place.iterdir()):
+            return find_pictures([str(place)])[0]
+    return None
+
+
+def run(case: Case, path: Path) -> Ours:
+    """Load a picture as for the network, and propose."""
+    dataset = PictureFiles([path])
+    config = replace(case.config, data=with_exact_padding(dataset, case.config.data))
+    canvas = config.data.buckets[0]  # the picture's own; those of the config follow
+    batch = load_picture(dataset, 0, config.data.scale, canvas, num_boxes=0, flipped=False)
+    variables = variables_by_rule(config, case.seed)
+    (proposed,) = Proposer(config, variables)([path])
+    proposals = settled = proposal_rows(proposed)
+    reference = case.fields.get("proposals")
+    if reference is not None and compare_proposals(proposals, reference).found < 1:
+        settled = _settled(config, variables, batch, reference)
+    return Ours(batch, proposals, settled)
+
+
+def _settled(
+    config: Config, variables: Variables, batch: Batch, reference: Float[ndarray, "m 5"]
+) -> Float[ndarray, "n 5"]:
+    sizes, factors = jnp.asarray(batch.image_sizes), jnp.asarray(batch.scale_factors)
+    images = normalize_images(jnp.asarray(batch.images), sizes, config.pixels)
+    outputs = jax.jit(RPN(config.model).apply)(variables, images)
+    settled = settle_ties(config, outputs, sizes, factors, [reference])
+    proposals = jax.jit(partial(propose, config))(settled, sizes, factors)
+    (picture,) = picture_proposals([1], proposals)
+    return proposal_rows(picture)
+
+
+def _size(case: Case, ours: Ours) -> Measured:
+    (size,), (factors,) = np.asarray(ours.batch.image_sizes), np.asarray(ours.batch.scale_factors)
+    reference = np.concatenate([case.fields["img_shape"], case.fields["scale_factor"]])
+    difference = np.abs(np.concatenate([size, factors]) - reference).max()
+    return Measured(float(difference), f"{size[0]}x{size[1]} (height x width)")
+
+
+def _patch(case: Case, ours: Ours) -> Measured:
+    """Grey levels between the two inputs, the reference's without its normalisation."""
+    pixels = case.config.pixels
+    patch = np.asarray(ours.batch.images)[0][PATCH].astype(np.float64)
+    channels = patch[..., ::-1] if pixels.order == "bgr" else patch
+    normalized = case.fields["input_patch"].transpose(1, 2, 0).astype(np.float64)
+    grey_levels = normalized * np.array(pixels.std) + np.array(pixels.mean)
+    if grey_levels.shape != channels.shape:
+        return Measured(np.inf, f"patch of {channels.shape}, the reference has {grey_levels.shape}")
+    return Measured(float(np.abs(channels - grey_levels).max()))
+
+
+def _found(case: Case, ours: Ours) -> Measured:
+    settled, as_proposed = (
+        compare_proposals(proposals, case.fields["proposals"]).found
+        for proposals in (ours.settled_proposals, ours.proposals)
+    )
+    return Measured(settled, f"{as_proposed:g} with equal scores in our order")
+
+
+def _out_of_order(case: Case, ours: Ours) -> Measured:
+    return Measured(compare_proposals(ours.proposals, case.fields["proposals"]).out_of_order)
+
+
+def _repeated(case: Case, ours: Ours) -> Measured:
+    return Measured(compare_proposals(ours.proposals, case.fields["proposals"]).repeated)
+
+
+QUANTITIES = (
+    Quantity("resize", Bar(1e-6, "px"), ("img_shape", "scale_factor"), _size),
+    Quantity("input patch", Bar(1, "grey levels"), ("input_patch",), _patch),
+    Quantity("proposals found", Bar(0.99, at_least=True), ("proposals",), _found),
+    Quantity("proposals out of order", Bar(0), ("proposals",), _out_of_order),
+    Quantity("proposals repeated", Bar(0), ("proposals",), _repeated),
+)
+"""The rows of a picture's case, in their order."""

@@ -1,0 +1,307 @@
+"""``python -m tools.parity.precisions CONFIG --weights DIR``: what the precisions change."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import numpy as np
+import tyro
+from jax.sharding import SingleDeviceSharding
+
+from rpn_jax.cli import OptionalPath, Overrides, Platform, leading_config, read_flags
+from rpn_jax.commands import weights_of
+from rpn_jax.config import Config
+from rpn_jax.console import make_console, picture_progress
+from rpn_jax.data.catalog import open_dataset
+from rpn_jax.data.dataset import Dataset
+from rpn_jax.data.on_device import to_batch
+from rpn_jax.data.pipeline import eval_batches
+from rpn_jax.devices import use_platform
+from rpn_jax.errors import UserError, exit_code
+from rpn_jax.evaluation.recall import PROPOSAL_COUNTS, coco_recall
+from rpn_jax.files import check_out_file, json_figures, write_json
+from rpn_jax.inference.proposer import prepare_variables
+from rpn_jax.inference.results import PictureProposals, picture_proposals
+from rpn_jax.models import RPN
+from rpn_jax.models.rpn.proposals import propose
+from rpn_jax.ops import normalize_images
+from rpn_jax.ops.convolution import Precision
+from rpn_jax.runtime import environment, set_up_compiling
+from rpn_jax.structures import Batch, Proposals, RPNOutputs, Variables
+from tools.parity.compare import SMALLEST_NORM, match_proposals, proposal_rows, worst
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from numpy import ndarray
+    from rich.table import Table
+
+PROGRAM = "python -m tools.parity.precisions"
+REFERENCE: Precision = "float32"
+BOX_TOLERANCE = 1.0
+"""Pixels of the original that each side of a proposal that counts as found may differ by."""
+SCORE_TOLERANCE = 0.01
+"""Its score may differ by this."""
+RECALLS = tuple(f"AR@{count}" for count in PROPOSAL_COUNTS)
+
+Forward = Callable[[Batch], tuple[RPNOutputs, Proposals]]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Print what each precision changes on data.eval-split: head outputs, proposals and recall.
+
+    All are compared with float32 on the same pictures and weights, on one device. The config's own
+    model.precision has no effect.
+    """
+
+    config: Overrides
+    weights: Path = tyro.MISSING
+    """Folder of weights, or a work directory of 'train'."""
+    precisions: tuple[Precision, ...] = ("float32", "tf32", "bfloat16")
+    """Precisions to measure; float32 is measured in any case."""
+    out: OptionalPath = None
+    """JSON file to write the rows to."""
+    platform: Platform = "auto"
+
+
+@dataclass(frozen=True)
+class PrecisionRow:
+    """A precision beside float32."""
+
+    precision: Precision
+    head_outputs: dict[str, float]
+    """Relative L2 of each level's objectness and deltas, over all pictures' canvases."""
+    found: float
+    """Share of float32's proposals that are found, see `share_found`."""
+    recall: dict[str, float]
+    """AR@100, AR@300 and AR@1000, protocol ``proposal``."""
+
+
+class Computed(NamedTuple):
+    """What a precision computes on some pictures; arrays as `_by_level` orders them."""
+
+    squared_distances: Float[ndarray, " 2L"]
+    """Sums of squares of the difference from float32's head outputs."""
+    squared_norms: Float[ndarray, " 2L"]
+    """Sums of squares of its own head outputs."""
+    pictures: list[PictureProposals]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command on ``arguments`` (those of the process by default); returns its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    return exit_code(lambda: _run(_parse(words)))
+
+
+def compare_precisions(
+    config: Config,
+    variables: Variables,
+    dataset: Dataset,
+    precisions: Sequence[Precision],
+    on_pictures: Callable[[int], None],
+) -> list[PrecisionRow]:
+    """A row for float32 and each of ``precisions``.
+
+    Args:
+      config: the network's config; ``config.data`` decides sizes and batches.
+      variables: its weights.
+      dataset: pictures with ground truth.
+      precisions: beside float32.
+      on_pictures: is told how many pictures were done, batch by batch.
+
+    Raises:
+      UserError: no picture, one that cannot be read, or ground truth without a box.
+    """
+    if not dataset.pictures:
+        raise UserError(
+            f"data.eval_split = {config.data.eval_split!r}: holds no picture to compare on"
+        )
+    chosen = dict.fromkeys((REFERENCE, *precisions))
+    forwards = {precision: make_forward(config, variables, precision) for precision in chosen}
+    batches = list(_batches(forwards, dataset, config, on_pictures))
+    computed = {name: _join([batch[name] for batch in batches]) for name in chosen}
+    return [
+        PrecisionRow(
+            precision,
+            _relative_l2(config, own, computed[REFERENCE]),
+            share_found(own.pictures, computed[REFERENCE].pictures),
+            _recalls(dataset, own.pictures),
+        )
+        for precision, own in computed.items()
+    ]
+
+
+def make_forward(config: Config, variables: Variables, precision: Precision) -> Forward:
+    """The compiled way of inference from a batch to head outputs and proposals, original pixels."""
+    in_precision = replace(config, model=replace(config.model, precision=precision))
+    device = SingleDeviceSharding(jax.local_devices()[0])
+    prepared = prepare_variables(in_precision, variables, device)
+    model = RPN(in_precision.model, folded=True)
+
+    @jax.jit
+    def forward(variables: Variables, batch: Batch) -> tuple[RPNOutputs, Proposals]:
+        images = normalize_images(batch.images, batch.image_sizes, config.pixels)
+        outputs: Any = model.apply(variables, images)
+        return outputs, propose(config, outputs, batch.image_sizes, batch.scale_factors)
+
+    return partial(forward, prepared)
+
+
+def share_found(ours: list[PictureProposals], reference: list[PictureProposals]) -> float:
+    """Share of the reference's proposals found in ours, one to one; 1 where there are none.
+
+    Found is within `BOX_TOLERANCE` and `SCORE_TOLERANCE`. Both lists hold the same pictures.
+    """
+    found = [
+        match_proposals(proposal_rows(own), proposal_rows(theirs), BOX_TOLERANCE, SCORE_TOLERANCE)
+        >= 0
+        for own, theirs in zip(ours, reference, strict=True)
+    ]
+    total = sum(map(len, found))
+    return sum(map(np.count_nonzero, found)) / total if total else 1.0
+
+
+def _parse(words: list[str]) -> Options:
+    config, flags = leading_config("precisions", words)
+    return read_flags(Options(config), flags, f"{PROGRAM} CONFIG")
+
+
+def _run(options: Options) -> int:
+    use_platform(options.platform)
+    set_up_compiling()
+    config = options.config
+    dataset = open_dataset(config.data, config.data.eval_split)
+    variables = weights_of(config, options.weights)
+    if options.out is not None:
+        check_out_file(options.out)
+    console = make_console()
+    with picture_progress(console, "measuring", len(dataset.pictures)) as advance:
+        rows = compare_precisions(config, variables, dataset, options.precisions, advance)
+    split = f"{len(dataset.pictures)} pictures of '{config.data.eval_split}'"
+    title = f"{config.name} on {split} ({jax.devices()[0].device_kind})"
+    console.print(_table(rows, title))
+    if options.out is not None:
+        record = {
+            "config": config.name,
+            "weights": str(options.weights),
+            "split": config.data.eval_split,
+            "pictures": len(dataset.pictures),
+            "environment": environment(),
+            "rows": [_json_row(row) for row in rows],
+        }
+        write_json(options.out, record)
+        console.print(f"rows written to {options.out}", soft_wrap=True)
+    return 0
+
+
+def _batches(
+    forwards: dict[Precision, Forward],
+    dataset: Dataset,
+    config: Config,
+    on_pictures: Callable[[int], None],
+) -> Iterator[dict[Precision, Computed]]:
+    for batch in eval_batches(dataset, config.data):
+        ids = [
+            dataset.pictures[index].image_id for index in np.asarray(batch.indices) if index >= 0
+        ]
+        placed = to_batch(jax.device_put(batch))
+        computed = {
+            precision: jax.device_get(forward(placed)) for precision, forward in forwards.items()
+        }
+        reference = _by_level(computed[REFERENCE][0], len(ids))
+        yield {
+            precision: _computed(outputs, proposals, reference, ids)
+            for precision, (outputs, proposals) in computed.items()
+        }
+        on_pictures(len(ids))
+
+
+def _computed(
+    outputs: RPNOutputs, proposals: Proposals, reference: list[ndarray], ids: list[int]
+) -> Computed:
+    levels = _by_level(outputs, len(ids))
+    return Computed(
+        _squares(list(map(np.subtract, levels, reference))),
+        _squares(levels),
+        picture_proposals(ids, proposals),
+    )
+
+
+def _join(batches: list[Computed]) -> Computed:
+    distances, norms, pictures = zip(*batches, strict=True)
+    return Computed(
+        np.sum(distances, axis=0),
+        np.sum(norms, axis=0),
+        list(itertools.chain.from_iterable(pictures)),
+    )
+
+
+def _relative_l2(config: Config, own: Computed, reference: Computed) -> dict[str, float]:
+    kinds_and_strides = itertools.product(("objectness", "deltas"), config.model.anchors.strides)
+    distances, norms = np.sqrt(own.squared_distances), np.sqrt(reference.squared_norms)
+    return {
+        f"{kind}, stride {stride}": float(distance / max(norm, SMALLEST_NORM))
+        for (kind, stride), distance, norm in zip(kinds_and_strides, distances, norms, strict=True)
+    }
+
+
+def _recalls(dataset: Dataset, pictures: list[PictureProposals]) -> dict[str, float]:
+    figures = coco_recall(dataset.annotations, pictures)
+    return {name: figures[name] for name in RECALLS}
+
+
+def _by_level(outputs: RPNOutputs, pictures: int) -> list[ndarray]:
+    """float64 objectness, then deltas, of the first pictures; the others only fill up the batch."""
+    levels = (*outputs.objectness, *outputs.deltas)
+    return [np.asarray(level[:pictures], np.float64) for level in levels]
+
+
+def _squares(levels: list[ndarray]) -> Float[ndarray, " 2L"]:
+    return np.array([np.sum(np.square(level)) for level in levels])
+
+
+def _table(rows: list[PrecisionRow], title: str) -> Table:
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    table = Table(
+        title=title,
+        title_justify="left",
+        caption="Levels: relative L2 of the head outputs over all pictures. Found: share of "
+        f"{REFERENCE}'s proposals within {BOX_TOLERANCE:g} px and {SCORE_TOLERANCE:g} of score, "
+        "one to one. AR: protocol proposal.",
+        caption_justify="left",
+        box=SIMPLE,
+    )
+    table.add_column("precision")
+    for heading in ("best level", "worst level", "found", *RECALLS):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        best = min(row.head_outputs, key=lambda name: row.head_outputs[name])
+        highest = worst(row.head_outputs)
+        table.add_row(
+            row.precision,
+            f"{row.head_outputs[best]:.2g}\n{best}",
+            f"{highest.value:.2g}\n{highest.detail}",
+            f"{row.found:.2%}",
+            *(f"{value:.3f}" for value in row.recall.values()),
+        )
+    return table
+
+
+def _json_row(row: PrecisionRow) -> dict[str, Any]:
+    return asdict(row) | {
+        "head_outputs": json_figures(row.head_outputs),
+        "recall": json_figures(row.recall),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

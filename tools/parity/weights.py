@@ -1,0 +1,55 @@
+"""Weights by a rule, so that two implementations share them without exchanging a file."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rpn_jax.config import Config
+from rpn_jax.models import variable_shapes
+from rpn_jax.weights.torch.names import flat_by_torch_key, from_torch_layout, nest, torch_shape
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32
+
+    from rpn_jax.structures import Variables
+
+
+def variables_by_rule(config: Config, seed: int) -> Variables:
+    """Every parameter and statistic of a config, NumPy float32, filled by `array_by_rule`."""
+    shapes = flat_by_torch_key(variable_shapes(config))
+    return nest(
+        {
+            path: from_torch_layout(array_by_rule(key, torch_shape(leaf.shape), seed))
+            for key, (path, leaf) in shapes.items()
+        }
+    )
+
+
+def array_by_rule(key: str, shape: tuple[int, ...], seed: int) -> Float32[np.ndarray, "..."]:
+    """The array of a key of a published file, in PyTorch's layout, a function of its arguments.
+
+    Kernels are normal with a variance of gain / inputs, scales and variances of norms uniform
+    around 1 (the last scale of a bottleneck 0.3 of that), all else normal with std 0.1.
+    """
+    rng = np.random.RandomState(zlib.crc32(f"{seed}:{key}".encode()))
+    if len(shape) == 4:
+        array = rng.standard_normal(shape) * math.sqrt(_gain(key) / math.prod(shape[1:]))
+    elif key.endswith("running_var") or _is_norm_weight(key):
+        array = rng.uniform(0.5, 1.5, shape) * (0.3 if key.endswith("bn3.weight") else 1.0)
+    else:
+        array = rng.standard_normal(shape) * 0.1
+    return array.astype(np.float32)
+
+
+def _gain(key: str) -> float:
+    if "lateral_convs" in key:
+        return 0.01
+    return {"rpn_head.rpn_cls.weight": 1.0, "rpn_head.rpn_reg.weight": 0.02}.get(key, 2.0)
+
+
+def _is_norm_weight(key: str) -> bool:
+    return key.endswith(".weight") and ("bn" in key or "downsample.1" in key)
