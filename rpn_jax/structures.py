@@ -13,7 +13,7 @@ A     anchors a cell (ratios x scales)
 K     anchors of a picture over all levels, ``sum(Hl * Wl * A)``, flat order level, row, column,
       anchor
 S     cells of a picture at which the head is trained
-N     proposals a picture, padded (``config.proposals.max_proposals``)
+N     proposals a picture, padded (``config.rpn_proposals.max_proposals``)
 ====  ==========================================================================================
 
 Boxes are ``(x1, y1, x2, y2)`` in pixels, ``xyxy`` in names. Sizes are ``(height, width)``.

@@ -9,7 +9,14 @@ import cv2
 import jax
 import pytest
 
-from rpn_jax.config import AnchorConfig, BackboneConfig, Config, DataConfig, ModelConfig
+from rpn_jax.config import (
+    AnchorConfig,
+    BackboneConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    RPNHeadConfig,
+)
 from rpn_jax.data.shapes import Shapes
 
 
@@ -87,8 +94,7 @@ def tiny_config(coco_root):
         model=ModelConfig(
             backbone=BackboneConfig(depth=18, num_stages=2, norm="group", frozen_stages=-1),
             neck_channels=32,
-            head_channels=32,
-            anchors=AnchorConfig(strides=(4, 8, 16), scales=(4.0,)),
+            rpn=RPNHeadConfig(channels=32, anchors=AnchorConfig(strides=(4, 8, 16), scales=(4.0,))),
         ),
         data=DataConfig(
             root=str(coco_root),

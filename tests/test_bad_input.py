@@ -122,7 +122,7 @@ def test_impossible_value(capsys, config_file, tmp_path):
 
 def test_weights_of_another_model(capsys, weights, config_file, tmp_path):
     said = complaint(
-        capsys, "evaluate", config_file, "--weights", weights, "--model.head-channels", "48"
+        capsys, "evaluate", config_file, "--weights", weights, "--model.rpn.channels", "48"
     )
     assert "rpn_head" in said
     assert "48" in said

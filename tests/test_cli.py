@@ -238,7 +238,10 @@ BAD_INPUT = [
     ([*TRAIN, "--data.scale", "800"], "Expected 2 values"),
     ([*TRAIN, "--data.buckets", "800", "1344", "1344"], "--data.buckets [INT INT"),
     ([*TRAIN, "--model.backbone.depth", "51"], "('18', '34', '50', '101', '152')"),
-    ([*TRAIN, "--model.neck", "none"], "model.anchors.strides = (4, 8, 16, 32, 64): must be (32,)"),
+    (
+        [*TRAIN, "--model.neck", "none"],
+        "model.rpn.anchors.strides = (4, 8, 16, 32, 64): must be (32,)",
+    ),
     ([*TRAIN, "--data.clip-boxes", "True"], "True"),
     ([*TRAIN, "stray"], "stray"),
     ([*TRAIN, "--platform", "tpu"], "('auto', 'cpu', 'gpu')"),

@@ -6,7 +6,7 @@ Three stages of a ResNet-18 with group norm and a narrow pyramid; anchors of two
 rpn-jax demo --workdir runs/demo
 """
 
-from rpn_jax.config import AnchorConfig, load_config, replace
+from rpn_jax.config import AnchorConfig, RPNHeadConfig, load_config, replace
 
 BASE = load_config("rpn_r18_fpn_gn_small")
 CONFIG = replace(
@@ -16,10 +16,11 @@ CONFIG = replace(
         BASE.model,
         backbone=replace(BASE.model.backbone, num_stages=3),
         neck_channels=64,
-        head_channels=64,
-        anchors=AnchorConfig(strides=(4, 8, 16, 32), scales=(4.0, 5.66)),
+        rpn=RPNHeadConfig(
+            channels=64, anchors=AnchorConfig(strides=(4, 8, 16, 32), scales=(4.0, 5.66))
+        ),
     ),
-    loss=replace(BASE.loss, samples_per_image=64),
+    rpn_loss=replace(BASE.rpn_loss, samples_per_image=64),
     data=replace(
         BASE.data,
         dataset="shapes",

@@ -3,7 +3,7 @@
 rpn-jax train rpn_r50-caffe-c4_1x_coco --data.root data/coco --workdir runs/r50-caffe-c4_1x
 """
 
-from rpn_jax.config import AnchorConfig, load_config, replace
+from rpn_jax.config import AnchorConfig, RPNHeadConfig, load_config, replace
 
 BASE = load_config("rpn_r50-caffe_fpn_1x_coco")
 CONFIG = replace(
@@ -13,8 +13,9 @@ CONFIG = replace(
         BASE.model,
         backbone=replace(BASE.model.backbone, num_stages=3),
         neck="none",
-        head_channels=1024,
-        anchors=AnchorConfig(strides=(16,), scales=(2.0, 4.0, 8.0, 16.0, 32.0)),
+        rpn=RPNHeadConfig(
+            channels=1024, anchors=AnchorConfig(strides=(16,), scales=(2.0, 4.0, 8.0, 16.0, 32.0))
+        ),
     ),
-    proposals=replace(BASE.proposals, nms_pre=12000, max_proposals=2000),
+    rpn_proposals=replace(BASE.rpn_proposals, nms_pre=12000, max_proposals=2000),
 )

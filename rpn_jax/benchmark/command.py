@@ -313,7 +313,7 @@ def _config_rows(options: Options) -> Iterator[Row]:
         config = load_config(name)
         canvas = canvas_of(options, config)
         for precision, batch_size in itertools.product(options.precisions, options.batch_sizes):
-            key = (config.model, config.pixels, config.proposals, precision, batch_size)
+            key = (config.model, config.pixels, config.rpn_proposals, precision, batch_size)
             if key not in measured:
                 _say(f"{name} in {precision}, batch {batch_size}")
                 measured[key] = _config_figures(

@@ -87,8 +87,8 @@ def candidate_growth(
     arguments = (outputs, jnp.array([canvas], jnp.int32))
 
     def point(count: int) -> Point:
-        proposals = replace(config.proposals, nms_pre=count)
-        function = post_processing_function(replace(config, proposals=proposals))
+        proposals = replace(config.rpn_proposals, nms_pre=count)
+        function = post_processing_function(replace(config, rpn_proposals=proposals))
         program = compile_program(function, *arguments)
         timing = time_calls(lambda: program.run(*arguments), effort)
         return Point(count, timing_columns(timing, 1))

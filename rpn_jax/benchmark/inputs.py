@@ -78,7 +78,7 @@ def make_outputs(config: Config, count: int, canvas: Canvas, seed: int) -> RPNOu
     key = jax.random.key(seed)
     pictures = [
         _picture_outputs(
-            config.model.anchors,
+            config.model.rpn.anchors,
             shapes.level_shapes,
             jnp.asarray(make_boxes(OBJECTS, canvas, seed + index)),
             jax.random.fold_in(key, index),

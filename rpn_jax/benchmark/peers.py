@@ -214,7 +214,7 @@ def _torchvision_peer(
     network.load(weights)
     network.to(device)
     shapes = output_shapes(config, len(sizes), sizes[0])
-    levels = grid_anchors(shapes.level_shapes, config.model.anchors)
+    levels = grid_anchors(shapes.level_shapes, config.model.rpn.anchors)
     anchors = [torch.tensor(np.concatenate(levels)).to(device)] * len(sizes)
     boxes = [torch.tensor(np.asarray(of_picture)).to(device) for of_picture in batch.boxes_xyxy]
     return Peer(

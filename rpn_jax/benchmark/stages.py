@@ -148,7 +148,7 @@ def candidates_function(config: Config) -> jax.stages.Wrapped:
 
 def nms_function(config: Config) -> jax.stages.Wrapped:
     """Candidates [B, L, k] as `candidates` gives them to the indices of those kept, [B, N]."""
-    settings = config.proposals
+    settings = config.rpn_proposals
 
     @jax.jit
     def kept(

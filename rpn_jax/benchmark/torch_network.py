@@ -26,7 +26,7 @@ class TorchRPN(nn.Module):
         channels = self.backbone.channels
         self.neck = FPN(channels, config.neck_channels) if config.neck == "fpn" else None
         in_channels = config.neck_channels if self.neck else channels[-1]
-        self.rpn_head = Head(in_channels, config.head_channels, config.anchors.per_cell)
+        self.rpn_head = Head(in_channels, config.rpn.channels, config.rpn.anchors.per_cell)
 
     def forward(self, images: Tensor) -> list[Level]:
         features = self.backbone(images)

@@ -47,7 +47,7 @@ class TorchvisionRPN(nn.Module):
     def __init__(self, config: Config, image_sizes: list[tuple[int, int]]) -> None:
         """``image_sizes`` are (height, width) of a batch's pictures, which all fill the canvas."""
         super().__init__()
-        loss, proposals = config.loss, config.proposals
+        loss, proposals = config.rpn_loss, config.rpn_proposals
         self.image_sizes = image_sizes
         self.backbone = resnet_fpn_backbone(
             backbone_name="resnet50",
@@ -58,7 +58,7 @@ class TorchvisionRPN(nn.Module):
         )
         self.rpn = RegionProposalNetwork(
             nn.Identity(),  # in place of an anchor generator, which only its forward asks
-            RPNHead(config.model.neck_channels, config.model.anchors.per_cell),
+            RPNHead(config.model.neck_channels, config.model.rpn.anchors.per_cell),
             fg_iou_thresh=loss.positive_iou,
             bg_iou_thresh=loss.negative_iou,
             batch_size_per_image=loss.samples_per_image,

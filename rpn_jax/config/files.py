@@ -17,6 +17,9 @@ from rpn_jax.files import read_json, write_json
 
 T = TypeVar("T")
 
+FORMAT = 2
+"""Number that `config_to_json` writes as ``format``. Version 0.1 wrote none: its files are 1."""
+
 
 def load_config(name_or_path: str | Path) -> Config:
     """Load a `Config` by name, or by the path of a ``.py`` file with CONFIG or a saved ``.json``.
@@ -53,12 +56,19 @@ def config_names() -> list[str]:
 
 def config_to_json(config: Config, path: Path) -> None:
     """Write a resolved config, to be read again by `load_config`."""
-    write_json(path, dataclasses.asdict(config))
+    write_json(path, {"format": FORMAT, **dataclasses.asdict(config)})
 
 
 def config_from_json(path: Path) -> Config:
-    """Read what `config_to_json` wrote. Raises UserError for a broken file or an unknown key."""
-    return _from_dict(Config, read_json(path), path)
+    """Read what `config_to_json` wrote, in this version or an older one.
+
+    Raises:
+      UserError: the file is broken, has an unknown key, or was written by a newer version.
+    """
+    values = read_json(path)
+    if isinstance(values, dict):
+        values = _in_current_format(values, path)
+    return _from_dict(Config, values, path)
 
 
 def _config_folder() -> Path:
@@ -81,6 +91,30 @@ def _named_config(name: str) -> Path:
             f"(known: {', '.join(names)})"
         )
     return paths[name]
+
+
+def _in_current_format(values: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return the values of a config file of any format under today's keys, without ``format``."""
+    values = dict(values)
+    number = values.pop("format", 1)
+    if number not in range(1, FORMAT + 1):
+        raise UserError(
+            f"config {path}: format = {number!r}: must be 1 to {FORMAT}. A newer version of "
+            "rpn_jax wrote this file; install that version."
+        )
+    if number == 1:
+        for old, new in (("loss", "rpn_loss"), ("proposals", "rpn_proposals")):
+            if old in values:
+                values[new] = values.pop(old)
+        if isinstance(values.get("model"), dict):
+            model = dict(values["model"])
+            rpn = {
+                new: model.pop(old)
+                for old, new in (("head_channels", "channels"), ("anchors", "anchors"))
+                if old in model
+            }
+            values["model"] = {**model, "rpn": rpn} if rpn else model
+    return values
 
 
 def _from_dict(cls: type[T], values: Any, path: Path, prefix: str = "") -> T:

@@ -83,12 +83,12 @@ class AnchorConfig:
     """Height over width."""
 
     def __post_init__(self) -> None:
-        check_types("model.anchors", self)
+        check_types("model.rpn.anchors", self)
         for key in ("strides", "scales", "ratios"):
             values = getattr(self, key)
             check(
                 len(values) >= 1 and all(value > 0 for value in values),
-                f"model.anchors.{key}",
+                f"model.rpn.anchors.{key}",
                 values,
                 "one or more positive numbers",
             )
@@ -100,8 +100,22 @@ class AnchorConfig:
 
 
 @dataclass(frozen=True)
+class RPNHeadConfig:
+    """The head of the first stage and its anchors (Ren et al. 2015, section 3.1)."""
+
+    channels: int = 256
+    """Channels of the head's 3x3 convolution."""
+    anchors: AnchorConfig = field(default_factory=AnchorConfig)
+    """The anchors of each level."""
+
+    def __post_init__(self) -> None:
+        check_types("model.rpn", self)
+        check(self.channels >= 1, "model.rpn.channels", self.channels, "1 or more")
+
+
+@dataclass(frozen=True)
 class ModelConfig:
-    """The network: backbone, pyramid, head."""
+    """The network: backbone, pyramid, heads."""
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     """The convolutional trunk."""
@@ -109,10 +123,8 @@ class ModelConfig:
     """'fpn': a feature pyramid (Lin et al. 2016) with one extra level; 'none': the last stage."""
     neck_channels: int = 256
     """Channels of every pyramid level."""
-    head_channels: int = 256
-    """Channels of the head's 3x3 convolution."""
-    anchors: AnchorConfig = field(default_factory=AnchorConfig)
-    """The anchors of each level."""
+    rpn: RPNHeadConfig = field(default_factory=RPNHeadConfig)
+    """The first stage."""
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
     """Arithmetic of the network; boxes and scores are float32 in all three.
     'float32': exact.
@@ -122,13 +134,12 @@ class ModelConfig:
     def __post_init__(self) -> None:
         check_types("model", self)
         check(self.neck_channels >= 1, "model.neck_channels", self.neck_channels, "1 or more")
-        check(self.head_channels >= 1, "model.head_channels", self.head_channels, "1 or more")
         stages = tuple(4 * 2**stage for stage in range(self.backbone.num_stages))
         strides = (*stages, stages[-1] * 2) if self.neck == "fpn" else stages[-1:]
         check(
-            self.anchors.strides == strides,
-            "model.anchors.strides",
-            self.anchors.strides,
+            self.rpn.anchors.strides == strides,
+            "model.rpn.anchors.strides",
+            self.rpn.anchors.strides,
             f"{strides}, the strides of this backbone with neck '{self.neck}'",
         )
 
@@ -150,7 +161,7 @@ class PixelConfig:
 
 
 @dataclass(frozen=True)
-class LossConfig:
+class RPNLossConfig:
     """Matching and sampling of anchors (Ren et al. 2015, section 3.1.2)."""
 
     positive_iou: float = 0.7
@@ -165,17 +176,22 @@ class LossConfig:
     """Share of the samples that positives may take."""
 
     def __post_init__(self) -> None:
-        check_types("loss", self)
+        check_types("rpn_loss", self)
         for key in ("positive_iou", "negative_iou", "min_positive_iou", "positive_fraction"):
             value = getattr(self, key)
-            check(0 < value <= 1, f"loss.{key}", value, "above 0, at most 1")
+            check(0 < value <= 1, f"rpn_loss.{key}", value, "above 0, at most 1")
         check(
             self.negative_iou <= self.positive_iou,
-            "loss.negative_iou",
+            "rpn_loss.negative_iou",
             self.negative_iou,
-            f"at most loss.positive_iou, {self.positive_iou}",
+            f"at most rpn_loss.positive_iou, {self.positive_iou}",
         )
-        check(self.samples_per_image >= 0, "loss.samples_per_image", self.samples_per_image, ">= 0")
+        check(
+            self.samples_per_image >= 0,
+            "rpn_loss.samples_per_image",
+            self.samples_per_image,
+            ">= 0",
+        )
 
 
 @dataclass(frozen=True)
@@ -192,11 +208,13 @@ class ProposalConfig:
     """Boxes must be wider and higher than this, in original pixels."""
 
     def __post_init__(self) -> None:
-        check_types("proposals", self)
-        check(self.nms_pre >= 1, "proposals.nms_pre", self.nms_pre, "1 or more")
-        check(0 <= self.nms_iou <= 1, "proposals.nms_iou", self.nms_iou, "0 to 1")
-        check(self.max_proposals >= 1, "proposals.max_proposals", self.max_proposals, "1 or more")
-        check(self.min_size >= 0, "proposals.min_size", self.min_size, "0 or more")
+        check_types("rpn_proposals", self)
+        check(self.nms_pre >= 1, "rpn_proposals.nms_pre", self.nms_pre, "1 or more")
+        check(0 <= self.nms_iou <= 1, "rpn_proposals.nms_iou", self.nms_iou, "0 to 1")
+        check(
+            self.max_proposals >= 1, "rpn_proposals.max_proposals", self.max_proposals, "1 or more"
+        )
+        check(self.min_size >= 0, "rpn_proposals.min_size", self.min_size, "0 or more")
 
 
 @dataclass(frozen=True)
@@ -347,9 +365,9 @@ class Config:
     """The network."""
     pixels: PixelConfig = field(default_factory=PixelConfig)
     """Normalisation of pictures."""
-    loss: LossConfig = field(default_factory=LossConfig)
-    """Matching, sampling and loss."""
-    proposals: ProposalConfig = field(default_factory=ProposalConfig)
+    rpn_loss: RPNLossConfig = field(default_factory=RPNLossConfig)
+    """Matching and sampling of anchors in training."""
+    rpn_proposals: ProposalConfig = field(default_factory=ProposalConfig)
     """Proposals from head outputs."""
     data: DataConfig = field(default_factory=DataConfig)
     """Pictures and their boxes."""

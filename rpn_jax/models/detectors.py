@@ -36,7 +36,7 @@ class RPN(nn.Module):
         self.backbone = ResNet(config.backbone, config.precision, self.axis_name, self.folded)
         if config.neck == "fpn":
             self.neck = FPN(config.neck_channels, config.precision)
-        self.rpn_head = RPNHead(config.head_channels, config.anchors.per_cell, config.precision)
+        self.rpn_head = RPNHead(config.rpn.channels, config.rpn.anchors.per_cell, config.precision)
 
     def __call__(self, images: Float[Array, "B H W 3"], train: bool = False) -> RPNOutputs:
         """Objectness and deltas of every level.

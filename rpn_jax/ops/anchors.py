@@ -99,5 +99,5 @@ def _check_levels(level_shapes: LevelShapes, anchors: AnchorConfig) -> None:
     if len(level_shapes) != len(anchors.strides):
         raise UserError(
             f"head outputs of {len(level_shapes)} levels: must be {len(anchors.strides)}, one for "
-            f"each of model.anchors.strides {anchors.strides}"
+            f"each of model.rpn.anchors.strides {anchors.strides}"
         )

@@ -25,7 +25,7 @@ def rpn_loss_function(config: Config) -> LossFunction:
     what the network says, its head computes outputs at their cells alone.
     """
     model = RPN(config.model, axis_name=DEVICE_AXIS)
-    samples = config.loss.samples_per_image
+    samples = config.rpn_loss.samples_per_image
 
     def loss_function(
         variables: Variables, batch: Batch, rng: jax.Array
@@ -41,7 +41,7 @@ def rpn_loss_function(config: Config) -> LossFunction:
         if samples == 0:  # Every anchor counts.
             outputs = model.apply(variables, levels, method="outputs")
         else:
-            cells, targets = at_sampled_cells(targets, config.model.anchors.per_cell, samples)
+            cells, targets = at_sampled_cells(targets, config.model.rpn.anchors.per_cell, samples)
             outputs = model.apply(variables, levels, cells, method="outputs_at")
         return loss_terms(cast("RPNOutputs", outputs), targets, DEVICE_AXIS), {
             **variables,

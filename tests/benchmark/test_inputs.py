@@ -70,7 +70,7 @@ def test_nms_of_made_outputs_removes_much_and_keeps_enough() -> None:
     outputs = make_outputs(config, 1, canvas, seed=0)
     sizes = jnp.array([canvas], jnp.int32)
     _, _, exists = jax.jit(partial(candidates, config))(outputs, sizes)
-    unlimited = replace(config, proposals=replace(config.proposals, max_proposals=10_000))
+    unlimited = replace(config, rpn_proposals=replace(config.rpn_proposals, max_proposals=10_000))
     kept = int(jax.jit(partial(propose, unlimited))(outputs, sizes).valid.sum())
     assert jax.jit(partial(propose, config))(outputs, sizes).valid.all()
     assert 1000 < kept < 0.8 * int(exists.sum())

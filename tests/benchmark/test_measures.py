@@ -64,7 +64,7 @@ def test_stages_of_inference(tiny_config: Config) -> None:
     assert set(calls) == set(by_stage)
     for stage in (POST_PROCESSING, WHOLE):
         assert int(calls[stage]().valid.sum()) == 2 * by_stage[stage]["boxes_out"]
-        assert 0 < by_stage[stage]["boxes_out"] <= tiny_config.proposals.max_proposals
+        assert 0 < by_stage[stage]["boxes_out"] <= tiny_config.rpn_proposals.max_proposals
 
 
 def test_flops_of_the_network_are_those_of_its_convolutions() -> None:
@@ -138,13 +138,13 @@ def test_matching_samples_what_the_config_says(tiny_config: Config) -> None:
     assert row["anchors"] == 3 * (16**2 + 8**2 + 4**2)
     assert row["boxes"] == 12
     assert row["positives"] > 0
-    assert row["positives"] + row["negatives"] == tiny_config.loss.samples_per_image
+    assert row["positives"] + row["negatives"] == tiny_config.rpn_loss.samples_per_image
 
 
 def test_worst_cases_keep_what_they_must(tiny_config: Config) -> None:
     all_kept = 3 * 3 * 16**2 // 2  # three levels' alternate boxes
-    settings = replace(tiny_config.proposals, max_proposals=all_kept + 1)
-    config = replace(tiny_config, proposals=settings)
+    settings = replace(tiny_config.rpn_proposals, max_proposals=all_kept + 1)
+    config = replace(tiny_config, rpn_proposals=settings)
     rows = {row["boxes"]: row for row in growth.worst_case_rows(config, CANVAS, EFFORT)}
     assert rows["all boxes equal"]["boxes_out"] == 3
     assert rows["each suppresses the next"]["boxes_out"] == all_kept

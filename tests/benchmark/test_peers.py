@@ -178,8 +178,8 @@ def torchvision_case() -> tuple[Config, dict, Batch]:
     """torchvision's network with few candidates, so that both of its limits count."""
     pytest.importorskip("torchvision", reason="torchvision is not installed")
     config = load_config(R50)
-    proposals = replace(config.proposals, nms_pre=200, max_proposals=150)
-    config = replace(config, proposals=proposals)
+    proposals = replace(config.rpn_proposals, nms_pre=200, max_proposals=150)
+    config = replace(config, rpn_proposals=proposals)
     return config, random_variables(config), make_batch(2, CANVAS, boxes=3, seed=0)
 
 
@@ -208,7 +208,7 @@ def test_torchvision_proposes_what_ours_proposes(
     ours = propose(config, outputs, batch.image_sizes)
     theirs = peer.propose(peers.torch_levels(outputs, CPU))
     for boxes, valid, others in zip(ours.boxes, ours.valid, theirs, strict=True):
-        assert int(valid.sum()) == len(others) == config.proposals.max_proposals
+        assert int(valid.sum()) == len(others) == config.rpn_proposals.max_proposals
         distances = np.abs(np.asarray(boxes)[:, None] - others.numpy()[None]).max(axis=-1)
         assert (distances.min(axis=1) < 1e-2).all()
         assert (distances.min(axis=0) < 1e-2).all()
@@ -219,8 +219,8 @@ def test_torchvision_matches_what_ours_matches(
 ) -> None:
     config, variables, batch = torchvision_case
     # torchvision gives a box its best anchors whatever their IoU.
-    loss = replace(config.loss, samples_per_image=0, min_positive_iou=1e-6)
-    config = replace(config, loss=loss)
+    loss = replace(config.rpn_loss, samples_per_image=0, min_positive_iou=1e-6)
+    config = replace(config, rpn_loss=loss)
     outputs = make_outputs(config, 2, CANVAS, seed=0)
     ours = batch_targets(
         config,
@@ -231,7 +231,7 @@ def test_torchvision_matches_what_ours_matches(
         jax.random.key(0),
     )
     network = peers.make_peer(config, variables, batch, CPU).network
-    levels = grid_anchors(outputs.level_shapes, config.model.anchors)
+    levels = grid_anchors(outputs.level_shapes, config.model.rpn.anchors)
     anchors = torch.tensor(np.concatenate(levels))
     truth = [{"boxes": torch.tensor(np.asarray(boxes))} for boxes in batch.boxes_xyxy]
     labels, _ = network.rpn.assign_targets_to_anchors([anchors] * 2, truth)

@@ -28,6 +28,9 @@ CAFFE_PIXELS = PixelConfig(order="bgr", mean=(103.53, 116.28, 123.675), std=(1.0
 C4 = "rpn_r50-caffe-c4_1x_coco"
 
 # key, impossible value, what the refusal says is right
+VERSION_0_1 = Path(__file__).with_name("version_0_1")
+"""Configs as version 0.1 saved them: format 1, without a `format` number."""
+
 REFUSALS: list[tuple[str, Any, str]] = [
     ("model.backbone.depth", 51, "one of 18, 34, 50, 101, 152"),
     ("model.backbone.depth", 50.0, "one of 18, 34, 50, 101, 152"),
@@ -40,27 +43,31 @@ REFUSALS: list[tuple[str, Any, str]] = [
     ("model.backbone.train_norm", 1, "true or false"),
     ("model.backbone.frozen_stages", -2, "-1 to 4 (num_stages)"),
     ("model.backbone.frozen_stages", 5, "-1 to 4 (num_stages)"),
-    ("model.anchors.strides", (4, 8, 16, 32), "(4, 8, 16, 32, 64), the strides of this backbone"),
-    ("model.anchors.strides", (), "one or more positive numbers"),
-    ("model.anchors.scales", (8.0, 0.0), "one or more positive numbers"),
-    ("model.anchors.ratios", (-1.0,), "one or more positive numbers"),
+    (
+        "model.rpn.anchors.strides",
+        (4, 8, 16, 32),
+        "(4, 8, 16, 32, 64), the strides of this backbone",
+    ),
+    ("model.rpn.anchors.strides", (), "one or more positive numbers"),
+    ("model.rpn.anchors.scales", (8.0, 0.0), "one or more positive numbers"),
+    ("model.rpn.anchors.ratios", (-1.0,), "one or more positive numbers"),
     ("model.neck", "pan", "one of 'fpn', 'none'"),
     ("model.neck_channels", 0, "1 or more"),
-    ("model.head_channels", 0, "1 or more"),
+    ("model.rpn.channels", 0, "1 or more"),
     ("model.precision", "float16", "one of 'float32', 'tf32', 'bfloat16'"),
     ("pixels.order", "grb", "one of 'rgb', 'bgr'"),
     ("pixels.mean", (0.0, 0.0), "tuple[float, float, float]"),
     ("pixels.std", (1.0, 0.0, 1.0), "positive"),
-    ("loss.positive_iou", 1.1, "above 0, at most 1"),
-    ("loss.negative_iou", 0, "above 0, at most 1"),
-    ("loss.negative_iou", 0.8, "at most loss.positive_iou, 0.7"),
-    ("loss.min_positive_iou", -0.1, "above 0, at most 1"),
-    ("loss.samples_per_image", -1, ">= 0"),
-    ("loss.positive_fraction", 2.0, "above 0, at most 1"),
-    ("proposals.nms_pre", 0, "1 or more"),
-    ("proposals.nms_iou", 1.5, "0 to 1"),
-    ("proposals.max_proposals", 0, "1 or more"),
-    ("proposals.min_size", -1.0, "0 or more"),
+    ("rpn_loss.positive_iou", 1.1, "above 0, at most 1"),
+    ("rpn_loss.negative_iou", 0, "above 0, at most 1"),
+    ("rpn_loss.negative_iou", 0.8, "at most rpn_loss.positive_iou, 0.7"),
+    ("rpn_loss.min_positive_iou", -0.1, "above 0, at most 1"),
+    ("rpn_loss.samples_per_image", -1, ">= 0"),
+    ("rpn_loss.positive_fraction", 2.0, "above 0, at most 1"),
+    ("rpn_proposals.nms_pre", 0, "1 or more"),
+    ("rpn_proposals.nms_iou", 1.5, "0 to 1"),
+    ("rpn_proposals.max_proposals", 0, "1 or more"),
+    ("rpn_proposals.min_size", -1.0, "0 or more"),
     ("data.dataset", "voc", "one of 'coco', 'tfds', 'shapes'"),
     ("data.scale", (800, 1333), "(long, short), long side first"),
     ("data.buckets", ((800, 1333), (1344, 800)), "sides in multiples of 32"),
@@ -139,19 +146,19 @@ def test_reference_configs_state_the_reference_facts(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in REFERENCE if name != C4])
 def test_pyramid_configs_have_five_levels(name: str) -> None:
     config = load_config(name)
-    assert (config.model.neck, config.model.head_channels) == ("fpn", 256)
-    assert config.model.anchors == AnchorConfig((4, 8, 16, 32, 64), (8.0,), (0.5, 1.0, 2.0))
-    assert (config.proposals.nms_pre, config.proposals.max_proposals) == (2000, 1000)
+    assert (config.model.neck, config.model.rpn.channels) == ("fpn", 256)
+    assert config.model.rpn.anchors == AnchorConfig((4, 8, 16, 32, 64), (8.0,), (0.5, 1.0, 2.0))
+    assert (config.rpn_proposals.nms_pre, config.rpn_proposals.max_proposals) == (2000, 1000)
 
 
 def test_c4_has_one_level_of_stride_16() -> None:
     config = load_config(C4)
-    assert (config.model.neck, config.model.head_channels) == ("none", 1024)
+    assert (config.model.neck, config.model.rpn.channels) == ("none", 1024)
     assert config.model.backbone.num_stages == 3
-    assert config.model.anchors.strides == (16,)
-    assert config.model.anchors.scales == (2, 4, 8, 16, 32)
-    assert config.model.anchors.per_cell == 15
-    assert (config.proposals.nms_pre, config.proposals.max_proposals) == (12000, 2000)
+    assert config.model.rpn.anchors.strides == (16,)
+    assert config.model.rpn.anchors.scales == (2, 4, 8, 16, 32)
+    assert config.model.rpn.anchors.per_cell == 15
+    assert (config.rpn_proposals.nms_pre, config.rpn_proposals.max_proposals) == (12000, 2000)
 
 
 def test_the_small_config_trains_every_parameter_of_a_group_normed_resnet18() -> None:
@@ -206,10 +213,10 @@ def test_shallow_networks_have_no_groups(depth: int) -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("proposals.nms_iou", 0.0),
-        ("proposals.nms_iou", 1.0),
-        ("loss.samples_per_image", 0),
-        ("loss.negative_iou", 0.7),
+        ("rpn_proposals.nms_iou", 0.0),
+        ("rpn_proposals.nms_iou", 1.0),
+        ("rpn_loss.samples_per_image", 0),
+        ("rpn_loss.negative_iou", 0.7),
         ("optim.momentum", 0.0),
         ("optim.decay_epochs", ()),
         ("optim.learning_rate", 1),
@@ -262,6 +269,19 @@ def test_json_may_leave_fields_to_their_defaults(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"train": {"epochs": 3}}))
     assert load_config(path) == with_value(Config(), "train.epochs", 3)
+
+
+@pytest.mark.parametrize("path", sorted(VERSION_0_1.glob("*.json")), ids=lambda path: path.stem)
+def test_a_config_that_version_0_1_wrote_loads(path: Path) -> None:
+    assert load_config(path) == load_config(path.stem)
+
+
+@pytest.mark.parametrize("number", [0, 3, "2", None])
+def test_a_config_of_an_unknown_format_is_refused(number: object, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"format": number}))
+    with pytest.raises(UserError, match=r"format = .*: must be 1 to 2\. A newer version"):
+        load_config(path)
 
 
 def test_a_missing_json_config_is_refused(tmp_path: Path) -> None:

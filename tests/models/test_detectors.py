@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from rpn_jax.config import AnchorConfig, BackboneConfig, Config, ModelConfig, load_config
+from rpn_jax.config import (
+    AnchorConfig,
+    BackboneConfig,
+    Config,
+    ModelConfig,
+    RPNHeadConfig,
+    load_config,
+)
 from rpn_jax.models import RPN, init_variables, variable_shapes
 from rpn_jax.models.rpn.head import RPNHead
 from rpn_jax.models.rpn.proposals import propose
@@ -23,7 +30,11 @@ def small_model(**backbone):
 
 def two_stages(**backbone):
     trunk = BackboneConfig(**{"depth": 18, "num_stages": 2, **backbone})
-    return Config(model=ModelConfig(backbone=trunk, anchors=AnchorConfig(strides=(4, 8, 16))))
+    return Config(
+        model=ModelConfig(
+            backbone=trunk, rpn=RPNHeadConfig(anchors=AnchorConfig(strides=(4, 8, 16)))
+        )
+    )
 
 
 def relative_l2(value, expected):
@@ -39,7 +50,7 @@ def test_levels_have_the_sizes_of_their_strides(size):
         jax.ShapeDtypeStruct((2, *size, 3), jnp.float32),
     )
     for stride, objectness, deltas in zip(
-        config.model.anchors.strides, outputs.objectness, outputs.deltas, strict=True
+        config.model.rpn.anchors.strides, outputs.objectness, outputs.deltas, strict=True
     ):
         rows, columns = -(-size[0] // stride), -(-size[1] // stride)
         assert objectness.shape == (2, rows, columns, 3)

@@ -21,10 +21,14 @@ BACKBONES = {
 
 def config_with(backbone: BackboneConfig, precision: str) -> Config:
     config = load_config("rpn_demo")
-    strides = config.model.anchors.strides[: backbone.num_stages + 1]
-    anchors = replace(config.model.anchors, strides=strides)
+    strides = config.model.rpn.anchors.strides[: backbone.num_stages + 1]
+    anchors = replace(config.model.rpn.anchors, strides=strides)
     model = replace(
-        config.model, backbone=backbone, precision=precision, anchors=anchors, neck_channels=16
+        config.model,
+        backbone=backbone,
+        precision=precision,
+        rpn=replace(config.model.rpn, anchors=anchors),
+        neck_channels=16,
     )
     return replace(config, model=model)
 

@@ -13,9 +13,10 @@ from rpn_jax.config import (
     AnchorConfig,
     BackboneConfig,
     Config,
-    LossConfig,
     ModelConfig,
     ProposalConfig,
+    RPNHeadConfig,
+    RPNLossConfig,
 )
 from rpn_jax.ops import anchor_validity, grid_anchors
 from rpn_jax.structures import RPNOutputs
@@ -38,13 +39,13 @@ class Case:
     def anchors(self) -> np.ndarray:
         """What `grid_anchors` makes of this case, f32[K, 4]."""
         levels = jax.jit(
-            lambda: grid_anchors(self.outputs.level_shapes, self.config.model.anchors)
+            lambda: grid_anchors(self.outputs.level_shapes, self.config.model.rpn.anchors)
         )()
         return np.concatenate(levels)
 
     def validity(self) -> np.ndarray:
         """What `anchor_validity` makes of this case, bool[B, K]."""
-        config = self.config.model.anchors
+        config = self.config.model.rpn.anchors
         return np.asarray(
             jax.jit(lambda: anchor_validity(self.outputs.level_shapes, config, self.image_sizes))()
         )
@@ -56,9 +57,11 @@ def load_case(name: str) -> Case:
         fields = {key: file[key] for key in file.files}
     config = _c4_config() if name.endswith("c4") else Config()
     config = Config(
-        model=config.model, proposals=config.proposals, loss=LossConfig(samples_per_image=0)
+        model=config.model,
+        rpn_proposals=config.rpn_proposals,
+        rpn_loss=RPNLossConfig(samples_per_image=0),
     )
-    levels = range(len(config.model.anchors.strides))
+    levels = range(len(config.model.rpn.anchors.strides))
     boxes = [fields[f"gt_{i}"] for i in range(len(fields["image_sizes"]))]
     padded = np.zeros((len(boxes), max(map(len, boxes)) + 2, 4), np.float32)
     for row, picture in zip(padded, boxes, strict=True):
@@ -82,9 +85,11 @@ def _c4_config() -> Config:
         model=ModelConfig(
             backbone=BackboneConfig(style="caffe", num_stages=3, train_norm=False),
             neck="none",
-            anchors=AnchorConfig(strides=(16,), scales=(2.0, 4.0, 8.0, 16.0, 32.0)),
+            rpn=RPNHeadConfig(
+                anchors=AnchorConfig(strides=(16,), scales=(2.0, 4.0, 8.0, 16.0, 32.0))
+            ),
         ),
-        proposals=ProposalConfig(nms_pre=12000, max_proposals=2000),
+        rpn_proposals=ProposalConfig(nms_pre=12000, max_proposals=2000),
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 
-from rpn_jax.config import AnchorConfig, BackboneConfig, Config, ModelConfig
+from rpn_jax.config import AnchorConfig, BackboneConfig, Config, ModelConfig, RPNHeadConfig
 from rpn_jax.models import init_variables
 from rpn_jax.structures import Batch
 from rpn_jax.training.objectives import rpn_loss_function
@@ -37,11 +37,10 @@ def main():
         model=ModelConfig(
             backbone=BackboneConfig(depth=18, num_stages=2, norm="batch", frozen_stages=-1),
             neck_channels=32,
-            head_channels=32,
-            anchors=AnchorConfig(strides=(4, 8, 16), scales=(4.0,)),
+            rpn=RPNHeadConfig(channels=32, anchors=AnchorConfig(strides=(4, 8, 16), scales=(4.0,))),
         )
     )
-    config = replace(config, loss=replace(config.loss, samples_per_image=0))
+    config = replace(config, rpn_loss=replace(config.rpn_loss, samples_per_image=0))
     variables = init_variables(config)
     trainable = trainable_parameters(variables["params"], config.model.backbone)
     schedule = learning_rate_schedule(config.optim, 10, PICTURES)

@@ -7,7 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rpn_jax.config import AnchorConfig, BackboneConfig, Config, LossConfig, ModelConfig
+from rpn_jax.config import (
+    AnchorConfig,
+    BackboneConfig,
+    Config,
+    ModelConfig,
+    RPNHeadConfig,
+    RPNLossConfig,
+)
 from rpn_jax.models import RPN, init_variables, variable_shapes
 from rpn_jax.models.rpn.loss import rpn_loss
 from rpn_jax.ops import normalize_images
@@ -22,14 +29,12 @@ MODELS = {
     "fpn": ModelConfig(
         backbone=BACKBONE,
         neck_channels=16,
-        head_channels=8,
-        anchors=AnchorConfig(strides=(4, 8, 16), scales=(4.0,)),
+        rpn=RPNHeadConfig(channels=8, anchors=AnchorConfig(strides=(4, 8, 16), scales=(4.0,))),
     ),
     "c4": ModelConfig(
         backbone=BACKBONE,
         neck="none",
-        head_channels=8,
-        anchors=AnchorConfig(strides=(8,), scales=(2.0, 4.0)),
+        rpn=RPNHeadConfig(channels=8, anchors=AnchorConfig(strides=(8,), scales=(2.0, 4.0))),
     ),
 }
 
@@ -81,8 +86,8 @@ def everywhere(config):
 )
 def test_equal_to_the_loss_of_all_outputs(model, samples):
     """Every anchor, some (several of a cell among them), more than there are, and one."""
-    loss = LossConfig(samples_per_image=samples, positive_iou=0.4, negative_iou=0.3)
-    config = replace(Config(model=MODELS[model]), loss=loss)
+    loss = RPNLossConfig(samples_per_image=samples, positive_iou=0.4, negative_iou=0.3)
+    config = replace(Config(model=MODELS[model]), rpn_loss=loss)
     variables = init_variables(config, seed=samples)
     batch = random_batch(seed=samples)
     expected_terms, expected = terms_and_gradients(everywhere(config), variables, batch)
@@ -103,8 +108,9 @@ def test_the_head_works_at_the_sampled_cells_alone():
     """Its FLOPs, as a wide one adds them, are for 4 cells of a picture's 504."""
 
     def flops(samples, head_channels):
-        model = replace(MODELS["fpn"], head_channels=head_channels)
-        config = Config(model=model, loss=LossConfig(samples_per_image=samples))
+        rpn = replace(MODELS["fpn"].rpn, channels=head_channels)
+        model = replace(MODELS["fpn"], rpn=rpn)
+        config = Config(model=model, rpn_loss=RPNLossConfig(samples_per_image=samples))
         arguments = variable_shapes(config), random_batch(0), jax.random.key(0)
         one_device = jax.vmap(
             rpn_loss_function(config), in_axes=None, axis_name=DEVICE_AXIS, axis_size=1

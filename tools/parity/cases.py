@@ -128,7 +128,7 @@ def load_case(
     measured = replace(
         loaded,
         model=replace(loaded.model, precision=precision),
-        loss=replace(loaded.loss, samples_per_image=0),
+        rpn_loss=replace(loaded.rpn_loss, samples_per_image=0),
     )
     return Case(name, measured, source.seed, fields)
 

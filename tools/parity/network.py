@@ -82,7 +82,7 @@ def run(case: Case) -> Ours:
         pyramid_means=[np.asarray(mean) for mean in first.pyramid_means],
         objectness=[np.asarray(level) for level in first.outputs.objectness],
         deltas=[np.asarray(level) for level in first.outputs.deltas],
-        anchors=np.concatenate(grid_anchors(level_shapes, case.config.model.anchors)),
+        anchors=np.concatenate(grid_anchors(level_shapes, case.config.model.rpn.anchors)),
         labels=np.asarray(_labels(case, level_shapes)),
         proposals=_rows(propose_(first.outputs, case.image_sizes)),
         settled_proposals=_rows(propose_(_settled(case, first.outputs), case.image_sizes)),
@@ -188,10 +188,10 @@ def _norms(tree: Any, trainable: Any) -> dict[str, float]:
 
 
 def _labels(case: Case, level_shapes: list[tuple[int, int]]) -> Int[Array, "B K"]:
-    anchors = jnp.concatenate(grid_anchors(level_shapes, case.config.model.anchors))
+    anchors = jnp.concatenate(grid_anchors(level_shapes, case.config.model.rpn.anchors))
     sizes = jnp.asarray(case.image_sizes)
-    valid = anchor_validity(level_shapes, case.config.model.anchors, sizes)
-    loss = case.config.loss
+    valid = anchor_validity(level_shapes, case.config.model.rpn.anchors, sizes)
+    loss = case.config.rpn_loss
 
     def one_picture(valid: Array, boxes: Array, mask: Array) -> Int[Array, " K"]:
         return assign_anchors(

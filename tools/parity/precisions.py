@@ -244,7 +244,9 @@ def _join(batches: list[Computed]) -> Computed:
 
 
 def _relative_l2(config: Config, own: Computed, reference: Computed) -> dict[str, float]:
-    kinds_and_strides = itertools.product(("objectness", "deltas"), config.model.anchors.strides)
+    kinds_and_strides = itertools.product(
+        ("objectness", "deltas"), config.model.rpn.anchors.strides
+    )
     distances, norms = np.sqrt(own.squared_distances), np.sqrt(reference.squared_norms)
     return {
         f"{kind}, stride {stride}": float(distance / max(norm, SMALLEST_NORM))

@@ -63,8 +63,8 @@ def every_proposal(
     scale_factors: Float[Array, "B 2"] | None,
 ) -> Float[ndarray, "B K 5"]:
     """What each anchor would propose, xyxy and score; NaN where it does not exist."""
-    anchors = jnp.concatenate(grid_anchors(outputs.level_shapes, config.model.anchors))
-    exists = anchor_validity(outputs.level_shapes, config.model.anchors, image_sizes)
+    anchors = jnp.concatenate(grid_anchors(outputs.level_shapes, config.model.rpn.anchors))
+    exists = anchor_validity(outputs.level_shapes, config.model.rpn.anchors, image_sizes)
     pictures = len(image_sizes)
     logits, deltas = (
         jnp.concatenate([level.reshape(pictures, -1, *rest) for level in levels], axis=1)

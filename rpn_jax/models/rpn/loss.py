@@ -30,7 +30,7 @@ def rpn_loss(
     for negatives; it is never 0.
 
     Args:
-      config: ``config.model.anchors`` and ``config.loss`` are used.
+      config: ``config.model.rpn.anchors`` and ``config.rpn_loss`` are used.
       outputs: of the network, any float type; the loss is float32.
       boxes_xyxy: ground truth, resized pixels.
       box_mask: True where a box exists.

@@ -31,14 +31,14 @@ def propose(
     """The best boxes of each picture: top-k a level, decode, clip, rescale, NMS a level, top-N.
 
     Args:
-      config: ``config.model.anchors`` and ``config.proposals`` are used.
+      config: ``config.model.rpn.anchors`` and ``config.rpn_proposals`` are used.
       outputs: of the network, any float type; boxes and scores are float32.
       image_sizes: (height, width) of each resized picture before padding; boxes are clipped to it.
       scale_factors: (width, height) resize factors that boxes are divided by, to get pixels of the
         original picture; None leaves them in resized pixels.
 
     Returns:
-      Proposals of ``config.proposals.max_proposals`` boxes a picture, sorted by score.
+      Proposals of ``config.rpn_proposals.max_proposals`` boxes a picture, sorted by score.
 
     Raises:
       UserError: the outputs have not one level for each of the config's strides.
@@ -46,7 +46,7 @@ def propose(
     boxes, logits, valid = candidates(config, outputs, image_sizes)
     if scale_factors is not None:
         boxes = boxes / jnp.tile(scale_factors, 2)[:, None, None, :]
-    settings = config.proposals
+    settings = config.rpn_proposals
     sizes = boxes[..., 2:] - boxes[..., :2]
     valid = valid & jnp.all(sizes > settings.min_size, axis=-1)
     indices, kept = nms_per_level(boxes, logits, valid, settings.nms_iou, settings.max_proposals)
@@ -69,9 +69,9 @@ def candidates(
       Boxes xyxy in resized pixels, logits descending within a level, and which exist. k is
       ``nms_pre``, or the anchors of the largest level where they are fewer.
     """
-    anchors = grid_anchors(outputs.level_shapes, config.model.anchors)
-    exists = level_validity(outputs.level_shapes, config.model.anchors, image_sizes)
-    k = min(config.proposals.nms_pre, max(len(level) for level in anchors))
+    anchors = grid_anchors(outputs.level_shapes, config.model.rpn.anchors)
+    exists = level_validity(outputs.level_shapes, config.model.rpn.anchors, image_sizes)
+    k = min(config.rpn_proposals.nms_pre, max(len(level) for level in anchors))
     levels = [
         _level_candidates(*level, k)
         for level in zip(outputs.objectness, outputs.deltas, anchors, exists, strict=True)

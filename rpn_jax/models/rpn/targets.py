@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rpn_jax.config import Config, LossConfig
+from rpn_jax.config import Config, RPNLossConfig
 from rpn_jax.ops import (
     anchor_validity,
     assign_anchors,
@@ -42,18 +42,18 @@ def batch_targets(
     rng: PRNGKeyArray,
 ) -> AnchorTargets:
     """The targets of every picture, as `picture_targets`, with a leading axis B."""
-    anchors = jnp.concatenate(grid_anchors(level_shapes, config.model.anchors))
-    valid = anchor_validity(level_shapes, config.model.anchors, image_sizes)
+    anchors = jnp.concatenate(grid_anchors(level_shapes, config.model.rpn.anchors))
+    valid = anchor_validity(level_shapes, config.model.rpn.anchors, image_sizes)
     rngs = jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.arange(len(image_sizes)))
 
     def one_picture(valid: Array, boxes: Array, mask: Array, rng: Array) -> AnchorTargets:
-        return picture_targets(config.loss, anchors, valid, boxes, mask, rng)
+        return picture_targets(config.rpn_loss, anchors, valid, boxes, mask, rng)
 
     return jax.lax.stop_gradient(jax.vmap(one_picture)(valid, boxes_xyxy, box_mask, rngs))
 
 
 def picture_targets(
-    config: LossConfig,
+    config: RPNLossConfig,
     anchors: Float[Array, "K 4"],
     valid: Bool[Array, " K"],
     boxes_xyxy: Float[Array, "G 4"],

@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
 
-from rpn_jax.config import AnchorConfig, BackboneConfig, Config, LossConfig, ModelConfig
+from rpn_jax.config import (
+    AnchorConfig,
+    BackboneConfig,
+    Config,
+    ModelConfig,
+    RPNHeadConfig,
+    RPNLossConfig,
+)
 from rpn_jax.errors import UserError
 from rpn_jax.models.rpn.loss import rpn_loss
 from rpn_jax.models.rpn.targets import at_sampled_cells, batch_targets
@@ -24,8 +31,10 @@ from tests.oracles.golden import CASES, load_case
 SHAPES = [(8, 10), (4, 5), (2, 3)]
 ANCHORS = AnchorConfig(strides=(4, 8, 16), scales=(2.0,))
 CONFIG = Config(
-    model=ModelConfig(backbone=BackboneConfig(depth=18, num_stages=2), anchors=ANCHORS),
-    loss=LossConfig(samples_per_image=0),
+    model=ModelConfig(
+        backbone=BackboneConfig(depth=18, num_stages=2), rpn=RPNHeadConfig(anchors=ANCHORS)
+    ),
+    rpn_loss=RPNLossConfig(samples_per_image=0),
 )
 SIZES = np.array([[32, 40], [20, 30], [32, 33], [9, 40]], np.int32)
 RNG = jax.random.key(0)
@@ -101,7 +110,7 @@ def test_masked_boxes_and_boxes_without_area_change_nothing():
 
 
 def test_gradient_reaches_sampled_anchors_only():
-    config = replace(CONFIG, loss=LossConfig(samples_per_image=16))
+    config = replace(CONFIG, rpn_loss=RPNLossConfig(samples_per_image=16))
     outputs, (boxes, mask) = random_outputs(2, 4), random_ground_truth(2)
     targets = jax.jit(partial(batch_targets, config, SHAPES))(boxes, mask, SIZES, RNG)
 
@@ -119,7 +128,7 @@ def test_gradient_reaches_sampled_anchors_only():
 @pytest.mark.parametrize("samples", [1, 16, 106])
 def test_sampled_cells_hold_every_sampled_anchor(samples):
     """Of 106 cells; the fourth picture has no box, the pictures' own cells are fewer."""
-    config = replace(CONFIG, loss=LossConfig(samples_per_image=samples))
+    config = replace(CONFIG, rpn_loss=RPNLossConfig(samples_per_image=samples))
     boxes, mask = random_ground_truth(3)
 
     def both(*arguments):
@@ -147,7 +156,7 @@ def test_more_samples_than_cells_take_every_cell():
 
 
 def test_each_picture_of_a_batch_is_sampled_apart():
-    config = replace(CONFIG, loss=LossConfig(samples_per_image=16))
+    config = replace(CONFIG, rpn_loss=RPNLossConfig(samples_per_image=16))
     boxes, mask = random_ground_truth(2)
     same = [np.repeat(part[:1], 4, axis=0) for part in (boxes, mask, SIZES)]
     negative = np.asarray(jax.jit(partial(batch_targets, config, SHAPES))(*same, RNG).negative)

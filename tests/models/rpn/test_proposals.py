@@ -10,7 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rpn_jax.config import AnchorConfig, BackboneConfig, Config, ModelConfig, ProposalConfig
+from rpn_jax.config import (
+    AnchorConfig,
+    BackboneConfig,
+    Config,
+    ModelConfig,
+    ProposalConfig,
+    RPNHeadConfig,
+)
 from rpn_jax.errors import UserError
 from rpn_jax.models.rpn.proposals import propose
 from rpn_jax.ops import clip_boxes, decode_boxes, grid_anchors, level_validity
@@ -21,8 +28,10 @@ from tests.oracles.golden import CASES, Case, load_case
 SHAPES = [(8, 10), (4, 5), (2, 3)]
 ANCHORS = AnchorConfig(strides=(4, 8, 16), scales=(2.0,))
 CONFIG = Config(
-    model=ModelConfig(backbone=BackboneConfig(depth=18, num_stages=2), anchors=ANCHORS),
-    proposals=ProposalConfig(nms_pre=50, nms_iou=0.5, max_proposals=40),
+    model=ModelConfig(
+        backbone=BackboneConfig(depth=18, num_stages=2), rpn=RPNHeadConfig(anchors=ANCHORS)
+    ),
+    rpn_proposals=ProposalConfig(nms_pre=50, nms_iou=0.5, max_proposals=40),
 )
 SIZES = np.array([[32, 40], [20, 30], [9, 33]], np.int32)
 FACTORS = np.array([[1.0, 1.0], [0.5, 0.75], [2.0, 1.5]], np.float32)
@@ -43,8 +52,8 @@ propose_jitted = jax.jit(partial(propose, CONFIG))
 
 @pytest.mark.parametrize(("max_proposals", "min_size"), [(40, 0.0), (200, 3.0)])
 def test_against_the_loop(max_proposals, min_size):
-    settings = replace(CONFIG.proposals, max_proposals=max_proposals, min_size=min_size)
-    config = replace(CONFIG, proposals=settings)
+    settings = replace(CONFIG.rpn_proposals, max_proposals=max_proposals, min_size=min_size)
+    config = replace(CONFIG, rpn_proposals=settings)
     outputs = random_outputs(0)
     proposals = jax.jit(partial(propose, config))(outputs, SIZES, FACTORS)
     assert proposals.boxes.shape == (3, max_proposals, 4)

@@ -23,7 +23,7 @@ def test_a_known_case_needs_nothing_more(tmp_path: Path) -> None:
     write_case(tmp_path, "r50_caffe_c4", images=np.zeros((1, 3, 32, 32)))
     case = load_case(tmp_path, "r50_caffe_c4", None, None, "float32")
     assert (case.config.name, case.seed) == ("rpn_r50-caffe-c4_1x_coco", 5)
-    assert case.config.loss.samples_per_image == 0
+    assert case.config.rpn_loss.samples_per_image == 0
 
 
 def test_own_fields_the_folder_s_list_and_flags_in_turn(tmp_path: Path) -> None:

@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rpn_jax.config import AnchorConfig, BackboneConfig, Config, ModelConfig, config_to_json
+from rpn_jax.config import (
+    AnchorConfig,
+    BackboneConfig,
+    Config,
+    ModelConfig,
+    RPNHeadConfig,
+    config_to_json,
+)
 from rpn_jax.errors import UserError
 from tools.parity.__main__ import main
 from tools.parity.cases import Case
@@ -25,8 +32,7 @@ CONFIG = Config(
     model=ModelConfig(
         backbone=BackboneConfig(depth=18, num_stages=2, frozen_stages=0),
         neck_channels=16,
-        head_channels=16,
-        anchors=AnchorConfig(strides=(4, 8, 16), scales=(2.0, 4.0)),
+        rpn=RPNHeadConfig(channels=16, anchors=AnchorConfig(strides=(4, 8, 16), scales=(2.0, 4.0))),
     ),
 )
 SIZES = np.array([[45, 61], [33, 20], [45, 50]], np.int32)
@@ -68,7 +74,7 @@ def fields_of(ours: Ours) -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def computed() -> tuple[Case, Ours]:
     """The case with all its fields, and what this package computes for it."""
-    exact = replace(CONFIG, loss=replace(CONFIG.loss, samples_per_image=0))
+    exact = replace(CONFIG, rpn_loss=replace(CONFIG.rpn_loss, samples_per_image=0))
     case = Case("odd", exact, 7, {**inputs(), "sgd_losses": np.zeros(4)})
     ours = run(case)
     return replace(case, fields=inputs() | fields_of(ours)), ours

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rpn_jax.config import AnchorConfig, BackboneConfig, Config, ModelConfig
+from rpn_jax.config import AnchorConfig, BackboneConfig, Config, ModelConfig, RPNHeadConfig
 from rpn_jax.models.rpn.proposals import propose
 from rpn_jax.ops import base_anchors
 from rpn_jax.structures import Proposals, RPNOutputs
@@ -24,7 +24,7 @@ CONFIG = Config(
     model=ModelConfig(
         backbone=BackboneConfig(num_stages=1),
         neck="none",
-        anchors=AnchorConfig(strides=(4,), scales=(8.0,)),
+        rpn=RPNHeadConfig(anchors=AnchorConfig(strides=(4,), scales=(8.0,))),
     )
 )
 """One level: at a border, two levels may propose the same box, and no box tells which one did."""

@@ -13,6 +13,7 @@ from rpn_jax.config import (
     BackboneConfig,
     Config,
     ModelConfig,
+    RPNHeadConfig,
     config_to_json,
     replace,
 )
@@ -27,8 +28,7 @@ TINY = Config(
     model=ModelConfig(
         backbone=BackboneConfig(depth=50, num_stages=2),
         neck_channels=8,
-        head_channels=8,
-        anchors=AnchorConfig(strides=(4, 8, 16)),
+        rpn=RPNHeadConfig(channels=8, anchors=AnchorConfig(strides=(4, 8, 16))),
     ),
 )
 """Two stages of a ResNet-50, and a narrow pyramid and head."""

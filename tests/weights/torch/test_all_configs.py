@@ -41,7 +41,9 @@ def propose_one(name: str, variables: dict) -> PictureProposals:
     config = rpn_jax.load_config(name)
     data = replace(config.data, scale=(SIDE, SIDE), buckets=((SIDE, SIDE),))
     config = replace(
-        config, data=data, proposals=replace(config.proposals, nms_pre=200, max_proposals=1000)
+        config,
+        data=data,
+        rpn_proposals=replace(config.rpn_proposals, nms_pre=200, max_proposals=1000),
     )
     picture = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
     return rpn_jax.Proposer(config, variables)([picture])[0]

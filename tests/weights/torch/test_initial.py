@@ -17,6 +17,7 @@ from rpn_jax.config import (
     BackboneConfig,
     Config,
     ModelConfig,
+    RPNHeadConfig,
     TrainConfig,
     config_names,
     load_config,
@@ -40,8 +41,7 @@ SMALLER = Config(
     model=ModelConfig(
         backbone=BackboneConfig(depth=50, num_stages=1),
         neck="none",
-        head_channels=8,
-        anchors=AnchorConfig(strides=(4,)),
+        rpn=RPNHeadConfig(channels=8, anchors=AnchorConfig(strides=(4,))),
     ),
 )
 """One stage, so that its random variables are made quickly; the files below hold two."""
