@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,12 +25,13 @@ from rpn_jax.data.shapes import Shapes
 def _own_cache(tmp_path_factory):
     """Compiled programs and downloads of tests never meet those of the user.
 
-    A program is compiled once a session, also for the processes that tests start; two workers of
-    pytest-xdist share none, since JAX may read what is half written.
+    A program is compiled once a session, also for the processes that tests start. Two workers of
+    pytest-xdist do not share a cache, because JAX may read a half-written file.
+    RPN_JAX_TEST_CACHE names a folder that keeps compiled programs for the next session.
     """
     folder = tmp_path_factory.mktemp("cache")
     options = {
-        "jax_compilation_cache_dir": str(folder / "xla"),
+        "jax_compilation_cache_dir": os.environ.get("RPN_JAX_TEST_CACHE", str(folder / "xla")),
         "jax_persistent_cache_min_compile_time_secs": 0.1,
     }
     with pytest.MonkeyPatch.context() as patch:

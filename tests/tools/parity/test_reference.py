@@ -64,10 +64,10 @@ def test_recall() -> None:
     not ORIGINALS.is_dir(), reason="the originals of the copies are not beside the checkout"
 )
 def test_the_copies_equal_the_originals() -> None:
-    originals = [path for path in ORIGINALS.rglob("*.*") if path.suffix in (".npz", ".json")]
-    assert originals
-    for path in originals:
-        assert filecmp.cmp(FOLDER / path.relative_to(ORIGINALS), path, shallow=False), path
+    copies = [path for path in FOLDER.rglob("*.*") if path.suffix in (".npz", ".json")]
+    assert copies
+    for path in copies:
+        assert filecmp.cmp(path, ORIGINALS / path.relative_to(FOLDER), shallow=False), path
     given = picture.default_picture(ORIGINALS)
     assert given is not None
     assert filecmp.cmp(PICTURE, given, shallow=False)
