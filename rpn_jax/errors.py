@@ -11,11 +11,37 @@ import difflib
 import os
 import select
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 
 class UserError(ValueError):
     """Bad input, told in one line that names the file, key or box, its value, and the remedy."""
+
+
+@contextmanager
+def reading(where: object) -> Iterator[None]:
+    """Turn an OSError of the block into the UserError ``WHERE: cannot be read (REASON)``."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{where}: cannot be read ({error.strerror or error})") from None
+
+
+@contextmanager
+def writing(where: object, remedy: str = "") -> Iterator[None]:
+    """Turn an OSError of the block into the UserError ``WHERE: cannot be written (REASON)``.
+
+    Args:
+      where: what the block writes: a path, with its kind where that is not obvious.
+      remedy: sentence that says what to do. The message ends with it.
+    """
+    try:
+        yield
+    except OSError as error:
+        ending = f". {remedy}" if remedy else ""
+        reason = error.strerror or error
+        raise UserError(f"{where}: cannot be written ({reason}){ending}") from None
 
 
 def nearest(word: str, known: Sequence[str]) -> str:

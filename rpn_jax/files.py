@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rpn_jax.errors import UserError
+from rpn_jax.errors import UserError, reading, writing
 
 
 def read_json(path: Path) -> Any:
@@ -21,10 +21,10 @@ def read_json(path: Path) -> Any:
     Raises:
       UserError: it cannot be read, or is not JSON.
     """
+    with reading(path):
+        content = path.read_bytes()
     try:
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+        return json.loads(content)
     except ValueError as error:
         raise UserError(f"{path}: is not JSON ({error})") from None
 
@@ -50,14 +50,10 @@ def make_folder(folder: Path) -> None:
     Raises:
       UserError: it cannot.
     """
-    try:
+    with writing(f"folder {folder}", "Choose another folder."):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
-    except OSError as error:
-        raise UserError(
-            f"folder {folder}: cannot be written ({error.strerror}); choose another one"
-        ) from None
 
 
 def check_out_file(path: Path) -> None:
@@ -67,12 +63,10 @@ def check_out_file(path: Path) -> None:
       UserError: it cannot, or is a folder.
     """
     make_folder(path.parent)
-    try:
+    with writing(path):
         is_folder = path.is_dir()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
     if is_folder:
-        raise UserError(f"{path}: is a folder, where a file is to be written; name a file")
+        raise UserError(f"{path}: is a folder. Choose the path of a file.")
 
 
 def cache_folder() -> Path:
@@ -89,10 +83,9 @@ def written_whole(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        yield temporary
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
+        with writing(path):
+            yield temporary
+            temporary.replace(path)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

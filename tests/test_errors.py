@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import pytest
 
-from rpn_jax.errors import UserError, exit_code, nearest
+from rpn_jax.errors import UserError, exit_code, nearest, reading, writing
 
 
 def test_nearest_names_one_or_none() -> None:
@@ -15,6 +18,31 @@ def test_nearest_names_one_or_none() -> None:
         "; did you mean 'learning_rate'?"
     )
     assert nearest("zzz", ["momentum", "learning_rate"]) == ""
+
+
+def test_reading_and_writing_turn_system_errors_into_user_errors() -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", "file that the system names")
+    with pytest.raises(UserError) as refusal, reading("weights W"):
+        raise full
+    assert str(refusal.value) == "weights W: cannot be read (No space left on device)"
+    with pytest.raises(UserError) as refusal, writing("a.json"):
+        raise OSError("an error without a number")
+    assert str(refusal.value) == "a.json: cannot be written (an error without a number)"
+    with pytest.raises(UserError) as refusal, writing("a.json", "Choose another file."):
+        raise full
+    assert str(refusal.value) == (
+        "a.json: cannot be written (No space left on device). Choose another file."
+    )
+
+
+@pytest.mark.parametrize("context", [reading, writing])
+@pytest.mark.parametrize("error", [UserError("a.json: is empty"), KeyError("a bug")])
+def test_reading_and_writing_keep_other_errors(
+    context: Callable[[str], AbstractContextManager[None]], error: Exception
+) -> None:
+    with pytest.raises(type(error)) as raised, context("a.json"):
+        raise error
+    assert raised.value is error
 
 
 def stopped_by(error: BaseException) -> int:

@@ -1,4 +1,4 @@
-"""JSON files: what was written is read, and what is wrong is one line that names the file."""
+"""Files that commands read and write: JSON and output paths."""
 
 from __future__ import annotations
 
@@ -8,30 +8,32 @@ from pathlib import Path
 import pytest
 
 from rpn_jax.errors import UserError
-from rpn_jax.files import read_json, write_json
+from rpn_jax.files import check_out_file, read_json, write_json
 
 
-def test_what_was_written_is_read(tmp_path: Path) -> None:
+def test_json_is_read_as_it_was_written(tmp_path: Path) -> None:
     content = {"numbers": [1, 0.1 + 0.2], "text": "K\u00e4fer"}
     write_json(tmp_path / "a.json", content)
     assert read_json(tmp_path / "a.json") == content
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
-def test_a_file_is_utf_8_whatever_the_locale(tmp_path: Path) -> None:
+def test_json_is_utf_8_in_every_locale(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes('"K\u00e4fer"'.encode())
     assert read_json(tmp_path / "a.json") == "K\u00e4fer"
 
 
 @pytest.mark.parametrize("content", [b"{", b"\xff\xfe\xff"])
-def test_what_is_not_json_is_told(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_json_is_an_error(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(content)
     with pytest.raises(UserError, match=rf"^{path}: is not JSON \(.+\)$"):
         read_json(path)
 
 
-def test_what_cannot_be_read_is_told(tmp_path: Path, forbid: Callable[[Path], None]) -> None:
+def test_an_unreadable_json_file_is_an_error(
+    tmp_path: Path, forbid: Callable[[Path], None]
+) -> None:
     path = tmp_path / "a.json"
     with pytest.raises(UserError, match=rf"^{path}: cannot be read \(No such file"):
         read_json(path)
@@ -39,3 +41,28 @@ def test_what_cannot_be_read_is_told(tmp_path: Path, forbid: Callable[[Path], No
     forbid(path)
     with pytest.raises(UserError, match=rf"^{path}: cannot be read \(Permission denied\)$"):
         read_json(path)
+
+
+def test_only_the_folder_of_an_output_file_is_created(tmp_path: Path) -> None:
+    check_out_file(tmp_path / "deep" / "er" / "out.json")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "deep", tmp_path / "deep" / "er"]
+
+
+def test_an_existing_output_file_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "out.json").write_text("old")
+    check_out_file(tmp_path / "out.json")
+    assert (tmp_path / "out.json").read_text() == "old"
+
+
+def test_an_output_path_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    messages = {
+        tmp_path: r"is a folder. Choose the path of a file.",
+        tmp_path / ("a" * 300): r"cannot be written \(File name too long\)",
+        tmp_path
+        / "file"
+        / "out.json": r"cannot be written \(File exists\). Choose another folder.",
+    }
+    for path, message in messages.items():
+        with pytest.raises(UserError, match=f"{message}$"):
+            check_out_file(path)

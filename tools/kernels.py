@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from rpn_jax.benchmark.options import OneLineParser, at_least
 from rpn_jax.config import CANVAS_MULTIPLE, Config, ModelConfig, load_config, replace
-from rpn_jax.errors import UserError, exit_code
+from rpn_jax.errors import UserError, exit_code, reading
 
 if TYPE_CHECKING:
     import jax
@@ -225,10 +225,8 @@ def _compile(
 def _described_device(path: Path) -> jax.Device:
     from jax.experimental import topologies
 
-    try:
+    with reading(f"--target {path}"):
         description = path.read_text()
-    except OSError as error:
-        raise UserError(f"--target {path}: cannot be read ({error.strerror})") from None
     try:
         topology = topologies.get_topology_desc(
             platform="cuda", topology_name="", target_config=description, topology="1x1x1"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from rpn_jax.config.sections import Config
-from rpn_jax.errors import UserError, nearest
+from rpn_jax.errors import UserError, nearest, reading
 from rpn_jax.files import read_json, write_json
 
 T = TypeVar("T")
@@ -32,10 +32,8 @@ def load_config(name_or_path: str | Path) -> Config:
         return config_from_json(path)
     if path.suffix != ".py":
         path = _named_config(str(name_or_path))
-    try:
+    with reading(f"config {path}"):
         is_file = path.is_file()
-    except OSError as error:
-        raise UserError(f"config {path}: cannot be read ({error.strerror})") from None
     if not is_file:
         raise UserError(f"config {path}: no such file")
     try:

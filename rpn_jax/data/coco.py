@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rpn_jax.data.annotations import pictures_from_coco
 from rpn_jax.data.dataset import Picture
 from rpn_jax.data.images import check_size, read_image
-from rpn_jax.errors import UserError
+from rpn_jax.errors import UserError, reading
 from rpn_jax.files import read_json
 
 if TYPE_CHECKING:
@@ -49,10 +49,8 @@ class CocoFolder:
 
 
 def _annotation_file(root: Path, split: str) -> Path:
-    try:
+    with reading(f"data.root = {str(root)!r}"):
         is_folder = root.is_dir()
-    except OSError as error:
-        raise UserError(f"data.root = {str(root)!r}: cannot be read ({error.strerror})") from None
     if not is_folder:
         raise UserError(f"data.root = {str(root)!r}: no such folder")
     file = root / "annotations" / f"{PREFIX}{split}.json"
@@ -94,9 +92,8 @@ def _check_files_exist(folder: Path, pictures: Sequence[Picture], file: Path) ->
 
 def _entries(folder: Path) -> list[Path]:
     """What lies in a folder, nothing if there is none; `Path.glob` hides that one is unreadable."""
-    try:
-        return list(folder.iterdir())
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be read ({error.strerror})") from None
+    with reading(folder):
+        try:
+            return list(folder.iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return []

@@ -11,7 +11,7 @@ import numpy as np
 
 from rpn_jax.data.dataset import Picture, coco_images
 from rpn_jax.data.images import check_size, image_size, read_image
-from rpn_jax.errors import UserError
+from rpn_jax.errors import UserError, reading
 
 if TYPE_CHECKING:
     from jaxtyping import UInt8
@@ -84,12 +84,10 @@ def _array_size(array: UInt8[np.ndarray, "H W 3"], number: int) -> tuple[int, in
 
 
 def _expand(pattern: str) -> list[Path]:
-    try:
+    with reading(pattern):
         # A file may have glob characters in its own name; `Path.glob` takes no absolute patterns.
         matches = [pattern] if Path(pattern).exists() else sorted(glob(pattern))  # noqa: PTH207
         found = [file for match in matches for file in _files_of(Path(match))]
-    except OSError as error:
-        raise UserError(f"{pattern}: cannot be read ({error.strerror})") from None
     if not found:
         kind = "no picture in this folder" if Path(pattern).is_dir() else "no such picture"
         raise UserError(f"{pattern}: {kind} ({', '.join(sorted(SUFFIXES))})")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import cv2
 import numpy as np
 
-from rpn_jax.errors import UserError
+from rpn_jax.errors import UserError, reading
 
 if TYPE_CHECKING:
     from jaxtyping import UInt8
@@ -40,10 +40,8 @@ def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, "H W 3"]:
 
 def read_image(path: Path) -> UInt8[np.ndarray, "H W 3"]:
     """`decode_image` of a file. Raises UserError where it cannot be read."""
-    try:
+    with reading(path):
         data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     return decode_image(data, str(path))
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from rpn_jax.errors import UserError
+from rpn_jax.errors import UserError, writing
 
 if TYPE_CHECKING:
     from jaxtyping import Float, UInt8
@@ -106,12 +106,13 @@ def save_picture(path: Path, image: UInt8[ndarray, "H W 3"]) -> None:
     Raises:
       UserError: an ending that names no format, or a path that cannot be written.
     """
-    try:
-        Image.fromarray(image).save(path)
-    except OSError as error:
-        raise UserError(f"picture {path}: cannot be written ({error.strerror or error})") from None
-    except ValueError:
-        raise UserError(f"picture {path}: '{path.suffix}' is no picture format; use .png") from None
+    with writing(f"picture {path}"):
+        try:
+            Image.fromarray(image).save(path)
+        except ValueError:
+            raise UserError(
+                f"picture {path}: '{path.suffix}' is no picture format; use .png"
+            ) from None
 
 
 def _rectangle(box: Any, scale: float, size: tuple[int, int]) -> Rectangle:

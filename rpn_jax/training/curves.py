@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rpn_jax.errors import UserError
+from rpn_jax.errors import UserError, reading, writing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,17 +40,16 @@ def draw_curves(metrics_path: Path, out_path: Path) -> None:
         figure.subplots(1, len(METRIC_GROUPS)), METRIC_GROUPS.items(), strict=True
     ):
         _draw_group(axes, title, names, rows)
-    try:
-        figure.savefig(out_path, dpi=150)
-    except (OSError, ValueError) as error:
-        raise UserError(f"picture {out_path}: cannot be written ({error})") from None
+    with writing(f"picture {out_path}"):
+        try:
+            figure.savefig(out_path, dpi=150)
+        except ValueError as error:
+            raise UserError(f"picture {out_path}: cannot be written ({error})") from None
 
 
 def _read_metrics(path: Path) -> list[dict[str, float]]:
-    try:
+    with reading(f"metrics {path}"):
         lines = path.read_text().splitlines()
-    except OSError as error:
-        raise UserError(f"metrics {path}: cannot be read ({error.strerror})") from None
     rows = []
     for number, line in enumerate(lines, start=1):
         try:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from rpn_jax.errors import UserError
+from rpn_jax.errors import UserError, writing
 from rpn_jax.files import make_folder
 
 LOCK_FILE = "run.lock"
@@ -23,17 +23,13 @@ def only_run(workdir: Path) -> Iterator[None]:
     """
     make_folder(workdir)
     lock = FileLock(workdir / LOCK_FILE)
-    try:
-        held = lock.acquire(blocking=False)
-    except Timeout:
-        raise UserError(
-            f"work directory {workdir}: another run is training in it; wait for its end, or "
-            "choose another --workdir"
-        ) from None
-    except OSError as error:
-        raise UserError(
-            f"{lock.lock_file}: cannot be written or locked ({error.strerror}); choose another "
-            "--workdir"
-        ) from None
+    with writing(lock.lock_file, "Choose another --workdir."):
+        try:
+            held = lock.acquire(blocking=False)
+        except Timeout:
+            raise UserError(
+                f"work directory {workdir}: another run is training in it; wait for its end, or "
+                "choose another --workdir"
+            ) from None
     with held:
         yield

@@ -19,7 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from rpn_jax.errors import UserError
+from rpn_jax.errors import UserError, writing
 from rpn_jax.files import json_figures, written_whole
 
 METRICS_FILE = "metrics.jsonl"
@@ -148,13 +148,8 @@ class RunLog:
 
     def _write(self, done: int, figures: dict[str, float], group: str) -> None:
         line = {"step": done, "epoch": done / self._steps_per_epoch, **json_figures(figures)}
-        try:
-            with open(self._metrics_path, "a") as file:
-                file.write(json.dumps(line) + "\n")
-        except OSError as error:
-            raise UserError(
-                f"metrics {self._metrics_path}: cannot be written ({error.strerror})"
-            ) from None
+        with writing(f"metrics {self._metrics_path}"), open(self._metrics_path, "a") as file:
+            file.write(json.dumps(line) + "\n")
         for key, value in figures.items():
             if math.isfinite(value):
                 self._events.add_scalar(f"{group}/{key}", value, done)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rpn_jax.errors import UserError
+from rpn_jax.errors import UserError, reading
 from rpn_jax.files import make_folder
 from rpn_jax.weights.trees import (
     by_name,
@@ -170,10 +170,8 @@ def last_saved(workdir: Path) -> Saved | None:
     Raises:
       UserError: it is damaged, or the work directory cannot be read.
     """
-    try:
+    with reading(f"work directory {workdir}"):
         return _last_saved(workdir.resolve() / CHECKPOINTS)
-    except OSError as error:
-        raise UserError(f"work directory {workdir}: cannot be read ({error.strerror})") from None
 
 
 def _last_saved(folder: Path) -> Saved | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rpn_jax.config import Config, config_changes, config_to_json, load_config
-from rpn_jax.errors import UserError
+from rpn_jax.errors import UserError, reading, writing
 from rpn_jax.files import make_folder
 from rpn_jax.weights.checkpoints import CHECKPOINTS, VARIABLES, best_step_folder
 from rpn_jax.weights.trees import host_copy, read_item, write_item
@@ -42,22 +42,19 @@ def save_variables(folder: str | Path, config: Config, variables: Any) -> None:
     make_folder(folder.parent)
     temporary = folder.resolve().with_name(f".{folder.resolve().name}.{os.getpid()}.tmp")
     try:
-        temporary.mkdir()
-        config_to_json(config, temporary / CONFIG_FILE)
-        write_item(temporary / VARIABLES, host_copy(variables))
-        temporary.replace(folder)
-    except OSError as error:
-        raise UserError(f"weights {folder}: cannot be written ({error.strerror})") from None
+        with writing(f"weights {folder}"):
+            temporary.mkdir()
+            config_to_json(config, temporary / CONFIG_FILE)
+            write_item(temporary / VARIABLES, host_copy(variables))
+            temporary.replace(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def check_new_folder(folder: Path) -> None:
     """Refuse to write weights where something is already; raises UserError."""
-    try:
+    with reading(f"weights {folder}"):
         taken = folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
-    except OSError as error:
-        raise UserError(f"weights {folder}: cannot be read ({error.strerror})") from None
     if taken:
         raise UserError(f"weights {folder}: exists already; name a new folder or remove this one")
 
@@ -77,10 +74,8 @@ def load_variables(folder: str | Path) -> dict[str, Any]:
       UserError: no such folder, none of these kinds, damaged, or unreadable.
     """
     folder = Path(folder)
-    try:
+    with reading(f"weights {folder}"):
         variables_folder = _variables_folder(folder)
-    except OSError as error:
-        raise UserError(f"weights {folder}: cannot be read ({error.strerror})") from None
     return read_item(variables_folder)
 
 

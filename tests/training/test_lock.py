@@ -38,6 +38,6 @@ def test_a_run_that_failed_leaves_its_directory_free(tmp_path: Path) -> None:
 
 def test_a_lock_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "run.lock").mkdir()
-    complaint = r"run\.lock: cannot be written or locked \(Is a directory\)"
+    complaint = r"run\.lock: cannot be written \(Is a directory\)"
     with pytest.raises(UserError, match=complaint), only_run(tmp_path):
         pass

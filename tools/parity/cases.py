@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rpn_jax.config import Config, load_config
-from rpn_jax.errors import UserError, nearest
+from rpn_jax.errors import UserError, nearest, reading
 from rpn_jax.files import read_json
 
 if TYPE_CHECKING:
@@ -115,13 +115,12 @@ def load_case(
       UserError: a file that is no such archive, or nothing that tells its config or seed.
     """
     path = folder / f"{name}.npz"
-    try:
-        with np.load(path) as file:
-            fields = {key: file[key] for key in file.files}
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: is no archive of NumPy arrays ({error})") from None
+    with reading(path):
+        try:
+            with np.load(path) as file:
+                fields = {key: file[key] for key in file.files}
+        except (ValueError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path}: is no archive of NumPy arrays ({error})") from None
     source = _source(folder, name, fields, config, seed)
     beside = folder / source.config
     loaded = load_config(beside if beside.is_file() else source.config)

@@ -16,7 +16,7 @@ import numpy as np
 
 from rpn_jax import __version__
 from rpn_jax.config import Config, load_config
-from rpn_jax.errors import UserError
+from rpn_jax.errors import UserError, writing
 from rpn_jax.files import written_whole
 from rpn_jax.models import variable_shapes
 from rpn_jax.weights.folders import check_new_folder, load_variables, save_variables
@@ -134,10 +134,8 @@ def to_torch(weights: Path, file: Path) -> None:
         import torch
     except ImportError:
         raise UserError(f"{file}: writing it needs PyTorch: pip install 'rpn-jax[torch]'") from None
-    try:
+    with writing(file):
         taken = file.exists()
-    except OSError as error:
-        raise UserError(f"{file}: cannot be written ({error.strerror})") from None
     if taken:
         raise UserError(f"{file}: exists already; name a new file or remove this one")
     content = {
@@ -214,12 +212,10 @@ def _fill(arrays: dict[str, np.ndarray], config: Config) -> tuple[Variables, tup
 
 def _write_folder(out: Path, converted: Converted) -> None:
     """Write weights and report beside ``out``, then give them its name in one step."""
-    try:
+    with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
             folder = Path(temporary) / out.name
             save_variables(folder, converted.config, converted.variables)
             write_report(converted.report, folder)
             folder.replace(out)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror})") from None

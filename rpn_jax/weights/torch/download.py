@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from rpn_jax.errors import UserError, nearest
+from rpn_jax.errors import UserError, nearest, reading, writing
 from rpn_jax.files import cache_folder
 from rpn_jax.weights.torch.tables import NAMED_FILES
 
@@ -62,13 +62,11 @@ def local_file(source: str, pause_seconds: float = FIRST_PAUSE_SECONDS) -> Path:
             f"weights '{source}': no such name{nearest(source, names)} (known: {', '.join(names)})"
         )
     path = Path(source)
-    try:
+    with reading(f"weights {source}"):
         if path.is_dir():
             raise UserError(f"weights {source}: is a folder, where a .pth or .pkl file is wanted")
         if not path.is_file():
             raise UserError(f"weights {source}: no such file")
-    except OSError as error:
-        raise UserError(f"weights {source}: cannot be read ({error.strerror})") from None
     return path
 
 
@@ -126,12 +124,8 @@ def _check_transport(url: str) -> None:
 
 def _download(url: str, path: Path, pause_seconds: float) -> None:
     """Download to ``path``, through ``path.part``, in several attempts if need be."""
-    try:
+    with writing(f"cache {path.parent}", "Set XDG_CACHE_HOME to another folder."):
         path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"cache {path.parent}: cannot be written ({error.strerror}); set XDG_CACHE_HOME"
-        ) from None
     part = path.with_name(path.name + ".part")
     if digits_in_name(path.name) is None:
         part.unlink(missing_ok=True)  # without digits, nothing tells whether old bytes still fit

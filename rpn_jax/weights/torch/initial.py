@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from flax.traverse_util import flatten_dict
 
 from rpn_jax.config import BackboneConfig, Config
-from rpn_jax.errors import UserError
+from rpn_jax.errors import reading
 from rpn_jax.models import init_variables, variable_shapes
 from rpn_jax.weights.folders import check_same_model, load_variables
 from rpn_jax.weights.torch.conversion import read_converted
@@ -37,10 +37,8 @@ def initial_variables(config: Config, source: str) -> Variables:
     Raises:
       UserError: a source that cannot be had or does not fit the config.
     """
-    try:
+    with reading(f"weights {source}"):
         is_folder = Path(source).is_dir()
-    except OSError as error:
-        raise UserError(f"weights {source}: cannot be read ({error.strerror})") from None
     if is_folder:
         variables = load_variables(source)
         check_same_model(config, source, SHARED_SECTIONS)

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from rpn_jax.errors import UserError
+from rpn_jax.errors import UserError, reading
 from rpn_jax.weights.torch.download import sha256_of
 from rpn_jax.weights.torch.tables import (
     ENTRIES_LEFT_OUT,
@@ -80,11 +80,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def _load(path: Path) -> Any:
-    try:
-        with path.open("rb") as file:
-            head = file.read(64)
-    except OSError as error:
-        raise UserError(f"weights {path}: cannot be read ({error.strerror})") from None
+    with reading(f"weights {path}"), path.open("rb") as file:
+        head = file.read(64)
     if zipfile.is_zipfile(path):
         _check_sums(path)
         return _load_torch(path)

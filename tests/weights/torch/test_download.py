@@ -240,7 +240,7 @@ def test_a_file_in_an_unreadable_folder_is_told(
 def test_an_unwritable_cache_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cache").write_text("a file")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    with pytest.raises(UserError, match="set XDG_CACHE_HOME"):
+    with pytest.raises(UserError, match="Set XDG_CACHE_HOME"):
         local_file("https://example.org/w.pth")
 
 
