@@ -1,5 +1,9 @@
 """What every test shares: a cache of its own, and a small dataset in COCO format."""
 
+import tests.shape_checks  # noqa: F401
+
+# isort: split
+# The line above must run before any other import of rpn_jax.
 import errno
 import json
 import os
