@@ -48,6 +48,9 @@ from rpn_jax.weights.folders import CONFIG_FILE, check_same_model
 if TYPE_CHECKING:
     from rpn_jax.structures import Batch, SourceBatch, Variables
 
+BEST_BY = "AR@1000"
+"""Figure that selects the best checkpoint."""
+
 ENVIRONMENT_FILE = "environment.json"
 
 
@@ -97,7 +100,9 @@ def _train(run: Run, last: Saved | None, state: TrainState) -> tuple[int, Except
     """The steps done, and why the next batch could not be had."""
     done = int(state.step)
     with (
-        Checkpoints(run.workdir, run.config.train.keep_last, run.epoch_steps) as checkpoints,
+        Checkpoints(
+            run.workdir, run.config.train.keep_last, run.epoch_steps, BEST_BY
+        ) as checkpoints,
         _log(run, done) as log,
         _signals(run.console) as should_stop,
     ):

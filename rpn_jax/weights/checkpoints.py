@@ -34,11 +34,10 @@ if TYPE_CHECKING:
 
     from rpn_jax.weights.trees import Tree
 
-BEST_BY = "AR@1000"
-"""The metric by which a run's best checkpoint is told."""
-
 CHECKPOINTS, VARIABLES, OPTIMIZER, METRICS = "checkpoints", "variables", "optimizer", "metrics"
-EPOCH_STEPS = "epoch_steps"
+EPOCH_STEPS, BEST_BY = "epoch_steps", "best_by"
+VERSION_0_1_BEST_BY = "AR@1000"
+"""Version 0.1 did not store ``best_by``. All its runs used this figure."""
 
 
 @dataclass(frozen=True)
@@ -54,25 +53,27 @@ class Saved:
 
 
 class Checkpoints:
-    """The checkpoints of one work directory: the last few, and the best by `BEST_BY`.
+    """The checkpoints of one work directory: the last few, and the best by one figure.
 
     Saving copies the arrays and writes them in the background. A checkpoint gets its name only
     when it is whole, so a killed run leaves the one before it.
 
     Example::
 
-      with Checkpoints(workdir, keep_last=2, epoch_steps=1000) as checkpoints:
+      with Checkpoints(workdir, 2, epoch_steps=1000, best_by="AR@1000") as checkpoints:
           ...
           checkpoints.save(step, variables, opt_state, metrics)
     """
 
-    def __init__(self, workdir: Path, keep_last: int, epoch_steps: int) -> None:
+    def __init__(self, workdir: Path, keep_last: int, epoch_steps: int, best_by: str) -> None:
         """Open, or make, the checkpoints of a work directory.
 
         Args:
           workdir: folder of the run; made if missing.
           keep_last: checkpoints kept, beside the best one.
-          epoch_steps: steps of an epoch, kept with each checkpoint.
+          epoch_steps: steps of an epoch, stored in each checkpoint.
+          best_by: name of the figure that selects the best checkpoint, the larger the better. It
+            is stored in each checkpoint, so that `best_step_folder` needs only the folder.
 
         Raises:
           UserError: a work directory that cannot be written, or the checkpoints in it.
@@ -80,7 +81,8 @@ class Checkpoints:
         self.folder = workdir.resolve() / CHECKPOINTS
         make_folder(self.folder)
         self._epoch_steps = epoch_steps
-        self._manager = _manager(self.folder, keep_last)
+        self._best_by = best_by
+        self._manager = _manager(self.folder, keep_last, best_by)
 
     def save(
         self, step: int, variables: Any, opt_state: Any, metrics: dict[str, float] | None
@@ -91,7 +93,7 @@ class Checkpoints:
           step: steps done; above the last one saved.
           variables: nested dicts of arrays.
           opt_state: the optimiser's state, any tree of arrays.
-          metrics: figures of an evaluation at this step, with `BEST_BY`; None without one.
+          metrics: figures of an evaluation at this step, ``best_by`` among them; None without one.
 
         Raises:
           UserError: a step that is not above the last one saved; this one, or the one before it,
@@ -107,7 +109,7 @@ class Checkpoints:
                     optimizer=ocp.args.StandardSave(by_name(host_copy(opt_state))),
                 ),
                 metrics=metrics,
-                custom_metadata={EPOCH_STEPS: self._epoch_steps},
+                custom_metadata={EPOCH_STEPS: self._epoch_steps, BEST_BY: self._best_by},
             )
         if not saved:
             raise UserError(
@@ -212,17 +214,22 @@ def restore_state(workdir: Path, step: int, variables: Tree, opt_state: Any) -> 
 
 
 def best_step_folder(workdir: Path) -> Path:
-    """The folder of a run's best checkpoint by `BEST_BY`, or of its last if none was evaluated.
+    """Return the folder of a run's best checkpoint, or of its last one if none was evaluated.
+
+    The last checkpoint says which figure selects the best one.
 
     Raises:
       UserError: no checkpoint was saved.
     """
     folder = workdir.resolve() / CHECKPOINTS
     with _reader(folder) as manager:
-        best, latest = manager.best_step(), manager.latest_step()
-    if latest is None:
-        raise UserError(f"weights {workdir}: no checkpoint has been saved there yet")
-    return folder / str(latest if best is None else best)
+        last = manager.latest_step()
+        if last is None:
+            raise UserError(f"weights {workdir}: no checkpoint has been saved there yet")
+        best_by = manager.metadata(last).custom_metadata.get(BEST_BY, VERSION_0_1_BEST_BY)
+        figures = {step: manager.metrics(step) for step in manager.all_steps()}
+    evaluated = [(values[best_by], step) for step, values in figures.items() if values is not None]
+    return folder / str(max(evaluated)[1] if evaluated else last)
 
 
 def _cause(error: Exception) -> str:
@@ -238,7 +245,7 @@ def _reader(folder: Path) -> Iterator[ocp.CheckpointManager]:
     import orbax.checkpoint as ocp
 
     quieten_orbax()
-    options = ocp.CheckpointManagerOptions(read_only=True, best_fn=_quality)
+    options = ocp.CheckpointManagerOptions(read_only=True)
     try:
         with ocp.CheckpointManager(folder, options=options) as manager:
             yield manager
@@ -248,25 +255,24 @@ def _reader(folder: Path) -> Iterator[ocp.CheckpointManager]:
         ) from None
 
 
-def _quality(metrics: dict[str, float]) -> float:
-    return metrics[BEST_BY]
-
-
-def _manager(folder: Path, keep_last: int) -> ocp.CheckpointManager:
+def _manager(folder: Path, keep_last: int, best_by: str) -> ocp.CheckpointManager:
     import orbax.checkpoint as ocp
     from orbax.checkpoint import checkpoint_managers as policies
+
+    def quality(metrics: dict[str, float]) -> float:
+        return metrics[best_by]
 
     quieten_orbax()
     keep = policies.AnyPreservationPolicy(
         [
             policies.LatestN(keep_last),
-            policies.BestN(get_metric_fn=_quality, n=1, keep_checkpoints_without_metrics=False),
+            policies.BestN(get_metric_fn=quality, n=1, keep_checkpoints_without_metrics=False),
         ]
     )
     return ocp.CheckpointManager(
         folder,
         options=ocp.CheckpointManagerOptions(
-            best_fn=_quality,
+            best_fn=quality,
             preservation_policy=keep,
             cleanup_tmp_directories=True,
             # Where a folder cannot be made, threads would wait for it for ever.

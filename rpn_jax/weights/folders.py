@@ -64,8 +64,8 @@ def load_variables(folder: str | Path) -> dict[str, Any]:
 
     Args:
       folder: a folder that `save_variables` wrote; or a work directory of training, of which the
-        best checkpoint by `checkpoints.BEST_BY` is taken, or the last if none was evaluated; or one
-        step's folder in its ``checkpoints``.
+        best checkpoint is taken, or the last if none was evaluated; or one step's folder in its
+        ``checkpoints``.
 
     Returns:
       ``params`` and, with batch statistics, ``batch_stats``: nested dicts of float32 NumPy arrays.

@@ -55,7 +55,9 @@ def test_a_run_resumes_bit_for_bit(tmp_path: Path) -> None:
     variables = variables_of(0)
     opt_state = optimizer_of(variables["params"]).init(variables["params"])
     variables, opt_state = trained(variables, opt_state, steps=2)
-    with Checkpoints(tmp_path / "run", keep_last=2, epoch_steps=3) as checkpoints:
+    with Checkpoints(
+        tmp_path / "run", keep_last=2, epoch_steps=3, best_by="AR@1000"
+    ) as checkpoints:
         assert last_saved(tmp_path / "run") is None
         checkpoints.save(2, variables, opt_state, None)
     shapes = jax.eval_shape(lambda: (variables, opt_state))
@@ -69,7 +71,7 @@ def test_a_run_resumes_bit_for_bit(tmp_path: Path) -> None:
 def test_what_happens_to_the_arrays_after_a_save_changes_nothing(tmp_path: Path) -> None:
     variables, expected = variables_of(0), variables_of(0)
     donated = jnp.arange(1000.0)
-    with Checkpoints(tmp_path, keep_last=1, epoch_steps=3) as checkpoints:
+    with Checkpoints(tmp_path, keep_last=1, epoch_steps=3, best_by="AR@1000") as checkpoints:
         checkpoints.save(1, variables, {"momentum": donated}, None)
         for leaf in jax.tree.leaves(variables):
             leaf[...] = np.nan
@@ -95,7 +97,7 @@ def test_the_last_and_the_best_are_kept_and_the_best_is_loaded(
 ) -> None:
     for step, figure in enumerate(figures, start=1):
         # Opened anew each time: what was the best must be read from the disk.
-        with Checkpoints(tmp_path, keep_last, epoch_steps=3) as checkpoints:
+        with Checkpoints(tmp_path, keep_last, epoch_steps=3, best_by="AR@1000") as checkpoints:
             metrics = None if figure is None else {"AR@100": 1 - figure, "AR@1000": figure}
             checkpoints.save(step, variables_of(step), OPT_STATE, metrics)
     assert steps_in(tmp_path) == kept
@@ -105,7 +107,7 @@ def test_the_last_and_the_best_are_kept_and_the_best_is_loaded(
 
 
 def test_a_step_that_was_passed_is_refused(tmp_path: Path) -> None:
-    with Checkpoints(tmp_path, keep_last=2, epoch_steps=3) as checkpoints:
+    with Checkpoints(tmp_path, keep_last=2, epoch_steps=3, best_by="AR@1000") as checkpoints:
         checkpoints.save(5, variables_of(0), OPT_STATE, None)
         for step in (4, 5):
             with pytest.raises(UserError, match=f"step {step} is not above the last one there, 5"):
@@ -118,9 +120,9 @@ from pathlib import Path
 import numpy as np
 from rpn_jax.weights.checkpoints import Checkpoints
 opt_state = {"count": np.zeros((), np.int32)}
-with Checkpoints(Path(sys.argv[1]), keep_last=1, epoch_steps=3) as checkpoints:
+with Checkpoints(Path(sys.argv[1]), keep_last=1, epoch_steps=3, best_by="AR@1000") as checkpoints:
     checkpoints.save(1, {"params": {"kernel": np.ones(10, np.float32)}}, opt_state, None)
-checkpoints = Checkpoints(Path(sys.argv[1]), keep_last=1, epoch_steps=3)
+checkpoints = Checkpoints(Path(sys.argv[1]), keep_last=1, epoch_steps=3, best_by="AR@1000")
 rng = np.random.default_rng(0)
 large = {"params": {"kernel": rng.random(3_000_000, np.float32)}}
 checkpoints.save(2, large, opt_state, None)
@@ -136,18 +138,18 @@ def test_a_killed_run_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
     found = load_variables(tmp_path)["params"]["kernel"]
     assert found.shape in ((10,), (3_000_000,))
     assert np.isfinite(found).all()
-    with Checkpoints(tmp_path, keep_last=1, epoch_steps=3) as checkpoints:
+    with Checkpoints(tmp_path, keep_last=1, epoch_steps=3, best_by="AR@1000") as checkpoints:
         checkpoints.save(3, variables_of(3), OPT_STATE, None)
     assert steps_in(tmp_path) == [3]
 
 
 def test_a_half_written_step_is_not_seen_and_is_cleared_away(tmp_path: Path) -> None:
-    with Checkpoints(tmp_path, keep_last=2, epoch_steps=3) as checkpoints:
+    with Checkpoints(tmp_path, keep_last=2, epoch_steps=3, best_by="AR@1000") as checkpoints:
         checkpoints.save(1, variables_of(1), OPT_STATE, None)
     half = tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp"
     (half / "variables").mkdir(parents=True)
     assert_bit_equal(load_variables(tmp_path), variables_of(1))
-    with Checkpoints(tmp_path, keep_last=2, epoch_steps=3) as checkpoints:
+    with Checkpoints(tmp_path, keep_last=2, epoch_steps=3, best_by="AR@1000") as checkpoints:
         assert last_saved(tmp_path) == Saved(1, epoch_steps=3, evaluated=False)
         checkpoints.save(2, variables_of(2), OPT_STATE, None)
     assert steps_in(tmp_path) == [1, 2]
@@ -156,7 +158,7 @@ def test_a_half_written_step_is_not_seen_and_is_cleared_away(tmp_path: Path) -> 
 def test_a_checkpoint_of_another_model_or_optimizer_is_refused(tmp_path: Path) -> None:
     variables = variables_of(0)
     opt_state = optimizer_of(variables["params"]).init(variables["params"])
-    with Checkpoints(tmp_path, keep_last=1, epoch_steps=3) as checkpoints:
+    with Checkpoints(tmp_path, keep_last=1, epoch_steps=3, best_by="AR@1000") as checkpoints:
         checkpoints.save(1, variables, opt_state, None)
     other = variables_of(0)
     other["params"]["rpn_head"]["rpn_cls"]["bias"] = np.zeros(5)
@@ -169,7 +171,7 @@ def test_a_checkpoint_of_another_model_or_optimizer_is_refused(tmp_path: Path) -
 def test_an_unwritable_work_directory_is_told_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"folder .*checkpoints: cannot be written") as error:
-        Checkpoints(tmp_path / "file" / "run", keep_last=1, epoch_steps=3)
+        Checkpoints(tmp_path / "file" / "run", keep_last=1, epoch_steps=3, best_by="AR@1000")
     assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="cannot be written"):
         save_variables(tmp_path / "file" / "weights", Config(), variables_of(0))
@@ -188,7 +190,7 @@ def test_an_unreadable_work_directory_is_told_in_one_line(
 def test_checkpoints_that_cannot_be_written_are_told_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").touch()
     with pytest.raises(UserError, match=r"folder .*checkpoints: cannot be written"):
-        Checkpoints(tmp_path, keep_last=1, epoch_steps=3)
+        Checkpoints(tmp_path, keep_last=1, epoch_steps=3, best_by="AR@1000")
 
 
 FAILING_RUN = """
@@ -202,9 +204,9 @@ def command(workdir, failure):
     rng = np.random.default_rng(0)
     large = {"params": {name: rng.random(1_000_000, np.float32) for name in "abcdef"}}
     opt_state = {"count": np.zeros((), np.int32)}
-    with Checkpoints(workdir, keep_last=1, epoch_steps=3) as checkpoints:
+    with Checkpoints(workdir, keep_last=1, epoch_steps=3, best_by="AR@1000") as checkpoints:
         checkpoints.save(1, large, opt_state, None)
-    with Checkpoints(workdir, keep_last=1, epoch_steps=3) as checkpoints:
+    with Checkpoints(workdir, keep_last=1, epoch_steps=3, best_by="AR@1000") as checkpoints:
         if failure == "folder lost":
             shutil.rmtree(workdir / "checkpoints")
             (workdir / "checkpoints").touch()
@@ -258,7 +260,7 @@ sys.exit(exit_code(lambda: load_variables(Path(sys.argv[1])) and 0))
 
 
 def test_damaged_arrays_are_one_line(tmp_path: Path) -> None:
-    with Checkpoints(tmp_path, keep_last=1, epoch_steps=3) as checkpoints:
+    with Checkpoints(tmp_path, keep_last=1, epoch_steps=3, best_by="AR@1000") as checkpoints:
         checkpoints.save(1, variables_of(0), OPT_STATE, None)
     for file in (tmp_path / "checkpoints" / "1" / "variables").rglob("d/*"):
         file.write_bytes(b"broken")
@@ -277,7 +279,7 @@ def test_damaged_arrays_are_one_line(tmp_path: Path) -> None:
 
 
 def test_damaged_metrics_and_metadata_are_told(tmp_path: Path) -> None:
-    with Checkpoints(tmp_path, keep_last=1, epoch_steps=3) as checkpoints:
+    with Checkpoints(tmp_path, keep_last=1, epoch_steps=3, best_by="AR@1000") as checkpoints:
         checkpoints.save(1, variables_of(0), OPT_STATE, {"AR@1000": 0.5})
     step = tmp_path / "checkpoints" / "1"
     (step / "metrics" / "metrics").write_text("{broken")
@@ -291,11 +293,11 @@ def test_damaged_metrics_and_metadata_are_told(tmp_path: Path) -> None:
 
 
 def test_metrics_of_a_later_evaluation_count_for_the_best(tmp_path: Path) -> None:
-    with Checkpoints(tmp_path, keep_last=1, epoch_steps=3) as checkpoints:
+    with Checkpoints(tmp_path, keep_last=1, epoch_steps=3, best_by="AR@1000") as checkpoints:
         checkpoints.save(1, variables_of(1), OPT_STATE, {"AR@1000": 0.1})
         checkpoints.save(2, variables_of(2), OPT_STATE, None)
     assert best_step_folder(tmp_path).name == "1"
-    with Checkpoints(tmp_path, keep_last=1, epoch_steps=3) as checkpoints:
+    with Checkpoints(tmp_path, keep_last=1, epoch_steps=3, best_by="AR@1000") as checkpoints:
         checkpoints.add_metrics(2, {"AR@1000": 0.5})
         assert last_saved(tmp_path) == Saved(2, epoch_steps=3, evaluated=True)
         assert best_step_folder(tmp_path).name == "2"
@@ -303,15 +305,36 @@ def test_metrics_of_a_later_evaluation_count_for_the_best(tmp_path: Path) -> Non
     assert steps_in(tmp_path) == [2, 3]
 
 
+def test_another_figure_can_select_the_best(tmp_path: Path) -> None:
+    with Checkpoints(tmp_path, keep_last=1, epoch_steps=3, best_by="AP") as checkpoints:
+        for step, (recall, precision) in enumerate([(0.9, 0.1), (0.1, 0.5), (0.5, 0.2)], start=1):
+            metrics = {"AR@1000": recall, "AP": precision}
+            checkpoints.save(step, variables_of(step), OPT_STATE, metrics)
+    assert steps_in(tmp_path) == [2, 3]
+    assert best_step_folder(tmp_path).name == "2"
+
+
+def test_the_best_of_a_run_of_version_0_1_is_found(tmp_path: Path) -> None:
+    with Checkpoints(tmp_path, keep_last=1, epoch_steps=3, best_by="AR@1000") as checkpoints:
+        checkpoints.save(1, variables_of(1), OPT_STATE, {"AR@1000": 0.5})
+        checkpoints.save(2, variables_of(2), OPT_STATE, {"AR@1000": 0.1})
+    for step in steps_in(tmp_path):
+        path = tmp_path / "checkpoints" / str(step) / "_CHECKPOINT_METADATA"
+        metadata = json.loads(path.read_text())
+        del metadata["custom_metadata"]["best_by"]
+        path.write_text(json.dumps(metadata))
+    assert best_step_folder(tmp_path).name == "1"
+
+
 def test_orbax_is_quiet(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with Checkpoints(tmp_path, keep_last=1, epoch_steps=3) as checkpoints:
+    with Checkpoints(tmp_path, keep_last=1, epoch_steps=3, best_by="AR@1000") as checkpoints:
         checkpoints.save(1, variables_of(0), OPT_STATE, None)
     load_variables(tmp_path)
     assert capfd.readouterr() == ("", "")
 
 
 def test_metrics_are_readable_json_beside_the_weights(tmp_path: Path) -> None:
-    with Checkpoints(tmp_path, keep_last=1, epoch_steps=3) as checkpoints:
+    with Checkpoints(tmp_path, keep_last=1, epoch_steps=3, best_by="AR@1000") as checkpoints:
         checkpoints.save(1, variables_of(0), OPT_STATE, {"AR@1000": 0.5})
     stored = tmp_path / "checkpoints" / "1" / "metrics" / "metrics"
     assert json.loads(stored.read_text()) == {"AR@1000": 0.5}
