@@ -26,7 +26,7 @@ from rpn_jax.benchmark.report import RESULTS_FILE, table, write_results
 from rpn_jax.benchmark.stages import inference_rows, whole_row
 from rpn_jax.benchmark.timing import Call, Effort
 from rpn_jax.benchmark.training import BOXES, matching_row, training_rows
-from rpn_jax.config import Config, config_names, load_config, replace
+from rpn_jax.config import Config, config_names, load_config, with_precision
 from rpn_jax.devices import use_platform
 from rpn_jax.files import make_folder
 from rpn_jax.models import init_variables
@@ -178,10 +178,6 @@ def _case(precision: Precision, batch_size: int, canvas: Canvas) -> Row:
     return {"precision": precision, "batch": batch_size, "size": f"{canvas[0]}x{canvas[1]}"}
 
 
-def _with_precision(config: Config, precision: Precision) -> Config:
-    return replace(config, model=replace(config.model, precision=precision))
-
-
 def _beside_peers(
     options: Options,
     config: Config,
@@ -214,7 +210,7 @@ def _measured(
     for precision, batch_size in itertools.product(options.precisions, options.batch_sizes):
         _say(f"{what} of {config.name} in {precision}, batch {batch_size}")
         case = _case(precision, batch_size, canvas)
-        of_precision = _with_precision(config, precision)
+        of_precision = with_precision(config, precision)
         peaks = _peaks(precision)
         try:
             rows, call_of_stage = measure(
@@ -262,7 +258,7 @@ def _growth(
     options: Options, config: Config, variables: Variables, canvas: Canvas, effort: Effort
 ) -> Iterator[Section | Row]:
     precision, largest_batch = options.precisions[0], max(options.batch_sizes)
-    config = _with_precision(config, precision)
+    config = with_precision(config, precision)
     batch_sizes = growth.doubling_up_to(largest_batch)
     canvases = growth.canvases_up_to(canvas)
     assert options.config is not None
@@ -300,7 +296,7 @@ def _files(
         for of_batch_size, precision in itertools.product(sized, options.precisions):
             _say(f"files in {precision}, batch {of_batch_size.data.eval_batch_size}")
             for row in files.proposing_rows(
-                _with_precision(of_batch_size, precision), variables, pictures, threads[-1], effort
+                with_precision(of_batch_size, precision), variables, pictures, threads[-1], effort
             ):
                 yield {"precision": precision, **row}
 
@@ -338,7 +334,7 @@ def _config_figures(
 ) -> Row:
     variables = _last_variables(config)
     peaks = _peaks(precision)
-    config = _with_precision(config, precision)
+    config = with_precision(config, precision)
     figures: Row = {}
     try:
         whole = whole_row(config, variables, batch_size, canvas, peaks, effort)

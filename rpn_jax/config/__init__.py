@@ -17,12 +17,14 @@ from rpn_jax.config.sections import (
     ModelConfig,
     OptimConfig,
     PixelConfig,
+    Precision,
     ProposalConfig,
     Resize,
     RPNHeadConfig,
     RPNLossConfig,
     TrainConfig,
     config_changes,
+    with_precision,
 )
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "ModelConfig",
     "OptimConfig",
     "PixelConfig",
+    "Precision",
     "ProposalConfig",
     "RPNHeadConfig",
     "RPNLossConfig",
@@ -46,4 +49,5 @@ __all__ = [
     "config_to_json",
     "load_config",
     "replace",
+    "with_precision",
 ]

@@ -19,6 +19,7 @@ NORM_GROUPS = 32
 """Groups of a group norm."""
 
 Resize = Literal["host", "device"]
+Precision = Literal["float32", "tf32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ class ModelConfig:
     """Channels of every pyramid level."""
     rpn: RPNHeadConfig = field(default_factory=RPNHeadConfig)
     """The first stage."""
-    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     """Arithmetic of the network; boxes and scores are float32 in all three.
     'float32': exact.
     'tf32': tensor cores on NVIDIA GPUs, the same rounding on CPUs.
@@ -388,3 +389,8 @@ def config_changes(before: Any, now: Any, prefix: str = "") -> Iterator[tuple[st
             yield from config_changes(old, new, f"{key}.")
         elif old != new:
             yield key, old, new
+
+
+def with_precision(config: Config, precision: Precision) -> Config:
+    """Return a copy of ``config`` whose network computes in ``precision``."""
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, precision=precision))

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from rpn_jax.config import Precision
 from rpn_jax.ops.cpu import winograd
 from rpn_jax.ops.cpu.input_gradient import input_gradient_by_matmul
 from rpn_jax.ops.cpu.kernel_gradient import kernel_gradient_by_matmul
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
     Gradients = tuple[Float[Array, "B H W I"], Float[Array, "k k J O"]]
-
-Precision = Literal["float32", "tf32", "bfloat16"]
 
 MIN_PIXELS = 256
 """Below so many output pixels XLA's own forms compile sooner and lose less than a millisecond, but

@@ -10,7 +10,7 @@ import pytest
 from rpn_jax.ops import assign_anchors
 from tests.oracles import detection
 from tests.oracles.boxes import grid_boxes, random_boxes
-from tests.oracles.golden import CASES, load_case
+from tests.oracles.golden import CASES, case_anchors, case_validity, load_case, padded_boxes
 
 THRESHOLDS = (0.7, 0.3, 0.3)
 
@@ -101,8 +101,8 @@ def test_vmap_gives_each_picture_its_own_labels():
 @pytest.mark.parametrize("name", CASES)
 def test_every_label_of_the_reference(name):
     case = load_case(name)
-    anchors = case.anchors()
-    valid = case.validity()
-    labels = jax.vmap(assign, (None, 0, 0, 0))(anchors, valid, case.boxes_xyxy, case.box_mask)
+    anchors = case_anchors(case)
+    valid = case_validity(case)
+    labels = jax.vmap(assign, (None, 0, 0, 0))(anchors, valid, *padded_boxes(case))
     for picture, got in enumerate(labels):
         np.testing.assert_array_equal(got, case.fields[f"assigned_{picture}"])

@@ -12,9 +12,9 @@ import tyro
 from rich.console import Console
 
 from rpn_jax.cli import OptionalPath, read_flags
+from rpn_jax.config import Precision
 from rpn_jax.errors import UserError, exit_code, nearest
 from rpn_jax.files import check_out_file
-from rpn_jax.ops.convolution import Precision
 from rpn_jax.runtime import set_up_compiling
 from tools.parity.cases import PICTURE_PREFIX, case_names, load_case
 from tools.parity.folder import KEYS, RECALL, keys_row, recall_row

@@ -1,9 +1,51 @@
-"""Cases: what the reference computed, with which config and weights.
+"""Load cases: figures of the reference, and the config and seed that they were computed with.
 
-A case is a file ``NAME.npz``. Its config and the seed of its weights are those of the command
-line, or else its own fields ``config`` and ``seed``, or its entry in the folder's ``cases.json``,
-``{"NAME": {"config": "rpn_r50_fpn_1x_coco", "seed": 1}}``, or its entry in `KNOWN_CASES`. A config
-is a name, or the path of a ``.py`` or ``.json`` file, relative to the folder or as it stands.
+The format
+==========
+A case is a file ``NAME.npz``. These fields say what the network was built from:
+
+``config``       name of a config, or path of a ``.py`` or ``.json`` file. A path is looked up in
+                 the folder of the case first, then from the current directory.
+``seed``         whole number; `tools.parity.weights` fills the weights from it.
+``num_classes``  whole number: classes of the second stage, without background. A case of an RPN
+                 does not have this field.
+
+Cases without ``config`` and ``seed`` need an entry in a list of cases, ``FOLDER/cases.json``:
+``{"NAME": {"config": "rpn_r50_fpn_1x_coco", "seed": 1}}``. For a folder without a list, the list
+``tests/golden/cases.json`` of this repository is used. The fields of a file override the list, and
+the flags ``--config`` and ``--seed`` override both.
+
+All other fields are optional. In their names, i is the number of a picture and j of a level.
+
+``images`` [B, 3, H, W], ``image_sizes`` [B, 2]
+    The network's input, normalised and padded with 0, and the (height, width) of each picture
+    before padding.
+``gt_i`` [G, 4], ``gt_labels_i`` [G]
+    Ground-truth boxes, xyxy in pixels, and for two stages the class of each box, from 0.
+``c_mean_j``, ``feat_mean_j`` [B, C]
+    Spatial means of the backbone's outputs and of the pyramid's.
+``cls_j`` [B, A, h, w], ``reg_j`` [B, 4A, h, w]
+    Head outputs. The channels of ``reg_j`` are anchor-major.
+``anchors``, ``anchors_stride``
+    Every ``anchors_stride``-th anchor of the canvas.
+``assigned_i``
+    Labels of all anchors before sampling: -2 no such anchor, -1 ignored, 0 negative, k positive for
+    box k - 1.
+``proposals_i`` [N, 5]
+    xyxy and score, best first, in pixels of the canvas.
+``loss_cls``, ``loss_bbox``
+    Both losses with every positive and every negative anchor sampled.
+``grad_names``, ``grad_norms``
+    L2 norm of that loss's gradient for each trained parameter.
+``sgd_losses`` [4]
+    Total loss before each of three SGD steps (learning rate 1e-4, momentum 0.9, weight decay 0.05)
+    and after the last.
+``sgd_names``, ``sgd_moves``
+    L2 distance that each trained parameter moved in these steps.
+
+A case named ``image_*`` holds the results for one picture file: ``img_shape`` (height, width),
+``scale_factor`` (width, height), ``input_patch`` [3, 32, 32] (rows 100 to 131 and columns 200 to
+231 of the network's input), and ``proposals`` [N, 5] in pixels of the file.
 """
 
 from __future__ import annotations
@@ -11,77 +53,71 @@ from __future__ import annotations
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rpn_jax.config import Config, load_config
+from rpn_jax.config import Config, Precision, load_config, with_precision
 from rpn_jax.errors import UserError, nearest, reading
 from rpn_jax.files import read_json
+from rpn_jax.structures import RPNOutputs
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float32, Int32
 
-    from rpn_jax.ops.convolution import Precision
-
 CASES_FILE = "cases.json"
+OWN_CASES_FILE = Path(__file__).parents[2] / "tests" / "golden" / CASES_FILE
+"""List of this repository's cases."""
 PICTURE_PREFIX = "image_"
-"""Cases of this name hold the whole way of a picture file to its proposals."""
+"""Cases of this name hold the results for one picture file."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """What a network is built from."""
+    """The config, seed and class count that a case was computed with."""
 
     config: str
-    """Name, or path of a file."""
+    """Name of a config, or path of a file."""
     seed: int
-    """Of the weights, see `tools.parity.weights`."""
-
-
-KNOWN_CASES = {
-    "r50_pytorch": Source("rpn_r50_fpn_1x_coco", 1),
-    "r50_caffe": Source("rpn_r50-caffe_fpn_1x_coco", 2),
-    "x101_32x4d": Source("rpn_x101-32x4d_fpn_1x_coco", 3),
-    "r101_pytorch": Source("rpn_r101_fpn_2x_coco", 4),
-    "r50_caffe_c4": Source("rpn_r50-caffe-c4_1x_coco", 5),
-    "image_r50_pytorch": Source("rpn_r50_fpn_1x_coco", 1),
-    "image_r50_caffe": Source("rpn_r50-caffe_fpn_1x_coco", 2),
-}
-"""The cases that this suite began with."""
+    """Seed of the weights, see `tools.parity.weights`."""
+    num_classes: int | None = None
+    """Number of classes of the second stage; None for an RPN."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One case: a config and the seed of its weights, and the figures of the reference."""
+    """A config, the seed of its weights, and the figures of the reference."""
 
     name: str
     config: Config
-    """In the precision to measure, and with every positive and negative anchor sampled."""
+    """Config in the precision to measure, with every positive and negative anchor sampled."""
     seed: int
+    """Seed of the weights."""
     fields: dict[str, np.ndarray]
     """The reference's arrays, in PyTorch's layout."""
+    num_classes: int | None = None
+    """Number of classes of the second stage; None for an RPN."""
 
     def indexed(self, prefix: str) -> list[int]:
-        """Numbers i, ascending, of the fields ``{prefix}i``."""
+        """Return the numbers i, ascending, of the fields ``{prefix}i``."""
         endings = [key.removeprefix(prefix) for key in self.fields if key.startswith(prefix)]
         return sorted(int(ending) for ending in endings if ending.isdecimal())
 
     @property
     def images(self) -> Float32[np.ndarray, "B H W 3"]:
-        """The network's input: normalised and padded."""
+        """The network's input: normalised and padded pictures."""
         return np.ascontiguousarray(self.fields["images"].transpose(0, 2, 3, 1))
 
     @property
     def image_sizes(self) -> Int32[np.ndarray, "B 2"]:
-        """(height, width) of each picture; the whole canvas where the case does not say."""
+        """(height, width) of each picture; the whole canvas if the case does not say."""
         images = self.fields["images"]
         whole = np.tile(np.array(images.shape[2:], np.int32), (len(images), 1))
         return self.fields.get("image_sizes", whole).astype(np.int32)
 
     @property
     def boxes(self) -> tuple[Float32[np.ndarray, "B G 4"], Bool[np.ndarray, "B G"]]:
-        """Ground truth xyxy of each picture, padded, and which boxes exist."""
+        """Ground truth xyxy of each picture, padded, and a mask of the boxes that exist."""
         none = np.zeros((0, 4), np.float32)
         pictures = range(len(self.fields["images"]))
         boxes = [self.fields.get(f"gt_{i}", none).reshape(-1, 4) for i in pictures]
@@ -91,9 +127,22 @@ class Case:
             row[: len(rows)] = rows
         return padded, np.arange(padded.shape[1]) < counts[:, None]
 
+    @property
+    def outputs(self) -> RPNOutputs:
+        """The reference's head outputs, in this package's layout."""
+        objectness = (_channels_last(self.fields[f"cls_{j}"]) for j in self.indexed("cls_"))
+        deltas = (_channels_last(self.fields[f"reg_{j}"]) for j in self.indexed("reg_"))
+        return RPNOutputs(
+            tuple(objectness), tuple(level.reshape(*level.shape[:3], -1, 4) for level in deltas)
+        )
+
 
 def case_names(folder: Path) -> list[str]:
-    """Names of the cases in a folder, sorted. Raises UserError where there is no such folder."""
+    """Return the sorted names of the cases in a folder.
+
+    Raises:
+      UserError: the folder does not exist.
+    """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
     return sorted(path.stem for path in folder.glob("*.npz"))
@@ -105,56 +154,53 @@ def load_case(
     """Load ``folder/NAME.npz``.
 
     Args:
-      folder: of the cases.
-      name: of the case.
-      config: its config; None where the case tells it itself.
-      seed: of its weights; None where the case tells it itself.
-      precision: to run it in, whatever its config asks for.
+      folder: folder of the case.
+      name: name of the case.
+      config: name or path of the config; None uses the case's own.
+      seed: seed of the weights; None uses the case's own.
+      precision: precision to run the network in. It replaces the config's.
 
     Raises:
-      UserError: a file that is no such archive, or nothing that tells its config or seed.
+      UserError: the file cannot be read or is not such an archive, or its config or seed is
+        missing or has a wrong type.
     """
     path = folder / f"{name}.npz"
-    with reading(path):
-        try:
-            with np.load(path) as file:
-                fields = {key: file[key] for key in file.files}
-        except (ValueError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path}: is no archive of NumPy arrays ({error})") from None
-    source = _source(folder, name, fields, config, seed)
-    beside = folder / source.config
-    loaded = load_config(beside if beside.is_file() else source.config)
-    measured = replace(
-        loaded,
-        model=replace(loaded.model, precision=precision),
-        rpn_loss=replace(loaded.rpn_loss, samples_per_image=0),
-    )
-    return Case(name, measured, source.seed, fields)
+    try:
+        with reading(path), np.load(path) as file:
+            fields = {key: file[key] for key in file.files}
+    except (ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: is not an archive of NumPy arrays ({error})") from None
+    source = _source(folder, name, fields, {"config": config, "seed": seed})
+    local = folder / source.config
+    loaded = load_config(local if local.is_file() else source.config)
+    every_anchor = replace(loaded.rpn_loss, samples_per_image=0)
+    measured = with_precision(replace(loaded, rpn_loss=every_anchor), precision)
+    return Case(name, measured, source.seed, fields, source.num_classes)
 
 
 def _source(
-    folder: Path, name: str, fields: dict[str, np.ndarray], config: str | None, seed: int | None
+    folder: Path, name: str, fields: dict[str, np.ndarray], flags: dict[str, str | int | None]
 ) -> Source:
-    told: dict[str, object] = {}
-    if name in KNOWN_CASES:
-        told |= vars(KNOWN_CASES[name])
-    told |= _listed(folder).get(name, {})
-    told |= {key: fields[key].item() for key in ("config", "seed") if key in fields}
-    told |= {key: value for key, value in (("config", config), ("seed", seed)) if value is not None}
-    found, number = told.get("config"), told.get("seed")
-    if not isinstance(found, str) or not isinstance(number, int):
-        key = "seed" if isinstance(found, str) else "config"
-        raise UserError(
-            f"case {name}: {key} = {told.get(key)}: give it with --{key}, as the field '{key}' of "
-            f"{name}.npz, or in {folder / CASES_FILE}"
-        )
-    return Source(found, number)
+    values: dict[str, Any] = {
+        **_listed(folder).get(name, {}),
+        **{key: fields[key].item() for key in ("config", "seed", "num_classes") if key in fields},
+        **{key: value for key, value in flags.items() if value is not None},
+    }
+    for key, kind in (("config", str), ("seed", int)):
+        if not isinstance(values.get(key), kind):
+            raise UserError(
+                f"case {name}: {key} = {values.get(key)}: must be "
+                f"{'a text' if kind is str else 'a whole number'}. Pass --{key}, or add the field "
+                f"'{key}' to {name}.npz or to an entry in {folder / CASES_FILE}."
+            )
+    return Source(**values)
 
 
 def _listed(folder: Path) -> dict[str, dict[str, object]]:
+    """Return the entries of the folder's list of cases, or of this repository's list."""
     path = folder / CASES_FILE
     if not path.is_file():
-        return {}
+        path = OWN_CASES_FILE
     listed = read_json(path)
     if not isinstance(listed, dict) or not all(isinstance(v, dict) for v in listed.values()):
         raise UserError(f'{path}: must be {{"NAME": {{"config": NAME_OR_PATH, "seed": NUMBER}}}}')
@@ -162,3 +208,7 @@ def _listed(folder: Path) -> dict[str, dict[str, object]]:
         for key in set(entry) - {"config", "seed"}:
             raise UserError(f"{path}: unknown key '{key}'{nearest(key, ['config', 'seed'])}")
     return listed
+
+
+def _channels_last(array: Float32[np.ndarray, "B C h w"]) -> Float32[np.ndarray, "B h w C"]:
+    return np.ascontiguousarray(array.transpose(0, 2, 3, 1))

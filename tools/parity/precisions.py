@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,7 +17,7 @@ from jax.sharding import SingleDeviceSharding
 
 from rpn_jax.cli import OptionalPath, Overrides, Platform, leading_config, read_flags
 from rpn_jax.commands import weights_of
-from rpn_jax.config import Config
+from rpn_jax.config import Config, Precision, with_precision
 from rpn_jax.console import make_console, picture_progress
 from rpn_jax.data.catalog import open_dataset
 from rpn_jax.data.dataset import Dataset
@@ -32,7 +32,6 @@ from rpn_jax.inference.results import PictureProposals, picture_proposals
 from rpn_jax.models import RPN
 from rpn_jax.models.rpn.proposals import propose
 from rpn_jax.ops import normalize_images
-from rpn_jax.ops.convolution import Precision
 from rpn_jax.runtime import environment, set_up_compiling
 from rpn_jax.structures import Batch, Proposals, RPNOutputs, Variables
 from tools.parity.compare import SMALLEST_NORM, match_proposals, proposal_rows, worst
@@ -140,7 +139,7 @@ def compare_precisions(
 
 def make_forward(config: Config, variables: Variables, precision: Precision) -> Forward:
     """The compiled way of inference from a batch to head outputs and proposals, original pixels."""
-    in_precision = replace(config, model=replace(config.model, precision=precision))
+    in_precision = with_precision(config, precision)
     device = SingleDeviceSharding(jax.local_devices()[0])
     prepared = prepare_variables(in_precision, variables, device)
     model = RPN(in_precision.model, folded=True)

@@ -26,7 +26,7 @@ from rpn_jax.ops import anchor_validity, grid_anchors
 from rpn_jax.structures import RPNOutputs
 from tests.oracles import detection
 from tests.oracles.boxes import random_boxes
-from tests.oracles.golden import CASES, load_case
+from tests.oracles.golden import CASES, load_case, padded_boxes
 
 SHAPES = [(8, 10), (4, 5), (2, 3)]
 ANCHORS = AnchorConfig(strides=(4, 8, 16), scales=(2.0,))
@@ -231,7 +231,7 @@ def test_wrong_number_of_levels_is_refused():
 def test_equal_to_the_reference(name):
     case = load_case(name)
     losses = jax.jit(partial(rpn_loss, case.config))(
-        case.outputs, case.boxes_xyxy, case.box_mask, case.image_sizes, RNG
+        case.outputs, *padded_boxes(case), case.image_sizes, RNG
     )
     np.testing.assert_allclose(losses["loss_rpn_cls"], case.fields["loss_cls"], rtol=1e-5)
     np.testing.assert_allclose(losses["loss_rpn_bbox"], case.fields["loss_bbox"], rtol=1e-5)

@@ -23,7 +23,8 @@ from rpn_jax.models.rpn.proposals import propose
 from rpn_jax.ops import clip_boxes, decode_boxes, grid_anchors, level_validity
 from rpn_jax.structures import RPNOutputs
 from tests.oracles import detection
-from tests.oracles.golden import CASES, Case, load_case
+from tests.oracles.golden import CASES, case_anchors, load_case
+from tools.parity.cases import Case
 
 SHAPES = [(8, 10), (4, 5), (2, 3)]
 ANCHORS = AnchorConfig(strides=(4, 8, 16), scales=(2.0,))
@@ -174,7 +175,7 @@ def with_ties_broken_as_in_the_reference(case: Case) -> RPNOutputs:
     pictures = len(case.image_sizes)
     logits = np.concatenate([x.reshape(pictures, -1) for x in case.outputs.objectness], axis=1)
     deltas = np.concatenate([x.reshape(pictures, -1, 4) for x in case.outputs.deltas], axis=1)
-    anchors = case.anchors()
+    anchors = case_anchors(case)
     decoded = jax.jit(lambda: clip_boxes(decode_boxes(anchors, deltas), case.image_sizes))()
     for i in range(pictures):
         (sure,) = np.nonzero(logits[i] > 9.3)

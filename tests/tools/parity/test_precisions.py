@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from rpn_jax import RPN, Proposer, init_variables
-from rpn_jax.config import Config, config_to_json
+from rpn_jax.config import Config, config_to_json, with_precision
 from rpn_jax.data import transforms
 from rpn_jax.data.coco import CocoFolder
 from rpn_jax.evaluation.recall import coco_recall
@@ -47,10 +47,6 @@ def words(
 def rows_of(words: list[str], out: Path) -> dict[str, dict[str, Any]]:
     assert main([*words, "--out", str(out)]) == 0
     return {row["precision"]: row for row in json.loads(out.read_text())["rows"]}
-
-
-def with_precision(config: Config, precision: str) -> Config:
-    return replace(config, model=replace(config.model, precision=precision))
 
 
 def head_outputs(

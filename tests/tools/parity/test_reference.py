@@ -9,9 +9,10 @@ from functools import cache
 import pytest
 
 from rpn_jax.config import config_names
+from rpn_jax.files import read_json
 from tests.golden_files import FOLDER, ORIGINALS, PICTURE
 from tools.parity import network_rows, picture
-from tools.parity.cases import load_case
+from tools.parity.cases import CASES_FILE, case_names, load_case
 from tools.parity.folder import COUNTER, different_keys, keys_row, recall_row
 from tools.parity.rows import Row
 
@@ -60,11 +61,17 @@ def test_recall() -> None:
     assert not row.failed, row
 
 
+def test_every_case_is_in_the_list() -> None:
+    assert set(case_names(FOLDER)) == {*CASES, *PICTURES}
+    assert set(read_json(FOLDER / CASES_FILE)) == {*CASES, *PICTURES}
+
+
 @pytest.mark.skipif(
     not ORIGINALS.is_dir(), reason="the originals of the copies are not beside the checkout"
 )
 def test_the_copies_equal_the_originals() -> None:
-    copies = [path for path in FOLDER.rglob("*.*") if path.suffix in (".npz", ".json")]
+    files = [path for path in FOLDER.rglob("*.*") if path.suffix in (".npz", ".json")]
+    copies = [path for path in files if path.name != CASES_FILE]
     assert copies
     for path in copies:
         assert filecmp.cmp(path, ORIGINALS / path.relative_to(FOLDER), shallow=False), path
@@ -74,7 +81,7 @@ def test_the_copies_equal_the_originals() -> None:
     assert picture.default_picture(FOLDER) == PICTURE
 
 
-def test_a_missing_a_surplus_and_a_misshapen_key_are_told() -> None:
+def test_missing_extra_and_misshapen_keys_are_named() -> None:
     name = "rpn_r50_fpn_1x_coco"
     keys = json.loads((FOLDER / "keys" / f"{name}.json").read_text())
     assert name in config_names()
