@@ -9,7 +9,6 @@ after parsing, so that ``--help`` is quick.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import inspect
 import io
 import itertools
@@ -18,13 +17,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 import tyro
 
 from rpn_jax import __version__
 from rpn_jax.benchmark.options import Options, parse_options
-from rpn_jax.config import Config, config_names, load_config
+from rpn_jax.config import Config, config_fields, config_names, load_config
 from rpn_jax.devices import use_platform
 from rpn_jax.errors import UserError, exit_code, nearest
 
@@ -270,7 +269,7 @@ def read_flags(defaults: T, words: list[str], program: str) -> T:
       UserError: an unknown flag, a value of another type, or an impossible one.
       SystemExit: after printing help.
     """
-    _check_flags(words, _flags_of(type(defaults)))
+    _check_flags(words, _flags_of(defaults))
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -281,19 +280,14 @@ def read_flags(defaults: T, words: list[str], program: str) -> T:
         raise UserError(_one_line(complaint.getvalue())) from None
 
 
-def _flags_of(cls: type, prefix: str = "--") -> list[str]:
-    """Every flag of a dataclass: --workdir, --data.clip-boxes, --data.no-clip-boxes ..."""
+def _flags_of(defaults: Any) -> list[str]:
+    """Return every flag of a verb: --workdir, --data.clip-boxes, --data.no-clip-boxes ..."""
     flags = []
-    for key, hint in get_type_hints(cls).items():
-        name = key.replace("_", "-")
-        if hint is Config:
-            flags += _flags_of(hint, prefix)
-        elif isinstance(hint, type) and dataclasses.is_dataclass(hint):
-            flags += _flags_of(hint, f"{prefix}{name}.")
-        elif hint is bool:
-            flags += [f"{prefix}{name}", f"{prefix}no-{name}"]
-        else:
-            flags.append(f"{prefix}{name}")
+    for key, value in config_fields(defaults).items():
+        section, _, name = key.removeprefix("config.").replace("_", "-").rpartition(".")
+        prefix = f"--{section}." if section else "--"
+        names = [name, f"no-{name}"] if isinstance(value, bool) else [name]
+        flags += [prefix + name for name in names]
     return flags
 
 

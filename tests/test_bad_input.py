@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rpn_jax import cli, commands
-from rpn_jax.config import config_to_json
+from rpn_jax.config import save_config
 from rpn_jax.models import variable_shapes
 from rpn_jax.training import run as train_run
 from rpn_jax.weights.folders import save_variables
@@ -17,7 +17,7 @@ from rpn_jax.weights.folders import save_variables
 @pytest.fixture
 def config_file(tiny_config, tmp_path):
     path = tmp_path / "tiny.json"
-    config_to_json(tiny_config, path)
+    save_config(tiny_config, path)
     return path
 
 

@@ -20,9 +20,8 @@ from rpn_jax import __version__, commands
 from rpn_jax.benchmark import command as benchmark_command
 from rpn_jax.benchmark.options import parse_options
 from rpn_jax.cli import VERBS, Train, main, parse
-from rpn_jax.config import Config, config_names, config_to_json, load_config
+from rpn_jax.config import Config, config_fields, config_names, load_config, save_config
 from rpn_jax.errors import UserError
-from tests.config.test_config import leaf_keys
 
 ROOT = Path(__file__).resolve().parents[1]
 R50 = "rpn_r50_fpn_1x_coco"
@@ -158,7 +157,7 @@ def test_flags_are_read_in_other_spellings(flag: list[str]) -> None:
 
 def test_config_may_be_a_file(tmp_path: Path) -> None:
     config = replace(load_config("rpn_demo"), name="mine")
-    config_to_json(config, tmp_path / "config.json")
+    save_config(config, tmp_path / "config.json")
     verb = parse(["train", str(tmp_path / "config.json"), "--workdir", "w"])
     assert isinstance(verb, Train)
     assert verb.config == config
@@ -166,7 +165,8 @@ def test_config_may_be_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", config_names())
 def test_the_command_in_a_config_s_docstring_runs_it(name: str, work: dict[str, Mock]) -> None:
-    docstring = ast.get_docstring(ast.parse((ROOT / "configs" / f"{name}.py").read_text()))
+    [config_file] = (ROOT / "configs").rglob(f"{name}.py")
+    docstring = ast.get_docstring(ast.parse(config_file.read_text()))
     assert docstring is not None
     program, *words = shlex.split(docstring.splitlines()[-1])
     assert program == "rpn-jax"
@@ -183,7 +183,7 @@ def test_help_explains_every_field(words: list[str], capsys: pytest.CaptureFixtu
         main([*words, "--help"])
     assert done.value.code == 0
     text = capsys.readouterr().out
-    for key in leaf_keys(Config()):
+    for key in config_fields(Config()):
         flag = re.escape("--" + key.replace("_", "-"))
         explained = re.search(rf"^[│ ]*{flag}\b.*\n[│ ]*[A-Z']", text, re.MULTILINE)
         assert explained, f"{key} is not explained"

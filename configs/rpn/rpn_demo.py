@@ -1,7 +1,8 @@
-"""A small network on pictures drawn by code: no download, minutes on a CPU.
+"""A small RPN for synthetic pictures. It needs no download and trains in minutes on a CPU.
 
-Three stages of a ResNet-18 with group norm and a narrow pyramid; anchors of two sizes an octave,
-16 to 181 pixels, for pictures of 160x128; 64 samples a picture, which weigh its few boxes more.
+The backbone is a ResNet-18 with group norm and three stages. The pictures have 160x128 pixels, and
+the anchors 16 to 181 pixels in two sizes an octave. A picture has only a few boxes, so that 64
+sampled anchors instead of 256 give the positive ones more weight.
 
 rpn-jax demo --workdir runs/demo
 """

@@ -1,4 +1,4 @@
-"""ResNet-18 with group norm, FPN, pictures in 320x240: trains from scratch on a CPU.
+"""ResNet-18 with group norm, FPN, pictures of at most 320x240. It trains from scratch on a CPU.
 
 rpn-jax train rpn_r18_fpn_gn_small --data.root data/my_data --workdir runs/r18_fpn_gn_small
 """

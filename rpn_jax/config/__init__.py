@@ -1,12 +1,13 @@
-"""Configuration: what decides what a run computes.
+"""Configuration: all settings that determine a run's results.
 
-``sections`` holds the dataclasses, ``checks`` refuses their impossible values, ``files`` loads and
-saves them.
+``sections`` defines the dataclasses, ``checks`` checks their values, ``fields`` lists and compares
+them, ``files`` loads and saves them.
 """
 
 from dataclasses import replace
 
-from rpn_jax.config.files import config_from_json, config_names, config_to_json, load_config
+from rpn_jax.config.fields import config_changes, config_fields
+from rpn_jax.config.files import config_names, load_config, save_config
 from rpn_jax.config.sections import (
     CANVAS_MULTIPLE,
     NORM_GROUPS,
@@ -23,7 +24,6 @@ from rpn_jax.config.sections import (
     RPNHeadConfig,
     RPNLossConfig,
     TrainConfig,
-    config_changes,
     with_precision,
 )
 
@@ -44,10 +44,10 @@ __all__ = [
     "Resize",
     "TrainConfig",
     "config_changes",
-    "config_from_json",
+    "config_fields",
     "config_names",
-    "config_to_json",
     "load_config",
     "replace",
+    "save_config",
     "with_precision",
 ]

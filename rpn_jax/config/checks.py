@@ -1,4 +1,4 @@
-"""Checks of a config's values: the refusals name the key, the value, and what would be right."""
+"""Check the values of a config. The error names the key, the value and the allowed values."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from rpn_jax.errors import UserError
 
 
 def check(holds: bool, key: str, value: object, wanted: str) -> None:
-    """Raise UserError unless ``holds``: the dotted key has this value and must be ``wanted``."""
+    """Raise a UserError unless ``holds``. It says that the value of ``key`` must be ``wanted``."""
     if not holds:
         raise UserError(f"{key} = {value!r}: must be {wanted}")
 
 
 def check_types(section: str, config: Any) -> None:
-    """Raise UserError for the first field of a config's section that is not of its type.
+    """Raise a UserError for the first field whose value does not have the annotated type.
 
     Args:
-      section: the section's dotted key, empty for the whole config.
+      section: dotted key of the section, empty for the whole config.
       config: the section, a dataclass.
     """
     for key, hint in get_type_hints(type(config)).items():
         value = getattr(config, key)
         if not _is_of_type(value, hint):
             name = f"{section}.{key}" if section else key
-            raise UserError(f"{name} = {value!r}: must be {_type_text(hint)}")
+            check(False, name, value, _type_text(hint))
 
 
 def _is_of_type(value: Any, hint: Any) -> bool:

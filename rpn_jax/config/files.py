@@ -1,7 +1,7 @@
-"""Configs by name, from Python files and as JSON.
+"""Load configs by name, from Python files and from JSON files, and save them as JSON.
 
-A config file is a Python file that defines ``CONFIG``, a `Config`. The eleven of the reference and
-two small ones lie in ``configs/``; any other file with a ``CONFIG`` works the same.
+A config file is a Python file that defines ``CONFIG``, a `Config`. The folder ``configs/`` holds
+the eleven RPNs of the reference and two small ones. A file at any other path works as well.
 """
 
 from __future__ import annotations
@@ -15,21 +15,29 @@ from rpn_jax.config.sections import Config
 from rpn_jax.errors import UserError, nearest, reading
 from rpn_jax.files import read_json, write_json
 
-T = TypeVar("T")
+Section = TypeVar("Section")
 
 FORMAT = 2
-"""Number that `config_to_json` writes as ``format``. Version 0.1 wrote none: its files are 1."""
+"""The ``format`` that `save_config` writes. Version 0.1 wrote none: its files have format 1."""
 
 
 def load_config(name_or_path: str | Path) -> Config:
-    """Load a `Config` by name, or by the path of a ``.py`` file with CONFIG or a saved ``.json``.
+    """Load a config.
+
+    Args:
+      name_or_path: name of a config of this package, path of a ``.py`` file that defines CONFIG, or
+        path of a ``.json`` file that `save_config` wrote, in this version or an older one.
 
     Raises:
-      UserError: no such config, a file without CONFIG, or an impossible value in it.
+      UserError: the config does not exist or cannot be read, defines no CONFIG, has an unknown key
+        or a value that is not allowed, or was written by a newer version.
     """
     path = Path(name_or_path)
     if path.suffix == ".json":
-        return config_from_json(path)
+        values = read_json(path)
+        if isinstance(values, dict):
+            values = _in_current_format(values, path)
+        return _build(Config, values, path)
     if path.suffix != ".py":
         path = _named_config(str(name_or_path))
     with reading(f"config {path}"):
@@ -40,33 +48,21 @@ def load_config(name_or_path: str | Path) -> Config:
         config = runpy.run_path(str(path)).get("CONFIG")
     except UserError:
         raise
-    except Exception as error:  # a config file is a person's code and can fail in any way
-        raise UserError(f"config {path}: does not run ({type(error).__name__}: {error})") from error
+    except Exception as error:  # the code of a user can raise anything
+        raise UserError(f"config {path}: fails with {type(error).__name__}: {error}") from error
     if not isinstance(config, Config):
         raise UserError(f"config {path}: defines no CONFIG of type rpn_jax.config.Config")
     return config
 
 
 def config_names() -> list[str]:
-    """Names of the configs that come with the package, sorted."""
+    """Return the names of the configs of this package in alphabetical order."""
     return sorted(_config_paths())
 
 
-def config_to_json(config: Config, path: Path) -> None:
-    """Write a resolved config, to be read again by `load_config`."""
+def save_config(config: Config, path: Path) -> None:
+    """Write a config as JSON. `load_config` reads the file."""
     write_json(path, {"format": FORMAT, **dataclasses.asdict(config)})
-
-
-def config_from_json(path: Path) -> Config:
-    """Read what `config_to_json` wrote, in this version or an older one.
-
-    Raises:
-      UserError: the file is broken, has an unknown key, or was written by a newer version.
-    """
-    values = read_json(path)
-    if isinstance(values, dict):
-        values = _in_current_format(values, path)
-    return _from_dict(Config, values, path)
 
 
 def _config_folder() -> Path:
@@ -76,7 +72,7 @@ def _config_folder() -> Path:
 
 
 def _config_paths() -> dict[str, Path]:
-    """Paths of the configs that come with the package, by name: the stem of the file."""
+    """Return the paths of the configs of this package, by name: the stem of the file."""
     return {path.stem: path for path in _config_folder().rglob("*.py")}
 
 
@@ -85,14 +81,14 @@ def _named_config(name: str) -> Path:
     if name not in paths:
         names = sorted(paths)
         raise UserError(
-            f"config '{name}': no such name or .py file{nearest(name, names)} "
+            f"config '{name}': is no known name and no .py or .json file{nearest(name, names)} "
             f"(known: {', '.join(names)})"
         )
     return paths[name]
 
 
 def _in_current_format(values: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Return the values of a config file of any format under today's keys, without ``format``."""
+    """Return the values of a config file with the keys of the current format."""
     values = dict(values)
     number = values.pop("format", 1)
     if number not in range(1, FORMAT + 1):
@@ -115,22 +111,23 @@ def _in_current_format(values: dict[str, Any], path: Path) -> dict[str, Any]:
     return values
 
 
-def _from_dict(cls: type[T], values: Any, path: Path, prefix: str = "") -> T:
+def _build(section: type[Section], values: Any, path: Path, prefix: str = "") -> Section:
+    """Return a section with the given values; the keys in error messages begin with ``prefix``."""
     if not isinstance(values, dict):
-        section = f"'{prefix.removesuffix('.')}'" if prefix else "the file"
-        raise UserError(f"config {path}: {section} is no object")
-    hints = get_type_hints(cls)
+        name = f"'{prefix.removesuffix('.')}'" if prefix else "the file"
+        raise UserError(f"config {path}: {name} is not a JSON object")
+    hints = get_type_hints(section)
     unknown = set(values) - set(hints)
     if unknown:
         key = min(unknown)
         raise UserError(f"config {path}: unknown key '{prefix}{key}'{nearest(key, list(hints))}")
     arguments = {
-        key: _from_dict(hints[key], value, path, f"{prefix}{key}.")
+        key: _build(hints[key], value, path, f"{prefix}{key}.")
         if dataclasses.is_dataclass(hints[key])
         else _tuples(value)
         for key, value in values.items()
     }
-    return cls(**arguments)
+    return section(**arguments)
 
 
 def _tuples(value: Any) -> Any:

@@ -1,22 +1,20 @@
-"""The sections of a config and the whole of it: frozen dataclasses, checked when built.
+"""Define the sections of a config: frozen dataclasses that check their values when built.
 
 The string below each field is its help text on the command line.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from rpn_jax.config.checks import check, check_types
 
 CANVAS_MULTIPLE = 32
-"""Canvases and the anchors' validity are rounded up to this many pixels (reference behaviour)."""
+"""Pixels. The reference rounds the size of a canvas, and the area with anchors, up to multiples."""
 
 NORM_GROUPS = 32
-"""Groups of a group norm."""
+"""Number of channel groups in a group norm."""
 
 Resize = Literal["host", "device"]
 Precision = Literal["float32", "tf32", "bfloat16"]
@@ -27,23 +25,25 @@ class BackboneConfig:
     """A ResNet (He et al. 2015) or ResNeXt (Xie et al. 2016)."""
 
     depth: Literal[18, 34, 50, 101, 152] = 50
-    """Layers of the network."""
+    """Number of layers, as in the name ResNet-50."""
     style: Literal["pytorch", "caffe"] = "pytorch"
-    """Where a bottleneck strides: 'pytorch' on its 3x3, 'caffe' on its first 1x1 convolution."""
+    """Convolution that has the stride of a bottleneck: 'pytorch' the 3x3, 'caffe' the first 1x1."""
     groups: int = 1
-    """Groups of each 3x3 convolution (ResNeXt's cardinality); 1 for a ResNet."""
+    """Number of groups in each 3x3 convolution (ResNeXt's cardinality). 1 for a ResNet."""
     base_width: int = 64
-    """Channels a group at 64 planes; width = int(planes * base_width / 64) * groups."""
+    """ResNeXt base width: sets the number of channels in each group. 64 for a ResNet.
+    A 3x3 convolution has int(planes * base_width / 64) * groups channels."""
     num_stages: int = 4
-    """Residual stages, 1 to 4; strides are 4, 8, 16, 32."""
+    """Number of residual stages, 1 to 4. Their strides are 4, 8, 16 and 32 pixels."""
     norm: Literal["frozen", "batch", "group"] = "frozen"
-    """'frozen': stored batch statistics, folded into the convolution.
-    'batch': statistics of the batch, over all devices.
-    'group': group norm, 32 groups."""
+    """Normalisation layer.
+    'frozen': batch norm with the stored statistics, folded into the convolution.
+    'batch': batch norm with the statistics of the batch, over all devices.
+    'group': group norm with 32 groups."""
     train_norm: bool = True
-    """Train the norms' scales and biases outside the frozen stages."""
+    """Train the scales and biases of the norms outside the frozen stages."""
     frozen_stages: int = 1
-    """Stages left untrained: -1 none, 0 the stem, k the stem and the first k stages."""
+    """Part that is not trained: -1 nothing, 0 the stem, k the stem and the first k stages."""
 
     def __post_init__(self) -> None:
         check_types("model.backbone", self)
@@ -60,28 +60,28 @@ class BackboneConfig:
             self.depth >= 50 or (self.groups == 1 and self.base_width == 64),
             "model.backbone.groups",
             self.groups,
-            f"1, with base_width 64, at depth {self.depth}: only 50 and deeper have groups",
+            f"1, with base_width 64, at depth {self.depth}: groups need depth 50 or more",
         )
         widths = [2**stage * self.base_width * self.groups for stage in range(self.num_stages)]
         check(
             self.norm != "group" or all(width % NORM_GROUPS == 0 for width in widths),
             "model.backbone.base_width",
             self.base_width,
-            f"such that its 3x3 convolutions, {widths} channels wide, have multiples of "
-            f"{NORM_GROUPS}, as norm 'group' needs",
+            f"a width at which the 3x3 convolutions of all stages have multiples of {NORM_GROUPS} "
+            f"channels, as norm 'group' needs; they have {widths} channels",
         )
 
 
 @dataclass(frozen=True)
 class AnchorConfig:
-    """Anchors: centred at (column * stride, row * stride), never rounded."""
+    """The anchors of each level. They are centred at (column * stride, row * stride)."""
 
     strides: tuple[int, ...] = (4, 8, 16, 32, 64)
-    """Pixels between cells, one a level, finest first."""
+    """Distance between the cells of each level, in pixels, finest level first."""
     scales: tuple[float, ...] = (8.0,)
-    """Square root of an anchor's area, in strides."""
+    """Anchor sizes (square root of the area) in multiples of the level's stride."""
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
-    """Height over width."""
+    """Aspect ratios of the anchors: height divided by width."""
 
     def __post_init__(self) -> None:
         check_types("model.rpn.anchors", self)
@@ -96,18 +96,18 @@ class AnchorConfig:
 
     @property
     def per_cell(self) -> int:
-        """Anchors a cell, A."""
+        """Number of anchors in a cell, A."""
         return len(self.scales) * len(self.ratios)
 
 
 @dataclass(frozen=True)
 class RPNHeadConfig:
-    """The head of the first stage and its anchors (Ren et al. 2015, section 3.1)."""
+    """The RPN head and its anchors (Ren et al. 2015, section 3.1)."""
 
     channels: int = 256
-    """Channels of the head's 3x3 convolution."""
+    """Number of channels of the head's 3x3 convolution."""
     anchors: AnchorConfig = field(default_factory=AnchorConfig)
-    """The anchors of each level."""
+    """Strides, sizes and shapes of the anchors."""
 
     def __post_init__(self) -> None:
         check_types("model.rpn", self)
@@ -116,21 +116,23 @@ class RPNHeadConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The network: backbone, pyramid, heads."""
+    """The detector. It is an RPN: a backbone, a neck and an RPN head."""
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
-    """The convolutional trunk."""
+    """Network that computes features from pictures."""
     neck: Literal["fpn", "none"] = "fpn"
-    """'fpn': a feature pyramid (Lin et al. 2016) with one extra level; 'none': the last stage."""
+    """Features that the head receives.
+    'fpn': a feature pyramid (Lin et al. 2016) of all stages with one extra level.
+    'none': the output of the last stage."""
     neck_channels: int = 256
-    """Channels of every pyramid level."""
+    """Number of channels of each pyramid level."""
     rpn: RPNHeadConfig = field(default_factory=RPNHeadConfig)
-    """The first stage."""
+    """The RPN head."""
     precision: Precision = "float32"
-    """Arithmetic of the network; boxes and scores are float32 in all three.
-    'float32': exact.
+    """Arithmetic of the network. Boxes and scores are float32 in all three.
+    'float32': full float32 precision.
     'tf32': tensor cores on NVIDIA GPUs, the same rounding on CPUs.
-    'bfloat16': activations of 16 bits."""
+    'bfloat16': 16-bit activations."""
 
     def __post_init__(self) -> None:
         check_types("model", self)
@@ -147,14 +149,14 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class PixelConfig:
-    """How pixels become the network's input: (value - mean) / std, then zeros as padding."""
+    """Normalisation of pixels: (value - mean) / std. The padding is 0 after it."""
 
     order: Literal["rgb", "bgr"] = "rgb"
-    """Order of the channels that the network sees."""
+    """Order of the colour channels in the network's input."""
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
-    """Mean of each channel, in that order, grey levels 0 to 255."""
+    """Mean of each channel in that order, in grey levels from 0 to 255."""
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
-    """Standard deviation of each channel, in that order, grey levels."""
+    """Standard deviation of each channel in that order, in grey levels."""
 
     def __post_init__(self) -> None:
         check_types("pixels", self)
@@ -163,18 +165,19 @@ class PixelConfig:
 
 @dataclass(frozen=True)
 class RPNLossConfig:
-    """Matching and sampling of anchors (Ren et al. 2015, section 3.1.2)."""
+    """Matching and sampling of anchors for the RPN loss (Ren et al. 2015, section 3.1.2)."""
 
     positive_iou: float = 0.7
-    """An anchor is positive from this IoU."""
+    """An anchor is positive if its IoU with a box is at least this."""
     negative_iou: float = 0.3
-    """An anchor is negative below this IoU; between the two it is ignored."""
+    """An anchor is negative if its IoU with every box is below this. Between the two thresholds it
+    is ignored."""
     min_positive_iou: float = 0.3
-    """A box's best anchors are positive too, from this IoU."""
+    """The anchors with a box's highest IoU are positive too, if that IoU is at least this."""
     samples_per_image: int = 256
-    """Anchors sampled a picture; 0 takes every positive and negative one."""
+    """Number of anchors sampled from each picture. 0 uses all positive and negative anchors."""
     positive_fraction: float = 0.5
-    """Share of the samples that positives may take."""
+    """Largest fraction of the samples that may be positive."""
 
     def __post_init__(self) -> None:
         check_types("rpn_loss", self)
@@ -191,22 +194,22 @@ class RPNLossConfig:
             self.samples_per_image >= 0,
             "rpn_loss.samples_per_image",
             self.samples_per_image,
-            ">= 0",
+            "0 or more",
         )
 
 
 @dataclass(frozen=True)
 class ProposalConfig:
-    """From head outputs to boxes."""
+    """Selection of proposals from the outputs of the RPN head."""
 
     nms_pre: int = 2000
-    """Best-scored anchors of each level that are decoded."""
+    """Number of anchors of each level that are decoded, those with the highest scores."""
     nms_iou: float = 0.7
-    """A box is suppressed by a better one of its level above this IoU."""
+    """NMS removes a box whose IoU with a better box of its level is above this."""
     max_proposals: int = 1000
-    """Boxes kept a picture, over all levels."""
+    """Largest number of proposals in a picture, over all levels."""
     min_size: float = 0.0
-    """Boxes must be wider and higher than this, in original pixels."""
+    """Smallest width and height, in original pixels. Only larger boxes are kept."""
 
     def __post_init__(self) -> None:
         check_types("rpn_proposals", self)
@@ -220,39 +223,41 @@ class ProposalConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where pictures come from, and their way to the device."""
+    """The dataset, and how its pictures are loaded and resized."""
 
     dataset: Literal["coco", "tfds", "shapes"] = "coco"
-    """'coco': a folder in COCO format.
+    """Kind of dataset.
+    'coco': a folder in COCO format.
     'tfds': a TensorFlow Datasets folder of COCO.
-    'shapes': pictures drawn by code."""
+    'shapes': synthetic pictures of simple shapes."""
     root: str = "data/coco"
-    """Folder of the dataset: ROOT/annotations/instances_SPLIT.json and ROOT/SPLIT/*.jpg."""
+    """Folder of the dataset, with annotations/instances_SPLIT.json and SPLIT/*.jpg."""
     train_split: str = "train2017"
-    """Split to train on."""
+    """Name of the split to train on."""
     eval_split: str = "val2017"
-    """Split to evaluate on."""
+    """Name of the split to evaluate on."""
     scale: tuple[int, int] = (1333, 800)
-    """Pictures are resized to fit in (long, short) sides, pixels, keeping their ratio."""
+    """Largest (long side, short side) of a resized picture, in pixels. The ratio is kept."""
     buckets: tuple[tuple[int, int], ...] = ((800, 1088), (1088, 800), (800, 1344), (1344, 800))
-    """Canvases (height, width), pixels; a picture goes to the smallest that holds it."""
+    """Canvas sizes (height, width) in pixels. A picture is padded to the smallest that holds it."""
     batch_size: int = 16
-    """Pictures a training step, over all devices."""
+    """Number of pictures in a training batch, over all devices."""
     eval_batch_size: int = 8
-    """Pictures a step of evaluation, over all devices."""
+    """Number of pictures in an evaluation batch, over all devices."""
     flip_probability: float = 0.5
-    """Probability of mirroring a training picture."""
+    """Probability that a training picture is flipped horizontally."""
     min_image_size: int = 32
-    """Pictures with a shorter side below this, pixels, are left out of training."""
+    """Training skips pictures whose shorter side is below this, in pixels."""
     clip_boxes: bool = False
-    """Cut boxes that reach out of their picture at its border, instead of refusing them."""
+    """Clip boxes that extend beyond their picture. By default such a box is an error."""
     loader_threads: int = 4
-    """Threads that read and resize pictures."""
+    """Number of threads that read and resize pictures."""
     resize: Resize = "host"
-    """Where pictures are resized and mirrored, to the same pixels but for a rare grey level.
-    'host': by the loader's threads.
-    'device': by the devices, from originals; for where these wait for the host.
-    640x480 pixels are 1.0 MB to send instead of 2.6 MB; pictures above their canvas are more."""
+    """Where pictures are resized and flipped. The pixels are the same, except for rare differences
+    of one grey level.
+    'host': in the loader's threads.
+    'device': on the GPU. Use it if data loading is the bottleneck. A picture of 640x480 pixels is
+    sent in 1.0 MB instead of 2.6 MB; one that is larger than its canvas needs more."""
 
     def __post_init__(self) -> None:
         check_types("data", self)
@@ -267,48 +272,48 @@ class DataConfig:
             "0 to 1",
         )
         long, short = self.scale
-        check(long >= short >= 1, "data.scale", self.scale, "(long, short), long side first")
+        check(long >= short >= 1, "data.scale", self.scale, "(long side, short side)")
         check(
             all(
                 side >= 1 and side % CANVAS_MULTIPLE == 0 for size in self.buckets for side in size
             ),
             "data.buckets",
             self.buckets,
-            f"sides in multiples of {CANVAS_MULTIPLE}",
+            f"sizes with sides that are multiples of {CANVAS_MULTIPLE}",
         )
         for height, width in ((short, long), (long, short)):
             check(
                 any(height <= rows and width <= columns for rows, columns in self.buckets),
                 "data.buckets",
                 self.buckets,
-                f"one that holds {height}x{width} (height x width), as data.scale needs",
+                f"sizes of which one holds {height}x{width} (height x width), as data.scale needs",
             )
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """SGD with momentum, a linear warm-up and steps down."""
+    """SGD with momentum, a linear warm-up and a learning rate that decays in steps."""
 
     learning_rate: float = 0.02
-    """Learning rate after the warm-up, for base_batch_size pictures a step."""
+    """Learning rate after the warm-up, for batches of base_batch_size pictures."""
     momentum: float = 0.9
     """Momentum of SGD."""
     weight_decay: float = 1e-4
-    """L2 decay of every trained parameter."""
+    """Weight decay (L2) of every trained parameter."""
     warmup_steps: int = 500
-    """Steps of linear warm-up."""
+    """Number of steps of the linear warm-up."""
     warmup_ratio: float = 0.001
-    """Share of the learning rate at the first step."""
+    """Fraction of the learning rate at the first step."""
     decay_epochs: tuple[int, ...] = (8, 11)
-    """The learning rate falls after each of these epochs."""
+    """Epochs after which the learning rate is multiplied by decay_factor."""
     decay_factor: float = 0.1
-    """By this factor."""
+    """Factor of each decay of the learning rate."""
     base_batch_size: int = 16
-    """Pictures a step that learning_rate is meant for."""
+    """Batch size, in pictures, for which learning_rate is set."""
     auto_scale_lr: bool = False
     """Multiply learning_rate by data.batch_size / base_batch_size."""
     clip_norm: float = 0.0
-    """Largest L2 norm of the whole gradient; 0 leaves it alone."""
+    """Largest L2 norm of the whole gradient. Longer gradients are scaled down. 0 turns this off."""
 
     def __post_init__(self) -> None:
         check_types("optim", self)
@@ -316,36 +321,38 @@ class OptimConfig:
         check(0 <= self.momentum < 1, "optim.momentum", self.momentum, "0 to below 1")
         check(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "0 or more")
         check(self.warmup_steps >= 0, "optim.warmup_steps", self.warmup_steps, "0 or more")
-        check(0 < self.warmup_ratio <= 1, "optim.warmup_ratio", self.warmup_ratio, "above 0, <= 1")
+        for key in ("warmup_ratio", "decay_factor"):
+            value = getattr(self, key)
+            check(0 < value <= 1, f"optim.{key}", value, "above 0, at most 1")
         check(
             list(self.decay_epochs) == sorted(set(self.decay_epochs))
             and all(epoch >= 1 for epoch in self.decay_epochs),
             "optim.decay_epochs",
             self.decay_epochs,
-            "ascending epochs from 1",
+            "epochs from 1 in ascending order",
         )
-        check(0 < self.decay_factor <= 1, "optim.decay_factor", self.decay_factor, "above 0, <= 1")
         check(self.base_batch_size >= 1, "optim.base_batch_size", self.base_batch_size, "1 or more")
         check(self.clip_norm >= 0, "optim.clip_norm", self.clip_norm, "0 or more")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The course of a training run."""
+    """Length, start, evaluation and checkpoints of a training run."""
 
     epochs: int = 12
-    """Passes over the training split."""
+    """Number of passes over the training split."""
     seed: int = 0
-    """Fixes the initial weights, the order of the data, the flips and the sampling."""
+    """Random seed of the initial weights, the order of the data, the flips and the sampling."""
     init_weights: str = ""
     """Weights to start from: a folder, a .pth or .pkl file, an https URL, or a name such as
-    torchvision://resnet50; a backbone's are completed at random. Empty starts from random ones."""
+    torchvision://resnet50. If they hold only a backbone, the neck and the head start from random
+    values. By default all weights start from random values."""
     eval_every: int = 1
-    """Evaluate after every this many epochs, and after the last; 0 never."""
+    """Number of epochs between evaluations. The last epoch is evaluated too. 0 never evaluates."""
     log_every: int = 10
-    """Steps between two lines of metrics."""
+    """Number of steps between two lines of metrics."""
     keep_last: int = 2
-    """Checkpoints kept, beside the best by AR."""
+    """Number of latest checkpoints to keep. The best one is kept too."""
 
     def __post_init__(self) -> None:
         check_types("train", self)
@@ -358,39 +365,29 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that decides what a run computes."""
+    """All settings that determine a run's results."""
 
     name: str = "rpn"
     """Name of the config."""
     model: ModelConfig = field(default_factory=ModelConfig)
-    """The network."""
+    """The detector."""
     pixels: PixelConfig = field(default_factory=PixelConfig)
-    """Normalisation of pictures."""
+    """Normalisation of pixels."""
     rpn_loss: RPNLossConfig = field(default_factory=RPNLossConfig)
-    """Matching and sampling of anchors in training."""
+    """Matching and sampling of anchors for the RPN loss."""
     rpn_proposals: ProposalConfig = field(default_factory=ProposalConfig)
-    """Proposals from head outputs."""
+    """Selection of proposals."""
     data: DataConfig = field(default_factory=DataConfig)
-    """Pictures and their boxes."""
+    """The dataset and the loading of its pictures."""
     optim: OptimConfig = field(default_factory=OptimConfig)
-    """The optimiser and its schedule."""
+    """The optimiser and the schedule of its learning rate."""
     train: TrainConfig = field(default_factory=TrainConfig)
-    """The course of training."""
+    """Length, start, evaluation and checkpoints of a training run."""
 
     def __post_init__(self) -> None:
         check_types("", self)
 
 
-def config_changes(before: Any, now: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """(key, old value, new value) of every field in which two configs differ."""
-    for item in dataclasses.fields(now):
-        key, old, new = prefix + item.name, getattr(before, item.name), getattr(now, item.name)
-        if dataclasses.is_dataclass(new):
-            yield from config_changes(old, new, f"{key}.")
-        elif old != new:
-            yield key, old, new
-
-
 def with_precision(config: Config, precision: Precision) -> Config:
     """Return a copy of ``config`` whose network computes in ``precision``."""
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, precision=precision))
+    return replace(config, model=replace(config.model, precision=precision))

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from rich.console import Console
 
-from rpn_jax.config import Config, config_changes, config_to_json, load_config
+from rpn_jax.config import Config, config_changes, load_config, save_config
 from rpn_jax.data.catalog import open_dataset
 from rpn_jax.data.dataset import Dataset
 from rpn_jax.data.on_device import to_batch
@@ -208,7 +208,7 @@ def _record(run: Run) -> None:
     if path.exists():
         for key, old, new in config_changes(load_config(path), run.config):
             run.console.print(f"{key} was {old} in this run so far, and is {new} from here on")
-    config_to_json(run.config, path)
+    save_config(run.config, path)
     write_json(run.workdir / ENVIRONMENT_FILE, environment())
 
 

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from rpn_jax.config import Config, config_changes, config_to_json, load_config
+from rpn_jax.config import Config, config_changes, load_config, save_config
 from rpn_jax.errors import UserError, reading, writing
 from rpn_jax.files import make_folder
 from rpn_jax.weights.checkpoints import CHECKPOINTS, VARIABLES, best_step_folder
@@ -44,7 +44,7 @@ def save_variables(folder: str | Path, config: Config, variables: Any) -> None:
     try:
         with writing(f"weights {folder}"):
             temporary.mkdir()
-            config_to_json(config, temporary / CONFIG_FILE)
+            save_config(config, temporary / CONFIG_FILE)
             write_item(temporary / VARIABLES, host_copy(variables))
             temporary.replace(folder)
     finally:

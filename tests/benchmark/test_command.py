@@ -15,7 +15,7 @@ import pytest
 from rpn_jax.benchmark import command, growth, peers, plots
 from rpn_jax.benchmark.device import Peaks
 from rpn_jax.benchmark.options import Options, parse_options
-from rpn_jax.config import Config, config_to_json, load_config
+from rpn_jax.config import Config, load_config, save_config
 from rpn_jax.errors import UserError
 
 
@@ -27,7 +27,7 @@ def _quick_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def words(tiny_config: Config, tmp_path: Path) -> list[str]:
     path = tmp_path / "tiny.json"
-    config_to_json(tiny_config, path)
+    save_config(tiny_config, path)
     return [str(path), "--runs", "2", "--seconds", "5", "--out", str(tmp_path / "out")]
 
 

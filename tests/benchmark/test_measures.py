@@ -27,7 +27,7 @@ from rpn_jax.benchmark.stages import (
 )
 from rpn_jax.benchmark.timing import Effort, count_flops, median_ratio
 from rpn_jax.benchmark.training import matching_row, training_rows
-from rpn_jax.config import Config, config_to_json, load_config
+from rpn_jax.config import Config, load_config, save_config
 from rpn_jax.data.files import find_pictures
 from rpn_jax.errors import UserError
 from rpn_jax.inference.proposer import prepare_variables
@@ -181,7 +181,7 @@ def test_growth_over_gpus_keeps_to_those_that_may_be_used(
 
 
 def test_growth_over_devices_runs_on_so_many(tiny_config: Config, tmp_path: Path) -> None:
-    config_to_json(tiny_config, tmp_path / "tiny.json")
+    save_config(tiny_config, tmp_path / "tiny.json")
     config = str(tmp_path / "tiny.json")
     (row,) = growth.device_growth(config, "float32", 1, CANVAS, [2], EFFORT)
     assert (row["axis"], row["value"]) == ("devices", 2)
@@ -229,7 +229,7 @@ def test_imports_are_timed_in_fresh_processes(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_memory_is_that_of_the_child(tiny_config: Config, tmp_path: Path) -> None:
-    config_to_json(tiny_config, tmp_path / "tiny.json")
+    save_config(tiny_config, tmp_path / "tiny.json")
     row = process.memory_row(str(tmp_path / "tiny.json"), "float32", CANVAS)
     assert row["what"] == "inference of one 64x64 picture, float32"
     assert 50 < row["peak_resident_mb"] < 1500

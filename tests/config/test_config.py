@@ -1,8 +1,7 @@
-"""Configs: the shipped ones against the reference's facts, refusals by key, files and JSON."""
+"""Configs: values of the reference, values that are not allowed, Python and JSON files."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +13,11 @@ from rpn_jax.config import (
     AnchorConfig,
     Config,
     PixelConfig,
-    config_from_json,
+    config_fields,
     config_names,
-    config_to_json,
     load_config,
     replace,
+    save_config,
 )
 from rpn_jax.errors import UserError
 from tests.reference_configs import REFERENCE
@@ -27,10 +26,10 @@ CAFFE_PIXELS = PixelConfig(order="bgr", mean=(103.53, 116.28, 123.675), std=(1.0
 
 C4 = "rpn_r50-caffe-c4_1x_coco"
 
-# key, impossible value, what the refusal says is right
 VERSION_0_1 = Path(__file__).with_name("version_0_1")
 """Configs as version 0.1 saved them: format 1, without a `format` number."""
 
+# (key, value that is not allowed, part of the error message that says what is allowed)
 REFUSALS: list[tuple[str, Any, str]] = [
     ("model.backbone.depth", 51, "one of 18, 34, 50, 101, 152"),
     ("model.backbone.depth", 50.0, "one of 18, 34, 50, 101, 152"),
@@ -62,17 +61,17 @@ REFUSALS: list[tuple[str, Any, str]] = [
     ("rpn_loss.negative_iou", 0, "above 0, at most 1"),
     ("rpn_loss.negative_iou", 0.8, "at most rpn_loss.positive_iou, 0.7"),
     ("rpn_loss.min_positive_iou", -0.1, "above 0, at most 1"),
-    ("rpn_loss.samples_per_image", -1, ">= 0"),
+    ("rpn_loss.samples_per_image", -1, "0 or more"),
     ("rpn_loss.positive_fraction", 2.0, "above 0, at most 1"),
     ("rpn_proposals.nms_pre", 0, "1 or more"),
     ("rpn_proposals.nms_iou", 1.5, "0 to 1"),
     ("rpn_proposals.max_proposals", 0, "1 or more"),
     ("rpn_proposals.min_size", -1.0, "0 or more"),
     ("data.dataset", "voc", "one of 'coco', 'tfds', 'shapes'"),
-    ("data.scale", (800, 1333), "(long, short), long side first"),
-    ("data.buckets", ((800, 1333), (1344, 800)), "sides in multiples of 32"),
-    ("data.buckets", ((800, 1344),), "one that holds 1333x800 (height x width)"),
-    ("data.buckets", (), "one that holds 800x1333 (height x width)"),
+    ("data.scale", (800, 1333), "(long side, short side)"),
+    ("data.buckets", ((800, 1333), (1344, 800)), "sizes with sides that are multiples of 32"),
+    ("data.buckets", ((800, 1344),), "sizes of which one holds 1333x800 (height x width)"),
+    ("data.buckets", (), "sizes of which one holds 800x1333 (height x width)"),
     ("data.batch_size", 0, "1 or more"),
     ("data.eval_batch_size", 0, "1 or more"),
     ("data.flip_probability", 1.5, "0 to 1"),
@@ -85,10 +84,10 @@ REFUSALS: list[tuple[str, Any, str]] = [
     ("optim.momentum", 1.0, "0 to below 1"),
     ("optim.weight_decay", -1e-4, "0 or more"),
     ("optim.warmup_steps", -1, "0 or more"),
-    ("optim.warmup_ratio", 0.0, "above 0, <= 1"),
-    ("optim.decay_epochs", (11, 8), "ascending epochs from 1"),
-    ("optim.decay_epochs", (0, 8), "ascending epochs from 1"),
-    ("optim.decay_factor", 0.0, "above 0, <= 1"),
+    ("optim.warmup_ratio", 0.0, "above 0, at most 1"),
+    ("optim.decay_epochs", (11, 8), "epochs from 1 in ascending order"),
+    ("optim.decay_epochs", (0, 8), "epochs from 1 in ascending order"),
+    ("optim.decay_factor", 0.0, "above 0, at most 1"),
     ("optim.base_batch_size", 0, "1 or more"),
     ("optim.auto_scale_lr", 1, "true or false"),
     ("optim.clip_norm", -1.0, "0 or more"),
@@ -102,34 +101,24 @@ FREE_TEXTS = {"name", "data.root", "data.train_split", "data.eval_split", "train
 
 
 def with_value(config: Any, key: str, value: object) -> Any:
-    """``config`` with the field at the dotted ``key`` replaced."""
+    """Return a copy of ``config`` in which the field with the dotted ``key`` is replaced."""
     head, _, rest = key.partition(".")
     return replace(
         config, **{head: with_value(getattr(config, head), rest, value) if rest else value}
     )
 
 
-def leaf_keys(config: Any, prefix: str = "") -> list[str]:
-    """Dotted keys of every field that is no section."""
-    keys = []
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        key = prefix + field.name
-        keys += leaf_keys(value, f"{key}.") if dataclasses.is_dataclass(value) else [key]
-    return keys
-
-
-def test_the_shipped_configs_are_the_eleven_of_the_reference_and_two_small_ones() -> None:
+def test_the_package_has_the_configs_of_the_reference_and_two_small_ones() -> None:
     assert set(config_names()) == {*REFERENCE, "rpn_r18_fpn_gn_small", "rpn_demo"}
 
 
 @pytest.mark.parametrize("name", config_names())
-def test_a_config_carries_the_name_of_its_file(name: str) -> None:
+def test_a_config_has_the_name_of_its_file(name: str) -> None:
     assert load_config(name).name == name
 
 
 @pytest.mark.parametrize("name", REFERENCE)
-def test_reference_configs_state_the_reference_facts(name: str) -> None:
+def test_reference_configs_have_the_values_of_the_reference(name: str) -> None:
     depth, groups, base_width, style, train_norm, epochs = REFERENCE[name]
     config = load_config(name)
     backbone = config.model.backbone
@@ -172,7 +161,7 @@ def test_the_small_config_trains_every_parameter_of_a_group_normed_resnet18() ->
 
 
 @pytest.mark.parametrize(("key", "value", "wanted"), REFUSALS)
-def test_an_impossible_value_is_refused_with_its_key_and_range(
+def test_the_error_for_a_wrong_value_names_the_key_and_the_allowed_values(
     key: str, value: object, wanted: str
 ) -> None:
     with pytest.raises(UserError) as refusal:
@@ -194,12 +183,12 @@ def test_group_norm_needs_widths_in_multiples_of_its_groups(groups: int, fits: b
     assert "[4, 8, 16, 32] channels" in str(refusal.value)
 
 
-def test_every_field_has_a_refusal_above() -> None:
-    assert set(leaf_keys(Config())) - FREE_TEXTS == {key for key, _, _ in REFUSALS}
+def test_every_field_has_a_value_in_refusals() -> None:
+    assert set(config_fields(Config())) - FREE_TEXTS == {key for key, _, _ in REFUSALS}
 
 
-@pytest.mark.parametrize("key", leaf_keys(Config()))
-def test_a_value_of_another_type_is_refused_with_its_key(key: str) -> None:
+@pytest.mark.parametrize("key", config_fields(Config()))
+def test_the_error_for_a_value_of_another_type_names_the_key(key: str) -> None:
     with pytest.raises(UserError, match=rf"^{key} = None: must be "):
         with_value(Config(), key, None)
 
@@ -225,16 +214,15 @@ def test_shallow_networks_have_no_groups(depth: int) -> None:
         ("train.seed", 2**32 - 1),
     ],
 )
-def test_values_at_the_edge_of_their_range_are_accepted(key: str, value: object) -> None:
+def test_the_ends_of_a_range_are_allowed(key: str, value: object) -> None:
     with_value(Config(), key, value)
 
 
 @pytest.mark.parametrize("name", config_names())
-def test_json_gives_the_same_config_back(name: str, tmp_path: Path) -> None:
+def test_a_saved_config_loads_unchanged(name: str, tmp_path: Path) -> None:
     config = with_value(load_config(name), "optim.learning_rate", 0.1 + 0.2)
     path = tmp_path / "config.json"
-    config_to_json(config, path)
-    assert config_from_json(path) == config
+    save_config(config, path)
     assert load_config(path) == config
     assert load_config(str(path)) == config
 
@@ -243,18 +231,18 @@ def test_json_gives_the_same_config_back(name: str, tmp_path: Path) -> None:
     ("text", "wanted"),
     [
         ("{", "is not JSON"),
-        ("[]", "the file is no object"),
+        ("[]", "the file is not a JSON object"),
         ('{"modle": {}}', "unknown key 'modle'; did you mean 'model'?"),
         (
             '{"optim": {"learning_rat": 1}}',
             "unknown key 'optim.learning_rat'; did you mean 'learning_rate'?",
         ),
-        ('{"data": 3}', "'data' is no object"),
+        ('{"data": 3}', "'data' is not a JSON object"),
         ('{"optim": {"momentum": 2}}', "optim.momentum = 2: must be 0 to below 1"),
         ('{"train": {"epochs": "12"}}', "train.epochs = '12': must be a whole number"),
     ],
 )
-def test_a_broken_json_config_is_refused_in_one_line(
+def test_a_wrong_json_config_is_an_error_of_one_line(
     text: str, wanted: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "config.json"
@@ -265,31 +253,31 @@ def test_a_broken_json_config_is_refused_in_one_line(
     assert "\n" not in str(refusal.value)
 
 
-def test_json_may_leave_fields_to_their_defaults(tmp_path: Path) -> None:
+def test_fields_that_are_missing_in_json_have_their_defaults(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"train": {"epochs": 3}}))
     assert load_config(path) == with_value(Config(), "train.epochs", 3)
 
 
 @pytest.mark.parametrize("path", sorted(VERSION_0_1.glob("*.json")), ids=lambda path: path.stem)
-def test_a_config_that_version_0_1_wrote_loads(path: Path) -> None:
+def test_configs_of_version_0_1_load(path: Path) -> None:
     assert load_config(path) == load_config(path.stem)
 
 
 @pytest.mark.parametrize("number", [0, 3, "2", None])
-def test_a_config_of_an_unknown_format_is_refused(number: object, tmp_path: Path) -> None:
+def test_an_unknown_format_is_an_error(number: object, tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"format": number}))
     with pytest.raises(UserError, match=r"format = .*: must be 1 to 2\. A newer version"):
         load_config(path)
 
 
-def test_a_missing_json_config_is_refused(tmp_path: Path) -> None:
+def test_a_missing_json_config_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"absent\.json: cannot be read \(No such file"):
         load_config(tmp_path / "absent.json")
 
 
-def test_a_python_config_from_elsewhere_loads(tmp_path: Path) -> None:
+def test_a_python_config_at_any_path_loads(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text(
         "from rpn_jax.config import load_config, replace\n"
@@ -303,15 +291,15 @@ def test_a_python_config_from_elsewhere_loads(tmp_path: Path) -> None:
     [
         ("", "defines no CONFIG of type rpn_jax.config.Config"),
         ("CONFIG = {}", "defines no CONFIG of type rpn_jax.config.Config"),
-        ("CONFIG = (", "does not run (SyntaxError: "),
-        ("from rpn_jax.config import Config\nCONFIG = Config(lr=1)", "does not run (TypeError: "),
+        ("CONFIG = (", "fails with SyntaxError: "),
+        ("from rpn_jax.config import Config\nCONFIG = Config(lr=1)", "fails with TypeError: "),
         (
             "from rpn_jax.config import TrainConfig\nCONFIG = TrainConfig(epochs=0)",
             "train.epochs = 0: must be 1 or more",
         ),
     ],
 )
-def test_a_broken_python_config_is_refused_in_one_line(
+def test_a_wrong_python_config_is_an_error_of_one_line(
     text: str, wanted: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "mine.py"
@@ -322,12 +310,12 @@ def test_a_broken_python_config_is_refused_in_one_line(
     assert "\n" not in str(refusal.value)
 
 
-def test_a_missing_python_config_is_refused(tmp_path: Path) -> None:
+def test_a_missing_python_config_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"absent\.py: no such file"):
         load_config(tmp_path / "absent.py")
 
 
-def test_an_unreadable_python_config_is_refused(
+def test_an_unreadable_python_config_is_an_error(
     tmp_path: Path, forbid: Callable[[Path], None]
 ) -> None:
     forbid(tmp_path)
@@ -335,7 +323,7 @@ def test_an_unreadable_python_config_is_refused(
         load_config(tmp_path / "mine.py")
 
 
-def test_an_unknown_name_is_answered_with_the_nearest_and_all_known() -> None:
+def test_the_error_for_an_unknown_name_lists_the_nearest_and_all_names() -> None:
     with pytest.raises(UserError) as refusal:
         load_config("rpn_r50_fpn_1x")
     message = str(refusal.value)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rpn_jax.config import config_to_json
+from rpn_jax.config import save_config
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def results(tiny_config, tmp_path_factory):
     """What `resizing_on_devices` found, by the way of resizing."""
     folder = tmp_path_factory.mktemp("resizing")
     config = replace(tiny_config, train=replace(tiny_config.train, epochs=1))
-    config_to_json(config, folder / "config.json")
+    save_config(config, folder / "config.json")
     script = Path(__file__).with_name("resizing_on_devices.py")
     environment = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=2",

@@ -17,7 +17,7 @@ from rpn_jax.config import (
     Config,
     ModelConfig,
     RPNHeadConfig,
-    config_to_json,
+    save_config,
 )
 from rpn_jax.errors import UserError
 from tools.parity.__main__ import main
@@ -177,7 +177,7 @@ def test_the_command_prints_the_table_and_ends_by_what_it_saw(
     computed: tuple[Case, Ours], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     case, _ = computed
-    config_to_json(CONFIG, tmp_path / "tiny.json")
+    save_config(CONFIG, tmp_path / "tiny.json")
     kept = {k: v for k, v in case.fields.items() if not k.startswith(("sgd_", "proposals_"))}
     np.savez(tmp_path / "odd.npz", **kept)
     words = [str(tmp_path), "--out", str(tmp_path / "rows.json")]
@@ -205,7 +205,7 @@ def test_another_precision_is_measured_by_the_same_bars(
     computed: tuple[Case, Ours], tmp_path: Path
 ) -> None:
     case, _ = computed
-    config_to_json(CONFIG, tmp_path / "tiny.json")
+    save_config(CONFIG, tmp_path / "tiny.json")
     kept = {k: v for k, v in case.fields.items() if not k.startswith(("sgd_", "proposals_"))}
     np.savez(tmp_path / "odd.npz", **kept, config="tiny.json", seed=7)
     out = tmp_path / "rows.json"

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from rpn_jax import RPN, Proposer, init_variables
-from rpn_jax.config import Config, config_to_json, with_precision
+from rpn_jax.config import Config, save_config, with_precision
 from rpn_jax.data import transforms
 from rpn_jax.data.coco import CocoFolder
 from rpn_jax.evaluation.recall import coco_recall
@@ -40,7 +40,7 @@ def words(
 ) -> list[str]:
     folder = tmp_path_factory.mktemp("precisions")
     save_variables(folder / "weights", tiny_config, variables)
-    config_to_json(tiny_config, folder / "tiny.json")
+    save_config(tiny_config, folder / "tiny.json")
     return [str(folder / "tiny.json"), "--weights", str(folder / "weights")]
 
 

@@ -14,8 +14,8 @@ from rpn_jax.config import (
     Config,
     ModelConfig,
     RPNHeadConfig,
-    config_to_json,
     replace,
+    save_config,
 )
 from tests.golden_files import FOLDER
 from tools.parity.weights import array_by_rule
@@ -43,7 +43,7 @@ TINY_CAFFE = replace(
 
 def tiny_config_file(folder: Path, config: Config = TINY) -> str:
     path = folder / f"{config.name}.json"
-    config_to_json(config, path)
+    save_config(config, path)
     return str(path)
 
 
