@@ -159,7 +159,7 @@ def test_out_that_is_a_folder(capsys, weights, config_file, tmp_path, monkeypatc
     monkeypatch.setattr(commands, "propose_with_progress", None)  # the long work
     flags = ["--weights", weights, "--out", tmp_path]
     said = complaint(capsys, "evaluate", config_file, *flags)
-    assert said == (f"error: {tmp_path}: is a folder, where a file is to be written; name a file\n")
+    assert said == f"error: {tmp_path}: is a folder. Choose the path of a file.\n"
 
 
 def test_missing_weights_leave_no_folder_of_the_out(capsys, config_file, tmp_path):

@@ -1,4 +1,4 @@
-"""ResNet-50 in caffe style, one level of stride 16 (C4), 12 epochs. No weights or AR1000 are published.
+"""ResNet-50 in caffe style, one level of stride 16 (C4), 12 epochs. Nothing is published for it.
 
 rpn-jax train rpn_r50-caffe-c4_1x_coco --data.root data/coco --workdir runs/r50-caffe-c4_1x
 """
