@@ -1,8 +1,13 @@
-"""The choice of a device to compute on."""
+"""The devices to compute on: platform, mesh, and how many share a batch."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rpn_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
 
 
 def use_platform(platform: str) -> None:
@@ -25,3 +30,12 @@ def use_platform(platform: str) -> None:
             f"--platform gpu: JAX sees no GPU, only '{backend}' "
             "(the extras cuda12 and cuda13 install JAX for NVIDIA GPUs)"
         )
+
+
+def device_mesh(axis: str) -> Mesh:
+    """Return all local devices in a row, as a mesh with one axis of that name."""
+    import jax
+    import numpy as np
+    from jax.sharding import Mesh
+
+    return Mesh(np.array(jax.local_devices()), (axis,))

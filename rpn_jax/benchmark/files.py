@@ -22,12 +22,16 @@ from rpn_jax.benchmark.stages import (
 )
 from rpn_jax.benchmark.timing import Effort, compile_program, repeat
 from rpn_jax.config import Config, Resize, replace
-from rpn_jax.inference.proposer import on_all_devices, prepare_variables, propose_dataset
+from rpn_jax.inference.forward import prepare_variables
+from rpn_jax.inference.proposer import (
+    ProposeFunction,
+    make_propose_function,
+    on_all_devices,
+    propose_dataset,
+)
 from rpn_jax.runtime import cpu_cores
 
 if TYPE_CHECKING:
-    from jax.stages import Wrapped
-
     from rpn_jax.data.files import PictureFiles
     from rpn_jax.structures import Variables
 
@@ -95,9 +99,10 @@ def proposing_rows(
     batch_size, canvas = config.data.eval_batch_size, config.data.buckets[0]
     dataset = PictureFiles(_many(files, threads * PICTURES_A_THREAD))
     prepared = prepare_variables(config, variables, on_all_devices())
-    function = whole_function(config)
+    function = make_propose_function(config)
     arguments = whole_arguments(config, variables, batch_size, canvas)
-    alone = time_in_flight(partial(compile_program(function, *arguments).run, *arguments), effort)
+    program = compile_program(whole_function(config), *arguments)
+    alone = time_in_flight(partial(program.run, *arguments), effort)
     device_rate = CALLS_IN_FLIGHT * batch_size / alone.median
     for resize in RESIZE:
         yield _proposing_row(
@@ -118,7 +123,7 @@ def config_for_canvas(config: Config, canvas: Canvas, batch_size: int) -> Config
 
 def _proposing_row(
     config: Config,
-    function: Wrapped,
+    function: ProposeFunction,
     prepared: Variables,
     dataset: PictureFiles,
     device_rate: float,

@@ -74,8 +74,8 @@ def inference_peak(config: Config, canvas: Canvas) -> dict[str, Any]:
     import numpy as np
 
     from rpn_jax.benchmark.device import peak_device_bytes
-    from rpn_jax.benchmark.stages import one_device
-    from rpn_jax.inference.proposer import make_propose_function, prepare_variables
+    from rpn_jax.benchmark.stages import one_device, whole_function
+    from rpn_jax.inference.forward import prepare_variables
     from rpn_jax.models import variable_shapes
     from rpn_jax.runtime import return_memory_after_compiling
 
@@ -85,7 +85,7 @@ def inference_peak(config: Config, canvas: Canvas) -> dict[str, Any]:
     variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), variable_shapes(config))
     prepared = prepare_variables(config, variables, one_device())
     del variables
-    function = make_propose_function(config)
+    function = whole_function(config)
     for _ in range(INFERENCE_CALLS):
         jax.block_until_ready(
             function(prepared, batch.images, batch.image_sizes, batch.scale_factors)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -22,15 +22,15 @@ from rpn_jax.benchmark.timing import (
     time_calls,
 )
 from rpn_jax.config import Config
-from rpn_jax.inference.proposer import make_propose_function, prepare_variables
-from rpn_jax.models import RPN
+from rpn_jax.inference.forward import prepare_variables, propose_pictures, run_network
 from rpn_jax.models.rpn.proposals import candidates, propose
 from rpn_jax.ops import nms_per_level
-from rpn_jax.ops.pixels import normalize_images
-from rpn_jax.structures import Proposals, RPNOutputs, Variables
+from rpn_jax.structures import Proposals
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Int, UInt8
+    from jaxtyping import Array, Bool, Float, Int
+
+    from rpn_jax.structures import Variables
 
 
 NETWORK = "normalise + network"
@@ -124,21 +124,12 @@ def time_in_flight(call: Call, effort: Effort) -> Timing:
 
 def network_function(config: Config) -> jax.stages.Wrapped:
     """Prepared weights, uint8 pictures [B, H, W, 3] and their sizes [B, 2] to `RPNOutputs`."""
-    model = RPN(config.model, folded=True)
-
-    @jax.jit
-    def network(
-        variables: Variables, images: UInt8[Array, "B H W 3"], image_sizes: Int[Array, "B 2"]
-    ) -> RPNOutputs:
-        normalized = normalize_images(images, image_sizes, config.pixels)
-        return cast("RPNOutputs", model.apply(variables, normalized))
-
-    return network
+    return jax.jit(partial(run_network, config))
 
 
 def whole_function(config: Config) -> jax.stages.Wrapped:
     """Prepared weights, uint8 pictures, sizes, resize factors to `Proposals`, as users run it."""
-    return cast("jax.stages.Wrapped", make_propose_function(config))
+    return jax.jit(partial(propose_pictures, config))
 
 
 def candidates_function(config: Config) -> jax.stages.Wrapped:

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
+from jax.sharding import NamedSharding, PartitionSpec
 
 from rpn_jax.config import Config
 from rpn_jax.console import picture_progress
+from rpn_jax.devices import device_mesh
 from rpn_jax.errors import UserError
+from rpn_jax.inference.forward import prepare_variables, propose_pictures
 from rpn_jax.inference.results import PictureProposals, picture_proposals
-from rpn_jax.models import RPN, variable_shapes
-from rpn_jax.models.folding import fold_norms
-from rpn_jax.models.rpn.proposals import propose
-from rpn_jax.ops.pixels import normalize_images
+from rpn_jax.models import variable_shapes
 from rpn_jax.structures import Batch, Proposals, SourceBatch, Variables
 from rpn_jax.weights.trees import check_variables
 
@@ -38,52 +38,35 @@ ProposeFunction = Callable[
     Proposals,
 ]
 
-DATA_AXIS = "pictures"
+PICTURE_AXIS = "pictures"
+"""Name of the mesh axis over which the pictures of a batch are shared."""
 
 
 def make_propose_function(config: Config) -> ProposeFunction:
-    """The compiled way from padded uint8 pictures to proposals in original pixels.
+    """Return `propose_pictures`, compiled for all local devices.
+
+    Each device computes the proposals of its share of the pictures, without any communication.
+    The number of pictures must be a multiple of the number of devices.
 
     Returns:
-      A function of weights as `prepare_variables` makes them, images (uint8 RGB), image_sizes
-      (height, width) and scale_factors (width, height), the last three as in `Batch`; it compiles
-      once a canvas and batch size.
+      A function of weights (`prepare_variables` with the placement `on_all_devices`), images,
+      image_sizes and scale_factors. It compiles once for each canvas and batch size.
     """
-    model = RPN(config.model, folded=True)
-
-    @jax.jit
-    def propose_batch(
-        variables: Variables,
-        images: UInt8[Array, "B H W 3"],
-        image_sizes: Int[Array, "B 2"],
-        scale_factors: Float[Array, "B 2"],
-    ) -> Proposals:
-        normalized = normalize_images(images, image_sizes, config.pixels)
-        outputs: Any = model.apply(variables, normalized)
-        return propose(config, outputs, image_sizes, scale_factors)
-
-    return propose_batch
-
-
-def prepare_variables(config: Config, variables: Variables, placement: Sharding) -> Variables:
-    """Weights as functions of `make_propose_function` take them.
-
-    Args:
-      config: of the network.
-      variables: its variables.
-      placement: where to, on devices of this process.
-    """
-    folded = fold_norms(config.model, variables, kernels_ohwi=jax.default_backend() != "cpu")
-    return jax.device_put(folded, placement)
+    # jit alone would partition the program itself. It then gathers the whole batch on every device
+    # for each top-k and each grouped convolution.
+    share = PartitionSpec(PICTURE_AXIS)
+    propose_share = jax.shard_map(
+        partial(propose_pictures, config),
+        mesh=device_mesh(PICTURE_AXIS),
+        in_specs=(PartitionSpec(), share, share, share),
+        out_specs=share,
+    )
+    return jax.jit(propose_share)
 
 
 def on_all_devices() -> NamedSharding:
-    """Placement of weights beside each of the local devices' share of a batch."""
-    return NamedSharding(_mesh(), PartitionSpec())
-
-
-def _mesh() -> Mesh:
-    return Mesh(np.array(jax.local_devices()), (DATA_AXIS,))
+    """Return the placement of weights for `make_propose_function`: a copy on each device."""
+    return NamedSharding(device_mesh(PICTURE_AXIS), PartitionSpec())
 
 
 def propose_dataset(
@@ -108,8 +91,8 @@ def propose_dataset(
     from rpn_jax.data.on_device import to_batch
     from rpn_jax.data.pipeline import eval_batches, prefetch
 
-    mesh = _mesh()
-    pictures = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+    mesh = device_mesh(PICTURE_AXIS)
+    pictures = NamedSharding(mesh, PartitionSpec(PICTURE_AXIS))
     # A single picture need not pay for a whole batch, nor each number of them a compilation.
     power_of_two = 1 << (len(dataset.pictures) - 1).bit_length()
     batch_size = min(config.data.eval_batch_size, power_of_two)

@@ -30,7 +30,7 @@ from rpn_jax.benchmark.training import matching_row, training_rows
 from rpn_jax.config import Config, load_config, save_config
 from rpn_jax.data.files import find_pictures
 from rpn_jax.errors import UserError
-from rpn_jax.inference.proposer import prepare_variables
+from rpn_jax.inference.forward import prepare_variables
 from rpn_jax.models import init_variables, variable_shapes
 
 CANVAS = (64, 64)

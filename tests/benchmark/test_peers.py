@@ -24,7 +24,7 @@ from rpn_jax.benchmark.timing import WARM_UP_CALLS, Effort
 from rpn_jax.benchmark.torch_network import TorchRPN
 from rpn_jax.benchmark.training import STEP
 from rpn_jax.config import BackboneConfig, Config, load_config
-from rpn_jax.inference.proposer import prepare_variables
+from rpn_jax.inference.forward import prepare_variables
 from rpn_jax.models import variable_shapes
 from rpn_jax.models.rpn.proposals import propose
 from rpn_jax.models.rpn.targets import batch_targets

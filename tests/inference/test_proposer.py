@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -37,3 +42,27 @@ def test_few_pictures_do_not_pay_for_a_whole_batch(
     assert len(found) == pictures
     devices = jax.local_device_count()
     assert set(seen) == {-(-batch // devices) * devices}
+
+
+@pytest.mark.parametrize("backbone", ["resnet", "resnext"])
+def test_devices_share_a_batch_without_communication(backbone: str) -> None:
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.inference.devices_program", backbone],
+        cwd=Path(__file__).parents[2],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert figures["devices"] == 4
+    assert figures["collectives"] == 0
+    # The pattern that counts them finds those of a program without shard_map.
+    assert figures["collectives_without_shard_map"] > 0
+    assert figures["valid"] > 100
+    assert figures["same_boxes"]

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import SingleDeviceSharding
 
 from rpn_jax.config import Config
 from rpn_jax.data.files import SUFFIXES, PictureFiles, find_pictures
 from rpn_jax.data.loading import load_picture
 from rpn_jax.data.pipeline import with_exact_padding
+from rpn_jax.inference.forward import prepare_variables, run_network
 from rpn_jax.inference.proposer import Proposer
 from rpn_jax.inference.results import picture_proposals
-from rpn_jax.models import RPN
 from rpn_jax.models.rpn.proposals import propose
-from rpn_jax.ops import normalize_images
 from tools.parity.cases import Case
 from tools.parity.compare import compare_proposals, proposal_rows
 from tools.parity.quantities import Quantity, rows_of
@@ -87,8 +87,8 @@ def _settled(
     config: Config, variables: Variables, batch: Batch, reference: Float[ndarray, "m 5"]
 ) -> Float[ndarray, "n 5"]:
     sizes, factors = jnp.asarray(batch.image_sizes), jnp.asarray(batch.scale_factors)
-    images = normalize_images(jnp.asarray(batch.images), sizes, config.pixels)
-    outputs = jax.jit(RPN(config.model).apply)(variables, images)
+    prepared = prepare_variables(config, variables, SingleDeviceSharding(jax.local_devices()[0]))
+    outputs = jax.jit(partial(run_network, config))(prepared, batch.images, sizes)
     settled = settle_ties(config, outputs, sizes, factors, [reference])
     proposals = jax.jit(partial(propose, config))(settled, sizes, factors)
     (picture,) = picture_proposals([1], proposals)

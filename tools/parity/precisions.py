@@ -27,11 +27,9 @@ from rpn_jax.devices import use_platform
 from rpn_jax.errors import UserError, exit_code
 from rpn_jax.evaluation.recall import PROPOSAL_COUNTS, coco_recall
 from rpn_jax.files import check_out_file, json_figures, write_json
-from rpn_jax.inference.proposer import prepare_variables
+from rpn_jax.inference.forward import prepare_variables, run_network
 from rpn_jax.inference.results import PictureProposals, picture_proposals
-from rpn_jax.models import RPN
 from rpn_jax.models.rpn.proposals import propose
-from rpn_jax.ops import normalize_images
 from rpn_jax.runtime import environment, set_up_compiling
 from rpn_jax.structures import Batch, Proposals, RPNOutputs, Variables
 from tools.parity.compare import SMALLEST_NORM, match_proposals, proposal_rows, worst
@@ -142,12 +140,10 @@ def make_forward(config: Config, variables: Variables, precision: Precision) -> 
     in_precision = with_precision(config, precision)
     device = SingleDeviceSharding(jax.local_devices()[0])
     prepared = prepare_variables(in_precision, variables, device)
-    model = RPN(in_precision.model, folded=True)
 
     @jax.jit
-    def forward(variables: Variables, batch: Batch) -> tuple[RPNOutputs, Proposals]:
-        images = normalize_images(batch.images, batch.image_sizes, config.pixels)
-        outputs: Any = model.apply(variables, images)
+    def forward(prepared: Variables, batch: Batch) -> tuple[RPNOutputs, Proposals]:
+        outputs = run_network(in_precision, prepared, batch.images, batch.image_sizes)
         return outputs, propose(config, outputs, batch.image_sizes, batch.scale_factors)
 
     return partial(forward, prepared)
