@@ -61,6 +61,7 @@ def make_batch(count: int, canvas: Canvas, boxes: int, seed: int) -> Batch:
         image_sizes=jnp.asarray(np.tile(canvas, (count, 1)), jnp.int32),
         scale_factors=jnp.ones((count, 2), jnp.float32),
         boxes_xyxy=jnp.asarray(truth),
+        labels=jnp.zeros((count, boxes), jnp.int32),
         box_mask=jnp.ones((count, boxes), bool),
         indices=jnp.arange(count, dtype=jnp.int32),
     )

@@ -1,34 +1,27 @@
-"""The last step of the input, on the devices: originals are resized."""
+"""The part of the input pipeline that runs on the devices: the pending resize of a batch."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import jax
 
 from rpn_jax.ops.resize import resize_bilinear
-from rpn_jax.structures import Batch, SourceBatch
+from rpn_jax.structures import Batch
 
 _resize = jax.jit(resize_bilinear, static_argnames="canvas")
 
 
-def to_batch(placed: Batch | SourceBatch) -> Batch:
-    """Resize the pictures of a `SourceBatch` on the devices they lie on; a `Batch` is done already.
+def finish_resize(batch: Batch) -> Batch:
+    """Resize the pictures of a batch on their devices, if a resize is pending.
 
-    Does not wait for the devices. Pictures may have one leading axis or several, and stay sharded
-    as they are. A small program is compiled for each pair of canvases, before and after.
+    Does not wait for the devices. The arrays may have extra leading axes, and keep their sharding.
+    A small program is compiled for each pair of canvases, before and after the resize.
     """
-    if isinstance(placed, Batch):
-        return placed
-    return Batch(
-        images=_resize(
-            placed.originals,
-            placed.original_sizes,
-            placed.image_sizes,
-            placed.mirrored,
-            canvas=placed.canvas,
-        ),
-        image_sizes=placed.image_sizes,
-        scale_factors=placed.scale_factors,
-        boxes_xyxy=placed.boxes_xyxy,
-        box_mask=placed.box_mask,
-        indices=placed.indices,
+    pending = batch.pending_resize
+    if pending is None:
+        return batch
+    images = _resize(
+        batch.images, pending.sizes, batch.image_sizes, pending.flipped, canvas=pending.canvas
     )
+    return replace(batch, images=images, pending_resize=None)

@@ -4,8 +4,8 @@ A picture goes to the smallest canvas (bucket) that holds it after resizing, and
 pictures of one bucket. The order, and which pictures are flipped, are a pure function of the seed
 and the step: a run resumed at a step sees what an uninterrupted one would have seen.
 
-With ``data.resize`` 'device' a batch holds the originals instead, a `SourceBatch`. All else in it
-is the same, and `rpn_jax.data.on_device` makes the same `Batch` of it.
+With ``data.resize`` 'device' a batch holds the pictures as decoded, and their resize is pending.
+All its other fields are the same. `rpn_jax.data.on_device` does the resize.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rpn_jax.config import CANVAS_MULTIPLE
 from rpn_jax.data import transforms
 from rpn_jax.data.loading import empty_original, empty_picture, load_original, load_picture
 from rpn_jax.errors import UserError
-from rpn_jax.structures import Batch, SourceBatch
+from rpn_jax.structures import Batch
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int
@@ -137,7 +137,7 @@ def steps_per_epoch(dataset: Dataset, config: DataConfig) -> int:
 
 def train_batches(
     dataset: Dataset, config: DataConfig, seed: int, first_step: int
-) -> Iterator[Batch | SourceBatch]:
+) -> Iterator[Batch]:
     """Endless training batches (NumPy arrays) from step ``first_step`` on.
 
     Raises:
@@ -152,7 +152,7 @@ def train_batches(
     def plan(epoch: int) -> EpochPlan:
         return plan_epoch(groups, config.batch_size, config.flip_probability, seed, epoch)
 
-    def load(place: int) -> Batch | SourceBatch:
+    def load(place: int) -> Batch:
         step, slot = divmod(place, config.batch_size)
         epoch, row = divmod(step, steps)
         indices = plan(epoch).indices[row]
@@ -164,7 +164,7 @@ def train_batches(
     return _load_in_threads(load, range(first, sys.maxsize), config.batch_size, config)
 
 
-def eval_batches(dataset: Dataset, config: DataConfig) -> Iterator[Batch | SourceBatch]:
+def eval_batches(dataset: Dataset, config: DataConfig) -> Iterator[Batch]:
     """Every picture once, grouped by bucket; NumPy arrays.
 
     A bucket's last batch is filled up with black pictures of 1x1 pixels, index -1, without boxes.
@@ -181,7 +181,7 @@ def eval_batches(dataset: Dataset, config: DataConfig) -> Iterator[Batch | Sourc
         for indices in _fill_up(np.flatnonzero(buckets == bucket), size).reshape(-1, size)
     ]
 
-    def load(place: int) -> Batch | SourceBatch:
+    def load(place: int) -> Batch:
         row, slot = divmod(place, size)
         indices, bucket = rows[row]
         return _load_slot(dataset, config, indices, slot, bucket, num_boxes, flipped=False)
@@ -244,7 +244,7 @@ def _load_slot(
     bucket: tuple[int, int],
     num_boxes: int,
     flipped: bool,
-) -> Batch | SourceBatch:
+) -> Batch:
     """The picture at ``slot`` of a batch of ``indices``, resized or left to the device."""
     index = int(indices[slot])
     if config.resize == "host":
@@ -258,11 +258,11 @@ def _load_slot(
 
 
 def _load_in_threads(
-    load: Callable[[int], Batch | SourceBatch],
+    load: Callable[[int], Batch],
     places: range,
     batch_size: int,
     config: DataConfig,
-) -> Iterator[Batch | SourceBatch]:
+) -> Iterator[Batch]:
     """Load pictures in threads, each ahead of its use, and join them to batches in order."""
     import cv2
     import grain
@@ -280,9 +280,7 @@ def _load_in_threads(
         yield batch
 
 
-def _attempt(
-    load: Callable[[int], Batch | SourceBatch], place: int
-) -> Batch | SourceBatch | UserError:
+def _attempt(load: Callable[[int], Batch], place: int) -> Batch | UserError:
     # Handed on as a value: Grain adds its own lines to an exception that passes through it.
     try:
         return load(place)
@@ -291,8 +289,8 @@ def _attempt(
 
 
 def _join(
-    pictures: Sequence[Batch | SourceBatch | UserError],
-) -> Batch | SourceBatch | UserError:
+    pictures: Sequence[Batch | UserError],
+) -> Batch | UserError:
     for picture in pictures:
         if isinstance(picture, UserError):
             return picture

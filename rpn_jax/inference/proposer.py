@@ -19,7 +19,7 @@ from rpn_jax.errors import UserError
 from rpn_jax.inference.forward import prepare_variables, propose_pictures
 from rpn_jax.inference.results import PictureProposals, picture_proposals
 from rpn_jax.models import variable_shapes
-from rpn_jax.structures import Batch, Proposals, SourceBatch, Variables
+from rpn_jax.structures import Batch, Proposals, Variables
 from rpn_jax.weights.trees import check_variables
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def propose_dataset(
       config: as the function's; ``config.data`` decides sizes and batches.
       on_pictures: is told how many pictures were done, batch by batch.
     """
-    from rpn_jax.data.on_device import to_batch
+    from rpn_jax.data.on_device import finish_resize
     from rpn_jax.data.pipeline import eval_batches, prefetch
 
     mesh = device_mesh(PICTURE_AXIS)
@@ -98,8 +98,8 @@ def propose_dataset(
     batch_size = min(config.data.eval_batch_size, power_of_two)
     data = replace(config.data, eval_batch_size=-(-batch_size // mesh.size) * mesh.size)
 
-    def place(batch: Batch | SourceBatch) -> tuple[np.ndarray, Proposals]:
-        placed = to_batch(jax.device_put(batch, pictures))
+    def place(batch: Batch) -> tuple[np.ndarray, Proposals]:
+        placed = finish_resize(jax.device_put(batch, pictures))
         proposals = propose_function(
             prepared, placed.images, placed.image_sizes, placed.scale_factors
         )

@@ -19,7 +19,7 @@ from rich.console import Console
 from rpn_jax.config import Config, config_changes, load_config, save_config
 from rpn_jax.data.catalog import open_dataset
 from rpn_jax.data.dataset import Dataset
-from rpn_jax.data.on_device import to_batch
+from rpn_jax.data.on_device import finish_resize
 from rpn_jax.data.pipeline import batch_shapes, prefetch, steps_per_epoch, train_batches
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation.recall import PROPOSAL_COUNTS, check_split, recall_table
@@ -46,7 +46,7 @@ from rpn_jax.weights.checkpoints import Checkpoints, Saved, last_saved, restore_
 from rpn_jax.weights.folders import CONFIG_FILE, check_same_model
 
 if TYPE_CHECKING:
-    from rpn_jax.structures import Batch, SourceBatch, Variables
+    from rpn_jax.structures import Batch, Variables
 
 BEST_BY = "AR@1000"
 """Figure that selects the best checkpoint."""
@@ -310,8 +310,8 @@ def _evaluates_after(run: Run, done: int) -> bool:
     return epoch % run.config.train.eval_every == 0 or epoch == run.config.train.epochs
 
 
-def _place(batch: Batch | SourceBatch) -> Batch:
-    return to_batch(split_batch(batch))
+def _place(batch: Batch) -> Batch:
+    return finish_resize(split_batch(batch))
 
 
 def _evaluate(run: Run, state: TrainState, log: RunLog) -> dict[str, float]:

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rpn_jax.errors import UserError
-from rpn_jax.structures import Batch, SourceBatch, Variables
+from rpn_jax.structures import Batch, Variables
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 DEVICE_AXIS = "devices"
 """Name of the `pmap` axis."""
 
-AnyBatch = TypeVar("AnyBatch", bound=Batch | SourceBatch)
 Metrics = dict[str, Any]
 LossFunction = Callable[[Variables, Batch, jax.Array], tuple[Metrics, Variables]]
 """(variables, a device's batch, rng) -> loss terms to add up, and the variables with whatever
@@ -164,7 +163,7 @@ def replicate(state: TrainState) -> TrainState:
     return jax.device_put(state, NamedSharding(device_mesh(), PartitionSpec()))
 
 
-def split_batch(batch: AnyBatch) -> AnyBatch:
+def split_batch(batch: Batch) -> Batch:
     """Start sending a batch to the devices, its pictures split evenly among them in order.
 
     Raises:

@@ -14,7 +14,7 @@ import jax
 from rpn_jax import Proposer, commands, load_config, load_variables
 from rpn_jax.config import replace
 from rpn_jax.data.catalog import open_dataset
-from rpn_jax.data.on_device import to_batch
+from rpn_jax.data.on_device import finish_resize
 from rpn_jax.data.pipeline import train_batches
 from rpn_jax.training.log import METRICS_FILE
 from rpn_jax.training.step import split_batch
@@ -22,7 +22,7 @@ from rpn_jax.training.step import split_batch
 
 def shard_shape(data):
     dataset = open_dataset(data, data.train_split)
-    batch = to_batch(split_batch(next(train_batches(dataset, data, seed=0, first_step=0))))
+    batch = finish_resize(split_batch(next(train_batches(dataset, data, seed=0, first_step=0))))
     (shape,) = {shard.data.shape for shard in batch.images.addressable_shards}
     return shape
 

@@ -13,9 +13,9 @@ from rpn_jax.config import DataConfig
 from rpn_jax.data import pipeline
 from rpn_jax.data.coco import CocoFolder
 from rpn_jax.data.dataset import Picture
-from rpn_jax.data.on_device import to_batch
+from rpn_jax.data.on_device import finish_resize
 from rpn_jax.errors import UserError
-from rpn_jax.structures import Batch, SourceBatch
+from rpn_jax.structures import Batch
 from tests.data.coco_folder import box_entry, image_entry, write_coco_folder
 
 HOST = DataConfig(
@@ -48,10 +48,11 @@ def trained_on(dataset, config, count=8):
 
 def assert_same_but_for_a_grey_level(batch, other):
     assert isinstance(batch, Batch)
-    for field in fields(Batch):
-        one, two = (np.asarray(getattr(each, field.name)) for each in (batch, other))
+    assert batch.pending_resize is other.pending_resize is None
+    for name in [field.name for field in fields(Batch) if field.name != "pending_resize"]:
+        one, two = (np.asarray(getattr(each, name)) for each in (batch, other))
         assert one.dtype == two.dtype
-        if field.name == "images":
+        if name == "images":
             one, two = one.astype(np.int64), two.astype(np.int64)
             assert np.abs(one - two).max() <= 1
         else:
@@ -64,36 +65,36 @@ def test_training_batches_are_the_same_both_ways(dataset, probability):
         trained_on(dataset, replace(config, flip_probability=probability))
         for config in (HOST, DEVICE)
     )
-    mirrored = set()
+    flipped = set()
     for resized, source in zip(host, device, strict=True):
-        assert isinstance(source, SourceBatch)
-        assert_same_but_for_a_grey_level(to_batch(jax.device_put(source)), resized)
-        mirrored |= set(source.mirrored.tolist())
-    assert mirrored == {0.0: {False}, 0.5: {False, True}, 1.0: {True}}[probability]
+        assert source.pending_resize is not None
+        assert_same_but_for_a_grey_level(finish_resize(jax.device_put(source)), resized)
+        flipped |= set(source.pending_resize.flipped.tolist())
+    assert flipped == {0.0: {False}, 0.5: {False, True}, 1.0: {True}}[probability]
 
 
 def test_evaluation_batches_are_the_same_both_ways_filled_up_places_too(dataset):
     host, device = (list(pipeline.eval_batches(dataset, config)) for config in (HOST, DEVICE))
     assert any((batch.indices < 0).any() for batch in host)
     for resized, source in zip(host, device, strict=True):
-        assert_same_but_for_a_grey_level(to_batch(jax.device_put(source)), resized)
+        assert_same_but_for_a_grey_level(finish_resize(jax.device_put(source)), resized)
 
 
 def test_a_batch_that_is_resized_already_passes_as_it_is(dataset):
     (batch,) = trained_on(dataset, HOST, count=1)
-    assert to_batch(batch) is batch
+    assert finish_resize(batch) is batch
 
 
 def test_originals_travel_as_decoded_on_a_canvas_that_holds_the_largest(dataset):
     for source in trained_on(dataset, DEVICE):
-        heights, widths = source.original_sizes.T
-        canvas = source.originals.shape[1:3]
+        heights, widths = source.pending_resize.sizes.T
+        canvas = source.images.shape[1:3]
         assert canvas == (128 * -(-heights.max() // 128), 128 * -(-widths.max() // 128))
         for slot, index in enumerate(source.indices):
             original = dataset.load_image(int(index))
             height, width, _ = original.shape
-            np.testing.assert_array_equal(source.originals[slot, :height, :width], original)
-            assert source.originals[slot].sum() == original.sum()
+            np.testing.assert_array_equal(source.images[slot, :height, :width], original)
+            assert source.images[slot].sum() == original.sum()
 
 
 @pytest.mark.parametrize(
@@ -114,7 +115,7 @@ def test_the_step_is_compiled_for_the_same_shapes_both_ways(dataset):
     )
     told = [described(shapes) for shapes in pipeline.batch_shapes(dataset, HOST)]
     for source in trained_on(dataset, DEVICE):
-        assert described(to_batch(jax.device_put(source))) in told
+        assert described(finish_resize(jax.device_put(source))) in told
 
 
 def test_a_broken_picture_reaches_the_caller_as_user_error(tmp_path):

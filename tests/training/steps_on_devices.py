@@ -27,6 +27,7 @@ def random_batch(rng):
         image_sizes=np.array([[64, 64], [50, 64], [64, 40], [33, 33]], np.int32),
         scale_factors=np.ones((PICTURES, 2), np.float32),
         boxes_xyxy=np.concatenate([corners, corners + sizes], -1).astype(np.float32),
+        labels=np.zeros((PICTURES, BOXES), np.int32),
         box_mask=np.arange(BOXES) < np.array([3, 1, 0, 2])[:, None],
         indices=np.arange(PICTURES, dtype=np.int32),
     )

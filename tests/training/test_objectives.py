@@ -49,6 +49,7 @@ def random_batch(seed):
         image_sizes=jnp.array([[64, 96], [50, 90], [33, 64]], jnp.int32),
         scale_factors=jnp.ones((PICTURES, 2), jnp.float32),
         boxes_xyxy=jnp.asarray(np.where(mask[..., None], boxes, 0), jnp.float32),
+        labels=jnp.zeros((PICTURES, 3), jnp.int32),
         box_mask=jnp.asarray(mask),
         indices=jnp.arange(PICTURES, dtype=jnp.int32),
     )

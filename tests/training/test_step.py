@@ -51,6 +51,7 @@ def batch_of(values, side=4):
         image_sizes=np.full((count, 2), side, np.int32),
         scale_factors=np.ones((count, 2), np.float32),
         boxes_xyxy=np.zeros((count, 1, 4), np.float32),
+        labels=np.zeros((count, 1), np.int32),
         box_mask=np.zeros((count, 1), bool),
         indices=np.arange(count, dtype=np.int32),
     )

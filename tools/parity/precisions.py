@@ -21,7 +21,7 @@ from rpn_jax.config import Config, Precision, with_precision
 from rpn_jax.console import make_console, picture_progress
 from rpn_jax.data.catalog import open_dataset
 from rpn_jax.data.dataset import Dataset
-from rpn_jax.data.on_device import to_batch
+from rpn_jax.data.on_device import finish_resize
 from rpn_jax.data.pipeline import eval_batches
 from rpn_jax.devices import use_platform
 from rpn_jax.errors import UserError, exit_code
@@ -206,7 +206,7 @@ def _batches(
         ids = [
             dataset.pictures[index].image_id for index in np.asarray(batch.indices) if index >= 0
         ]
-        placed = to_batch(jax.device_put(batch))
+        placed = finish_resize(jax.device_put(batch))
         computed = {
             precision: jax.device_get(forward(placed)) for precision, forward in forwards.items()
         }
