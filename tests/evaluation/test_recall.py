@@ -183,7 +183,10 @@ def test_the_two_protocols_differ_where_a_better_score_takes_the_worse_box() -> 
     assert fast_recall(annotations, pictures)["fast_AR@100"] == pytest.approx((4 + 6 * 0.5) / 10)
 
 
-@pytest.mark.parametrize(("height", "thresholds_met"), [(69.9, 4), (70, 5), (70.1, 5)])
+@pytest.mark.parametrize(
+    ("height", "thresholds_met"),
+    [(49.9, 0), (50, 1), (69.9, 4), (70, 5), (70.1, 5), (94.9, 9), (95, 10)],
+)
 def test_a_threshold_counts_from_itself_on(height: float, thresholds_met: int) -> None:
     annotations = truth_of({1: [[0, 0, 100, 100]]})
     pictures = [proposals_of(1, [[0, 0, 100, height]], [1.0])]
@@ -201,6 +204,14 @@ def test_a_count_takes_the_best_scores_only() -> None:
         assert evaluate(annotations, last)[name.format(100)] == 0
         assert evaluate(annotations, last)[name.format(300)] == 1
         assert evaluate(annotations, first)[name.format(100)] == 1
+
+
+def test_only_the_fast_protocol_leaves_out_boxes_marked_ignore() -> None:
+    annotations = truth_of({1: [[0, 0, 50, 50], [100, 100, 50, 50]]})
+    annotations["annotations"][1]["ignore"] = 1
+    figures = evaluate(annotations, [proposals_of(1, [[0, 0, 50, 50]], [1])])
+    assert figures["AR@100"] == 0.5
+    assert figures["fast_AR@100"] == 1
 
 
 def test_a_box_with_id_0_is_found_like_any_other() -> None:

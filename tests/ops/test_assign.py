@@ -42,6 +42,22 @@ def test_thresholds_count_exactly(height, label):
     assert labels.tolist() == [1, label]
 
 
+@pytest.mark.parametrize(("height", "label"), [(29, 0), (30, 1), (31, 1)])
+def test_a_box_takes_its_best_anchor_from_the_minimum_iou_on(height, label):
+    """The only anchor overlaps the box with an IoU of height / 100. The minimum is 0.3."""
+    anchors = jnp.array([[0, 0, 100, height]], jnp.float32)
+    boxes = jnp.array([[0, 0, 100, 100]], jnp.float32)
+    assert assign(anchors, jnp.ones(1, bool), boxes, jnp.ones(1, bool)).tolist() == [label]
+
+
+def test_the_first_of_two_equally_good_boxes_gets_the_anchor():
+    """The IoU of the first anchor is 0.8 with both boxes, and each box has a better anchor."""
+    boxes = jnp.array([[0, 0, 100, 80], [0, 20, 100, 100]], jnp.float32)
+    anchors = jnp.concatenate([jnp.array([[0, 0, 100, 100]], jnp.float32), boxes])
+    labels = assign(anchors, jnp.ones(3, bool), boxes, jnp.ones(2, bool))
+    assert labels.tolist() == [1, 1, 2]
+
+
 def test_best_anchors_are_shared_and_the_last_box_wins():
     anchors = jnp.array([[0, 0, 10, 5], [0, 5, 10, 10], [50, 50, 60, 60]], jnp.float32)
     box = jnp.array([0, 0, 10, 10], jnp.float32)

@@ -75,8 +75,18 @@ def test_no_anchor_is_preferred():
         assert np.abs(frequency - share).max() < 5 * deviation
 
 
-def test_equal_ranks_still_give_the_exact_count(monkeypatch):
-    monkeypatch.setattr(jax.random, "uniform", lambda rng, shape: jnp.full(shape, 0.5))
+@pytest.mark.parametrize(
+    ("samples", "fraction", "expected"), [(5, 0.5, 2), (7, 0.25, 1), (3, 0.3, 0), (3, 1.0, 3)]
+)
+def test_the_limit_of_positives_is_rounded_down(samples, fraction, expected):
+    positive, negative = sample_anchors(labels_with(50, 60), jax.random.key(0), samples, fraction)
+    assert (int(positive.sum()), int(negative.sum())) == (expected, samples - expected)
+
+
+@pytest.mark.parametrize("rank", [0.0, 0.5])
+def test_equal_ranks_still_give_the_exact_count(monkeypatch, rank):
+    """0 is the lowest rank that can be drawn."""
+    monkeypatch.setattr(jax.random, "uniform", lambda rng, shape: jnp.full(shape, rank))
     positive, negative = sample_anchors(labels_with(50, 60), jax.random.key(0), 16, 0.5)
     assert (int(positive.sum()), int(negative.sum())) == (8, 8)
 

@@ -15,7 +15,9 @@ import pytest
 from rpn_jax.errors import UserError
 from rpn_jax.structures import Batch
 from rpn_jax.training.step import (
+    DEVICE_AXIS,
     compile_steps,
+    device_step,
     initial_state,
     make_step,
     replicate,
@@ -68,9 +70,9 @@ def squared_error(variables, batch, rng):
     return {"loss_a": error, "loss_b": jnp.where(jnp.any(level == 255), jnp.nan, 1.0)}, variables
 
 
-def run(batches, steps, should_stop=lambda: False, loss=squared_error):
+def run(batches, steps, should_stop=lambda: False, loss=squared_error, seed=0):
     optimizer = optax.sgd(0.1)
-    step = make_step(loss, optimizer, optax.constant_schedule(0.1), seed=0)
+    step = make_step(loss, optimizer, optax.constant_schedule(0.1), seed)
     state = replicate(initial_state({"params": {"w": jnp.float32(0.0)}}, optimizer))
     recorder = Recorder()
     canvases = list({batch.images.shape: shapes_of(batch) for batch in batches}.values())
@@ -174,3 +176,69 @@ def test_two_devices_give_the_losses_of_one():
     np.testing.assert_allclose(two["losses"], one["losses"], rtol=1e-5)
     np.testing.assert_allclose(two["weight_norms"], one["weight_norms"], rtol=1e-5)
     assert one["losses"][0] != one["losses"][-1]
+
+
+def step_on_two_devices(loss, levels, seed=0):
+    """One step of two devices with a picture each. The devices are the mapped axis of a vmap."""
+    optimizer = optax.sgd(0.1)
+    step = device_step(loss, optimizer, optax.linear_schedule(0.1, 0.2, 1), seed)
+    state = initial_state({"params": {"w": jnp.float32(0.0)}}, optimizer)
+    batch = jax.tree.map(lambda x: x[:, None], batch_of(levels))
+    return jax.vmap(step, in_axes=(None, 0), out_axes=None, axis_name=DEVICE_AXIS)(state, batch)
+
+
+def test_every_device_draws_with_its_own_key():
+    """A device's loss is its draw times its grey level, so a level of 0 hides its draw."""
+
+    def drawn(variables, batch, rng):
+        weight = batch.images[0, 0, 0, 0].astype(jnp.float32)
+        return {"loss_a": weight * jax.random.uniform(rng)}, variables
+
+    first, second = (step_on_two_devices(drawn, levels)[1]["loss"] for levels in ([1, 0], [0, 1]))
+    assert first != second
+
+
+def test_the_draw_depends_on_the_seed():
+    def drawn(variables, batch, rng):
+        return {"loss_a": jax.random.uniform(rng)}, variables
+
+    losses = [float(step_on_two_devices(drawn, [1, 1], seed)[1]["loss"]) for seed in (0, 1, 1)]
+    assert losses[0] != losses[1] == losses[2]
+
+
+def test_the_seed_and_the_step_make_the_key_together():
+    """Seed 1 at step 0 must differ from seed 0 at step 1."""
+
+    def drawn(variables, batch, rng):
+        return {"loss_a": jax.random.uniform(rng) + 0 * variables["params"]["w"]}, variables
+
+    _, recorder = run([batch_of([2])] * 2, 2, loss=drawn)
+    _, other = run([batch_of([2])] * 2, 2, loss=drawn, seed=1)
+    assert recorder.steps[1][1]["loss"] != other.steps[0][1]["loss"]
+
+
+def test_gradients_are_averaged_over_the_devices():
+    """Levels 2 and 4: the losses are 4 and 16, and the gradients at 0 are -4 and -8."""
+    state, metrics = step_on_two_devices(squared_error, [2, 4])
+    assert metrics["loss_a"] == pytest.approx(10.0)
+    assert metrics["grad_norm"] == pytest.approx(6.0)
+    assert state.variables["params"]["w"] == pytest.approx(0.6)
+
+
+def test_the_learning_rate_reported_is_the_rate_of_the_step():
+    _, metrics = step_on_two_devices(squared_error, [2, 4])
+    assert metrics["learning_rate"] == pytest.approx(0.1)
+
+
+def test_statistics_that_the_loss_updates_are_kept():
+    def counting(variables, batch, rng):
+        count = variables["batch_stats"]["count"] + 1
+        return {"loss_a": variables["params"]["w"] ** 2}, variables | {
+            "batch_stats": {"count": count}
+        }
+
+    optimizer = optax.sgd(0.1)
+    variables = {"params": {"w": jnp.float32(1.0)}, "batch_stats": {"count": jnp.int32(3)}}
+    step = make_step(counting, optimizer, optax.constant_schedule(0.1), seed=0)
+    state, _ = step(replicate(initial_state(variables, optimizer)), split_batch(batch_of([2])))
+    assert int(state.variables["batch_stats"]["count"]) == 4
