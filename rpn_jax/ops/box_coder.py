@@ -24,6 +24,10 @@ def encode_boxes(
     """Deltas (dx, dy, dw, dh) that `decode_boxes` turns back into the boxes, f32.
 
     Both are xyxy pixels and must have an area: without one, dw or dh is infinite.
+
+    >>> anchors = jnp.array([[0.0, 0.0, 10.0, 20.0]])
+    >>> print(encode_boxes(anchors, jnp.array([[5.0, 0.0, 15.0, 20.0]])))
+    [[0.5 0.  0.  0. ]]
     """
     anchor_centres, anchor_sizes = _centres_and_sizes(anchors)
     centres, sizes = _centres_and_sizes(boxes_xyxy)

@@ -35,6 +35,11 @@ def box_iou(a: Float[Array, "*batch N 4"], b: Float[Array, "*batch M 4"]) -> Flo
 
     Boxes are xyxy, in pixels. Returns f32[*batch, N, M] in [0, 1]; 0 where a box has no area. Equal
     bit for bit to the same float32 operations in NumPy, under jit too (on CPUs).
+
+    >>> a = jnp.array([[0.0, 0.0, 2.0, 2.0]])
+    >>> b = jnp.array([[1.0, 0.0, 3.0, 2.0], [2.0, 0.0, 4.0, 2.0]])
+    >>> print(box_iou(a, b))
+    [[0.33333334 0.        ]]
     """
     rows = tuple(x[..., :, None] for x in split_coordinates(a))
     columns = tuple(x[..., None, :] for x in split_coordinates(b))
@@ -58,6 +63,9 @@ def clip_boxes(
     Args:
       boxes_xyxy: pixels.
       image_sizes: (height, width) of each picture, pixels.
+
+    >>> print(clip_boxes(jnp.array([[-3.0, 5.0, 90.0, 70.0]]), jnp.array([60, 80])))
+    [[ 0.  5. 80. 60.]]
     """
     height, width = image_sizes[..., 0], image_sizes[..., 1]
     limits = jnp.stack([width, height, width, height], axis=-1).astype(jnp.float32)

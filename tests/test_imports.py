@@ -1,0 +1,129 @@
+"""The layout of the package: how many parts it has, and who may import whom."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "rpn_jax"
+
+LAYERS = (
+    ("structures", "errors", "console"),
+    ("files", "devices", "runtime"),
+    ("config",),
+    ("ops",),
+    ("models", "data"),
+    ("weights",),
+    ("inference",),
+    ("evaluation",),
+    ("training",),
+    ("benchmark", "commands"),
+    ("cli",),
+)
+"""Parts of the package. A part may import from its own layer and from those above it."""
+
+LAYER_OF = {part: number for number, layer in enumerate(LAYERS) for part in layer}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imported_modules(tree: ast.AST, modules: set[str]) -> Iterator[str]:
+    """Yield the modules of this project that a file imports, at its top or inside functions."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            found = name if name in modules else name.rpartition(".")[0]
+            if found in modules:
+                yield found
+
+
+def imports_of(name: str) -> set[str]:
+    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    return set(imported_modules(tree, set(MODULES)))
+
+
+def part_of(module: str) -> str:
+    """Return the part of the package that a module belongs to; "" for the package itself."""
+    return ".".join(module.split(".")[1:2])
+
+
+def test_finds_every_form_of_import() -> None:
+    tree = ast.parse(
+        "import rpn_jax.files\n"
+        "from rpn_jax import errors\n"
+        "def f():\n    from rpn_jax.ops.boxes import box_iou\n    import numpy\n"
+    )
+    assert set(imported_modules(tree, set(MODULES))) == {
+        "rpn_jax.files",
+        "rpn_jax.errors",
+        "rpn_jax.ops.boxes",
+    }
+
+
+def test_every_part_belongs_to_one_layer() -> None:
+    parts = {part_of(name) for name in MODULES if name != "rpn_jax"}
+    assert sorted(parts) == sorted(LAYER_OF)
+    assert len(LAYER_OF) == sum(len(layer) for layer in LAYERS)
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name != "rpn_jax"])
+def test_imports_go_one_way(name: str) -> None:
+    for imported in imports_of(name) - {"rpn_jax"}:
+        assert LAYER_OF[part_of(imported)] <= LAYER_OF[part_of(name)], imported
+
+
+def test_no_import_cycles() -> None:
+    # The package's own __init__ imports each public name when it is first used.
+    graph = {name: imports_of(name) - {name, "rpn_jax"} for name in MODULES if name != "rpn_jax"}
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError
+
+
+def test_no_part_imports_another_in_a_cycle() -> None:
+    graph: dict[str, set[str]] = {part: set() for part in LAYER_OF}
+    for name in MODULES:
+        if name != "rpn_jax":
+            graph[part_of(name)] |= {part_of(m) for m in imports_of(name)} - {part_of(name), ""}
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError
+
+
+def test_the_package_imports_no_developer_tools_or_tests() -> None:
+    for name, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                roots = {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                roots = {(node.module or "").split(".")[0]}
+            else:
+                continue
+            assert not roots & {"tools", "tests", "configs"}, name
+
+
+def test_models_do_not_import_the_cpu_forms() -> None:
+    models = [name for name in MODULES if part_of(name) == "models"]
+    assert models
+    for name in models:
+        assert not {m for m in imports_of(name) if m.startswith("rpn_jax.ops.cpu")}, name
+
+
+def test_at_most_ten_packages_and_ten_modules_at_the_top() -> None:
+    packages = [path for path in PACKAGE.iterdir() if (path / "__init__.py").exists()]
+    modules = [path for path in PACKAGE.glob("*.py") if path.name != "__init__.py"]
+    assert len(packages) <= 10
+    assert len(modules) <= 10
