@@ -1,7 +1,8 @@
-# `make demo` and `make test` do their own set-up, once: a virtual environment in .venv.
-# Choose another interpreter with `make demo PYTHON=python3.12`.
+# Each target installs what it needs once, in a virtual environment in .venv. The versions are those
+# in constraints.txt. Choose another interpreter with `make demo PYTHON=python3.12`.
 
 PYTHON ?= python3
+CONSTRAINTS ?= constraints.txt
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -12,7 +13,7 @@ demo: $(VENV)/.installed
 	$(BIN)/rpn-jax demo --workdir runs/demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n auto --dist loadfile
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check
@@ -26,12 +27,12 @@ format: $(VENV)/.installed-dev
 clean:
 	rm -rf $(VENV) runs/demo build dist .pytest_cache .mypy_cache .ruff_cache
 
-$(VENV)/.installed: pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rpn_jax needs Python 3.11 or newer; try: make PYTHON=python3.11 $(MAKECMDGOALS)")'
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rpn_jax needs Python 3.11 or newer. Try: make PYTHON=python3.11 $(MAKECMDGOALS)")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e .
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[dev]'
 	touch $@

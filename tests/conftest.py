@@ -25,6 +25,16 @@ from rpn_jax.config import (
 from rpn_jax.data.shapes import Shapes
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Return the number of test processes for ``-n auto``: one for each core and 4.5 GB of memory.
+
+    One worker was measured to need about 4.5 GB.
+    """
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(1, min(os.cpu_count() or 1, int(memory / 4.5e9)))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory):
     """Compiled programs and downloads of tests never meet those of the user.

@@ -1,7 +1,8 @@
 """Check the array shapes in annotations while the tests run.
 
-Set RPN_JAX_CHECK_SHAPES=1 to switch it on. Importing this module then imports the modules in `CHECKED` so that every call of their functions is
-checked: jaxtyping compares shapes and dtypes with the annotations, beartype all other types.
+Set RPN_JAX_CHECK_SHAPES=1 to switch it on. Importing this module then imports the modules in
+`CHECKED` so that every call of their functions is checked: jaxtyping compares shapes and dtypes
+with the annotations, beartype all other types.
 """
 
 from __future__ import annotations
