@@ -1,8 +1,8 @@
-"""The one exception for bad input, and its way to whoever typed the command.
+"""Define `UserError`, the exception for wrong input, and the exit codes of commands.
 
-Everything a person can get wrong (a path, a key, a box, a weights folder) is raised as a
-`UserError` whose text is one line: what was read, its value, and what would be right. `exit_code`
-prints that line and makes it code 2; anything else that escapes is a bug and keeps its traceback.
+Wrong input is a path, a config key, a box or a weights folder that cannot be used. The message is
+one line: ``WHERE: what is wrong. What to do.`` `exit_code` prints that line and returns 2. All
+other exceptions are bugs and keep their tracebacks.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import contextmanager
 
 
 class UserError(ValueError):
-    """Bad input, told in one line that names the file, key or box, its value, and the remedy."""
+    """Wrong input. The message is one line with the name, the value and what to do."""
 
 
 @contextmanager
@@ -45,27 +45,27 @@ def writing(where: object, remedy: str = "") -> Iterator[None]:
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
-    """``; did you mean 'x'?`` for the entry of ``known`` nearest to ``word``, or nothing."""
+    """Return ``; did you mean 'x'?`` for the entry of ``known`` that is most similar, or ''."""
     matches = difflib.get_close_matches(word, known, n=1, cutoff=0.4)
     return f"; did you mean '{matches[0]}'?" if matches else ""
 
 
 def exit_code(command: Callable[[], int]) -> int:
-    """Run a command; its own exit code, or that of what stopped it, told in one line on stderr.
+    """Run a command and return its exit code. An error prints one line on stderr.
 
-    2 for a `UserError` and for a device whose memory is full, 130 for Ctrl-C, 141 where whoever
-    read the output has enough, as ``| head``.
+    The code is 2 after a `UserError` or if the memory of the device is full, 130 after Ctrl-C, and
+    141 if the program that reads the output has ended, as in ``| head``.
     """
     try:
         try:
             return command()
         finally:
-            if sys.stdout is not None:  # closed by whoever started the process, as by >&-
+            if sys.stdout is not None:  # None if the shell closed it with >&-
                 sys.stdout.flush()
     except BrokenPipeError:
         if not _reader_left():
             raise
-        # Python writes what is left when it ends, and that must not fail again.
+        # Python flushes stdout at its end. That must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except UserError as error:
@@ -75,10 +75,8 @@ def exit_code(command: Callable[[], int]) -> int:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         reason = str(error).partition("\n")[0]
-        remedy = (
-            "a smaller data.batch-size, data.eval-batch-size or model.precision bfloat16 may help"
-        )
-        print(f"error: the device's memory is full ({reason}); {remedy}", file=sys.stderr)
+        remedy = "Reduce data.batch-size or data.eval-batch-size, or use model.precision bfloat16."
+        print(f"error: the memory of the device is full ({reason}). {remedy}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -86,7 +84,7 @@ def exit_code(command: Callable[[], int]) -> int:
 
 
 def _reader_left() -> bool:
-    """Whether it is stdout, and no other pipe or socket, that nobody reads any more."""
+    """Return whether a program still reads stdout. Otherwise another pipe or socket is broken."""
     if sys.stdout is None:
         return False
     stdout = select.poll()

@@ -1,4 +1,4 @@
-"""Files that commands read and write: JSON, whole files, output folders, the cache folder."""
+"""Read and write JSON, write files atomically, check output paths, and find the cache folder."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from rpn_jax.errors import UserError, reading, writing
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds.
+    """Read a JSON file.
 
     Raises:
-      UserError: it cannot be read, or is not JSON.
+      UserError: the file cannot be read or is not JSON.
     """
     with reading(path):
         content = path.read_bytes()
@@ -30,7 +30,7 @@ def read_json(path: Path) -> Any:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write ``content`` as indented JSON; the file appears whole or not at all.
+    """Write ``content`` as indented JSON. A failure leaves the previous file.
 
     Raises:
       UserError: the path cannot be written.
@@ -40,15 +40,17 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def json_figures(figures: dict[str, float]) -> dict[str, float | None]:
-    """The figures for JSON, which has no NaN (a recall without any box to find): None for it."""
+    """Replace NaN by None, because JSON has no NaN. A recall without ground truth is NaN."""
     return {name: value if math.isfinite(value) else None for name, value in figures.items()}
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder, and make sure before long work that it can be written.
+    """Create a folder and check that files can be created in it.
+
+    Call it before long work, whose results would be lost.
 
     Raises:
-      UserError: it cannot.
+      UserError: the folder cannot be written.
     """
     with writing(f"folder {folder}", "Choose another folder."):
         folder.mkdir(parents=True, exist_ok=True)
@@ -57,10 +59,12 @@ def make_folder(folder: Path) -> None:
 
 
 def check_out_file(path: Path) -> None:
-    """Make a file's folder, and make sure before long work that the file can be written.
+    """Create the folder of an output file and check that the file can be written.
+
+    Call it before long work, whose results would be lost.
 
     Raises:
-      UserError: it cannot, or is a folder.
+      UserError: the file cannot be written, or the path is a folder.
     """
     make_folder(path.parent)
     with writing(path):
@@ -70,13 +74,13 @@ def check_out_file(path: Path) -> None:
 
 
 def cache_folder() -> Path:
-    """Where downloads and compiled programs are kept between runs; not made here."""
+    """Return the folder of downloads and compiled programs. It is not created here."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rpn_jax"
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A path to write to, which takes the name ``path`` once the block has ended well.
+    """Yield a temporary path to write to. It is renamed to ``path`` if the block succeeds.
 
     Raises:
       UserError: the path cannot be written.

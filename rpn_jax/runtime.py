@@ -1,4 +1,4 @@
-"""What surrounds a run: versions and device, the cache of compiled programs, freed memory."""
+"""Describe the environment of a run, and set up the compilation cache and the memory of XLA."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "torchvision")
 
 MIN_COMPILE_SECONDS = 1.0
 COMPILED = "/jax/core/compile/backend_compile_duration"
-"""JAX's name for the end of a compilation."""
+"""Event that JAX reports at the end of a compilation."""
 
 
 def environment() -> dict[str, Any]:
-    """Versions, device and command, for whoever reads the figures later; plain JSON values."""
+    """Return versions, device and command, which are stored with the results, as JSON values."""
     devices = jax.local_devices()
     return {
         "command": sys.argv,
@@ -39,14 +39,14 @@ def environment() -> dict[str, Any]:
 
 
 def cpu_cores() -> int:
-    """Cores that this process may use; all of the machine where the system does not tell."""
+    """Return the number of cores that this process may use. Some systems only report all cores."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def _version(package: str) -> str | None:
-    """The version of a package, None where it is not installed."""
+    """Return the version of a package, or None if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -54,22 +54,21 @@ def _version(package: str) -> str | None:
 
 
 def set_up_compiling() -> None:
-    """Keep compiled programs between runs, and no memory that compiling them took.
+    """Turn on the cache of compiled programs, and release the memory that compilations leave.
 
-    They are kept in ``$XDG_CACHE_HOME/rpn_jax/xla``, or in the folder that the user gave JAX
-    (``JAX_COMPILATION_CACHE_DIR``).
+    The cache is ``$XDG_CACHE_HOME/rpn_jax/xla``, or the folder in ``JAX_COMPILATION_CACHE_DIR``.
     """
-    _keep_programs()
+    _use_compilation_cache()
     return_memory_after_compiling()
 
 
 @cache
 def return_memory_after_compiling() -> None:
-    """Have what XLA's compiler frees given back to the system, after every compilation.
+    """Return the memory that XLA's compiler has freed to the system after each compilation.
 
-    It frees hundreds of MB in small pieces, which glibc keeps for more of them, while the compiled
-    program asks for its own memory in one piece: the process would hold both. Other C libraries
-    are left alone.
+    The compiler frees hundreds of MB in small blocks. glibc keeps them for other small blocks, but
+    the compiled program needs large ones, so the process would hold both. Nothing is done with
+    other C libraries.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -77,14 +76,14 @@ def return_memory_after_compiling() -> None:
     if trim is None:
         return
 
-    def give_back(event: str, duration_secs: float, **_: str | int) -> None:
+    def trim_memory(event: str, duration_secs: float, **_: str | int) -> None:
         if event == COMPILED:
             trim(0)
 
-    jax.monitoring.register_event_duration_secs_listener(give_back)
+    jax.monitoring.register_event_duration_secs_listener(trim_memory)
 
 
-def _keep_programs() -> None:
+def _use_compilation_cache() -> None:
     if jax.config.values["jax_compilation_cache_dir"] is not None:
         return
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))

@@ -1,4 +1,4 @@
-"""The help that refusals give, and the exit codes of what stops a command."""
+"""Context managers for system errors, suggestions, and the exit codes of commands."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from rpn_jax.errors import UserError, exit_code, nearest, reading, writing
 
 
-def test_nearest_names_one_or_none() -> None:
+def test_nearest_suggests_one_name_or_nothing() -> None:
     assert nearest("learning_rte", ["momentum", "learning_rate"]) == (
         "; did you mean 'learning_rate'?"
     )
@@ -45,7 +45,7 @@ def test_reading_and_writing_keep_other_errors(
     assert raised.value is error
 
 
-def stopped_by(error: BaseException) -> int:
+def exit_code_after(error: BaseException) -> int:
     def command() -> int:
         raise error
 
@@ -59,28 +59,32 @@ def stopped_by(error: BaseException) -> int:
         (KeyboardInterrupt(), 130, "interrupted\n"),
     ],
 )
-def test_what_stops_a_command_is_a_code_and_a_line(
+def test_an_error_of_a_command_is_an_exit_code_and_one_line(
     error: BaseException, code: int, line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert stopped_by(error) == code
+    assert exit_code_after(error) == code
     assert capsys.readouterr().err == line
 
 
-def test_a_full_device_is_no_bug_and_anything_else_is(capsys: pytest.CaptureFixture[str]) -> None:
-    assert stopped_by(RuntimeError("RESOURCE_EXHAUSTED: 8 GB\nlong list")) == 2
-    said = capsys.readouterr().err
-    assert "memory is full (RESOURCE_EXHAUSTED: 8 GB)" in said
-    assert said.count("\n") == 1
+def test_full_device_memory_is_an_error_and_other_exceptions_are_raised(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert exit_code_after(RuntimeError("RESOURCE_EXHAUSTED: 8 GB\nlong list")) == 2
+    printed = capsys.readouterr().err
+    assert "the memory of the device is full (RESOURCE_EXHAUSTED: 8 GB)" in printed
+    assert printed.count("\n") == 1
     with pytest.raises(RuntimeError, match="a bug"):
-        stopped_by(RuntimeError("a bug"))
+        exit_code_after(RuntimeError("a bug"))
 
 
-def test_a_command_that_ends_by_itself_has_its_own_code(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_exit_code_of_a_successful_command_is_returned(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert [exit_code(lambda: 0), exit_code(lambda: 1)] == [0, 1]
     assert capsys.readouterr().err == ""
 
 
-def test_whoever_reads_the_output_may_have_enough() -> None:
+def test_a_closed_pipe_ends_the_command_without_a_message() -> None:
     program = (
         "import sys; from rpn_jax.errors import exit_code;"
         "sys.exit(exit_code(lambda: print('words ' * 100_000) or 0))"
@@ -91,11 +95,11 @@ def test_whoever_reads_the_output_may_have_enough() -> None:
         assert process.stdout is not None
         process.stdout.close()
         assert process.stderr is not None
-        said = process.stderr.read()
-    assert (process.returncode, said) == (141, b"")
+        printed = process.stderr.read()
+    assert (process.returncode, printed) == (141, b"")
 
 
-def test_an_output_that_is_closed_changes_no_exit_code() -> None:
+def test_a_closed_stdout_does_not_change_the_exit_code() -> None:
     program = "import sys; from rpn_jax.cli import main; sys.exit(main(['--help']))"
     process = subprocess.run(
         ["sh", "-c", f'exec {sys.executable} -c "$0" >&-', program],
@@ -105,6 +109,6 @@ def test_an_output_that_is_closed_changes_no_exit_code() -> None:
     assert (process.returncode, process.stderr) == (0, b"")
 
 
-def test_another_broken_pipe_is_a_bug() -> None:
+def test_another_broken_pipe_is_raised() -> None:
     with pytest.raises(BrokenPipeError, match="of a socket"):
-        stopped_by(BrokenPipeError("of a socket"))
+        exit_code_after(BrokenPipeError("of a socket"))

@@ -1,4 +1,4 @@
-"""Where compiled programs are kept, and that freed memory goes back when something was compiled."""
+"""Folder of the compilation cache, and the release of memory after a compilation."""
 
 import ctypes
 import subprocess
@@ -11,7 +11,7 @@ import pytest
 from rpn_jax.runtime import MIN_COMPILE_SECONDS, set_up_compiling
 
 FREED_BYTES = 100 << 20
-# In a process of its own: what is resident here is everybody's.
+# Runs in a separate process. The resident memory of this one also changes for other reasons.
 SCRIPT = f"""
 import ctypes, sys
 from pathlib import Path
@@ -31,7 +31,7 @@ c.free.argtypes = (ctypes.c_void_p,)
 pieces = [c.malloc(1024) for _ in range({FREED_BYTES} // 1024)]
 for piece in pieces:
     c.memset(piece, 1, 1024)
-pieces.pop()  # what lies behind is not given back by itself
+pieces.pop()  # stays allocated: free memory at the end is returned without a trim
 for piece in pieces:
     c.free(piece)
 before = resident_bytes()
@@ -42,24 +42,24 @@ print(before - resident_bytes())
 
 @pytest.mark.skipif(
     not sys.platform.startswith("linux") or not hasattr(ctypes.CDLL(None), "malloc_trim"),
-    reason="only glibc keeps what is freed, and can be told not to",
+    reason="only glibc has malloc_trim",
 )
-def test_freed_memory_goes_back_after_compiling() -> None:
-    def given_back(how: str) -> int:
+def test_freed_memory_is_returned_after_a_compilation() -> None:
+    def returned_bytes(how: str) -> int:
         done = subprocess.run(
             [sys.executable, "-c", SCRIPT, how], capture_output=True, text=True, check=True
         )
         return int(done.stdout)
 
-    assert given_back("return") > FREED_BYTES / 2
-    assert given_back("keep") < FREED_BYTES / 4
+    assert returned_bytes("return") > FREED_BYTES / 2
+    assert returned_bytes("keep") < FREED_BYTES / 4
 
 
 DIRECTORY, SECONDS = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
 
 
 @pytest.mark.parametrize("given", [None, "given"])
-def test_programs_are_kept_in_the_cache_or_where_the_user_said(
+def test_the_compilation_cache_is_ours_or_the_one_of_the_user(
     given: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

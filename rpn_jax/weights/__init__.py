@@ -1,1 +1,1 @@
-"""Weights on disk: folders of weights, checkpoints of a run, and PyTorch files."""
+"""Load and save weights: folders of weights, checkpoints of a run, and PyTorch files."""

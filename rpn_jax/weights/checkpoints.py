@@ -1,7 +1,7 @@
-"""Checkpoints of a training run.
+"""Save and restore the checkpoints of a training run.
 
-A run keeps ``WORKDIR/checkpoints/STEP/``, each with two items: ``variables`` (the model's) and
-``optimizer`` (the optimiser's arrays by name), and ``metrics`` where it was evaluated.
+A checkpoint is a folder ``WORKDIR/checkpoints/STEP`` with the items ``variables`` (of the model)
+and ``optimizer`` (the optimiser's arrays by name). If it was evaluated, it has ``metrics`` too.
 """
 
 from __future__ import annotations
@@ -42,21 +42,21 @@ VERSION_0_1_BEST_BY = "AR@1000"
 
 @dataclass(frozen=True)
 class Saved:
-    """What is known of a checkpoint without its arrays."""
+    """What is stored in a checkpoint besides the arrays."""
 
     step: int
-    """Steps done."""
+    """Number of steps done."""
     epoch_steps: int
-    """Steps of an epoch of its run."""
+    """Number of steps in an epoch of its run."""
     evaluated: bool
-    """Whether it has metrics."""
+    """Whether the checkpoint has metrics."""
 
 
 class Checkpoints:
-    """The checkpoints of one work directory: the last few, and the best by one figure.
+    """Writer of a run's checkpoints. It keeps the latest ones, and the best one by one figure.
 
-    Saving copies the arrays and writes them in the background. A checkpoint gets its name only
-    when it is whole, so a killed run leaves the one before it.
+    Saving copies the arrays and writes them in the background. A checkpoint gets its name when it
+    is complete, so a killed run leaves the previous one.
 
     Example::
 
@@ -66,17 +66,17 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: Path, keep_last: int, epoch_steps: int, best_by: str) -> None:
-        """Open, or make, the checkpoints of a work directory.
+        """Open the checkpoints of a work directory. Create the folder if it does not exist.
 
         Args:
-          workdir: folder of the run; made if missing.
-          keep_last: checkpoints kept, beside the best one.
-          epoch_steps: steps of an epoch, stored in each checkpoint.
-          best_by: name of the figure that selects the best checkpoint, the larger the better. It
-            is stored in each checkpoint, so that `best_step_folder` needs only the folder.
+          workdir: folder of the run.
+          keep_last: number of latest checkpoints to keep. The best one is kept too.
+          epoch_steps: number of steps in an epoch. It is stored in each checkpoint.
+          best_by: name of the figure that selects the best checkpoint. Larger is better. It is
+            stored in each checkpoint, so `best_step_folder` needs only the folder.
 
         Raises:
-          UserError: a work directory that cannot be written, or the checkpoints in it.
+          UserError: the folder cannot be written.
         """
         self.folder = workdir.resolve() / CHECKPOINTS
         make_folder(self.folder)
@@ -87,17 +87,16 @@ class Checkpoints:
     def save(
         self, step: int, variables: Any, opt_state: Any, metrics: dict[str, float] | None
     ) -> None:
-        """Start to save a step; waits only for the save before it.
+        """Start to save a checkpoint. Only waits until the previous one is written.
 
         Args:
-          step: steps done; above the last one saved.
+          step: number of steps done. It must be larger than that of the last checkpoint.
           variables: nested dicts of arrays.
-          opt_state: the optimiser's state, any tree of arrays.
-          metrics: figures of an evaluation at this step, ``best_by`` among them; None without one.
+          opt_state: state of the optimiser, any tree of arrays.
+          metrics: figures of an evaluation at this step, with ``best_by``. None if there was none.
 
         Raises:
-          UserError: a step that is not above the last one saved; this one, or the one before it,
-            cannot be written.
+          UserError: the step is too small, or this or the previous checkpoint cannot be written.
         """
         import orbax.checkpoint as ocp
 
@@ -113,15 +112,15 @@ class Checkpoints:
             )
         if not saved:
             raise UserError(
-                f"checkpoints {self.folder}: step {step} is not above the last one there, "
-                f"{self._manager.latest_step()}; resume from it or choose another work directory"
+                f"checkpoints {self.folder}: step {step} is not above the last saved step, "
+                f"{self._manager.latest_step()}. Resume the run, or choose another --workdir."
             )
 
     def add_metrics(self, step: int, metrics: dict[str, float]) -> None:
-        """Give a checkpoint that was saved without metrics those of a later evaluation.
+        """Add the metrics of a later evaluation to a checkpoint that was saved without metrics.
 
         Raises:
-          UserError: they cannot be written.
+          UserError: the metrics cannot be written.
         """
         import orbax.checkpoint as ocp
 
@@ -132,7 +131,7 @@ class Checkpoints:
             self._manager.reload()
 
     def close(self) -> None:
-        """Wait, and free what belongs to the background writing.
+        """Wait until the last checkpoint is written, and stop the threads that write.
 
         Raises:
           UserError: the last checkpoint cannot be written.
@@ -141,7 +140,7 @@ class Checkpoints:
             try:
                 self._manager.wait_until_finished()
             finally:
-                # Frees its threads only once the failure of a save has been raised.
+                # `close` stops the threads only after the error of a save was raised.
                 self._manager.close()
 
     @contextmanager
@@ -150,8 +149,8 @@ class Checkpoints:
             yield
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(
-                f"checkpoints {self.folder}: cannot be written ({_cause(error)}); what was saved "
-                "before is whole"
+                f"checkpoints {self.folder}: cannot be written ({_cause(error)}). Earlier "
+                "checkpoints are complete."
             ) from None
 
     def __enter__(self) -> Checkpoints:
@@ -167,10 +166,10 @@ class Checkpoints:
 
 
 def last_saved(workdir: Path) -> Saved | None:
-    """The last checkpoint of a work directory, None if nothing was saved.
+    """Describe the last checkpoint of a work directory. Return None if there is none.
 
     Raises:
-      UserError: it is damaged, or the work directory cannot be read.
+      UserError: the checkpoint is damaged, or the work directory cannot be read.
     """
     with reading(f"work directory {workdir}"):
         return _last_saved(workdir.resolve() / CHECKPOINTS)
@@ -191,41 +190,41 @@ def _last_saved(folder: Path) -> Saved | None:
 
 
 def restore_state(workdir: Path, step: int, variables: Tree, opt_state: Any) -> tuple[Tree, Any]:
-    """Variables and optimiser state of a step that was saved, bit for bit.
+    """Read the variables and the optimiser state of a checkpoint, bit for bit.
 
     Args:
       workdir: folder of the run.
-      step: one that was saved.
-      variables: the expected tree, arrays or their shapes.
-      opt_state: likewise.
+      step: step of the checkpoint.
+      variables: the expected tree of arrays or shapes.
+      opt_state: the expected tree of arrays or shapes.
 
     Returns:
       (variables, opt_state) with NumPy leaves.
 
     Raises:
-      UserError: a checkpoint of another model or optimiser, or a damaged one.
+      UserError: the checkpoint is of another model or optimiser, or is damaged.
     """
     folder = workdir.resolve() / CHECKPOINTS / str(step)
     stored = read_item(folder / VARIABLES)
     check_variables(variables, stored, folder)
     named = read_item(folder / OPTIMIZER)
-    check_arrays(by_name(opt_state), named, f"optimizer {folder}: is of another config")
+    check_arrays(by_name(opt_state), named, f"optimizer {folder}: does not match the config")
     return in_structure(variables, by_name(stored)), in_structure(opt_state, named)
 
 
 def best_step_folder(workdir: Path) -> Path:
     """Return the folder of a run's best checkpoint, or of its last one if none was evaluated.
 
-    The last checkpoint says which figure selects the best one.
+    The figure that selects the best one is stored in the last checkpoint.
 
     Raises:
-      UserError: no checkpoint was saved.
+      UserError: the run has no checkpoint.
     """
     folder = workdir.resolve() / CHECKPOINTS
     with _reader(folder) as manager:
         last = manager.latest_step()
         if last is None:
-            raise UserError(f"weights {workdir}: no checkpoint has been saved there yet")
+            raise UserError(f"weights {workdir}: holds no checkpoint yet")
         best_by = manager.metadata(last).custom_metadata.get(BEST_BY, VERSION_0_1_BEST_BY)
         figures = {step: manager.metrics(step) for step in manager.all_steps()}
     evaluated = [(values[best_by], step) for step, values in figures.items() if values is not None]
@@ -233,7 +232,7 @@ def best_step_folder(workdir: Path) -> Path:
 
 
 def _cause(error: Exception) -> str:
-    """The system's own words, where the error has them."""
+    """Return the reason for an error, in the words of the operating system if it has them."""
     if isinstance(error, OSError):
         return error.strerror or str(error)
     number = re.search(r"os_error_code='(\d+)'", str(error))
@@ -251,7 +250,7 @@ def _reader(folder: Path) -> Iterator[ocp.CheckpointManager]:
             yield manager
     except json.JSONDecodeError as error:
         raise UserError(
-            f"checkpoints {folder}: the metrics of one are damaged ({error}); remove its folder"
+            f"checkpoints {folder}: contains damaged metrics ({error}). Remove that checkpoint."
         ) from None
 
 
@@ -275,7 +274,7 @@ def _manager(folder: Path, keep_last: int, best_by: str) -> ocp.CheckpointManage
             best_fn=quality,
             preservation_policy=keep,
             cleanup_tmp_directories=True,
-            # Where a folder cannot be made, threads would wait for it for ever.
+            # Otherwise the threads wait for ever for a folder that cannot be created.
             async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         ),
     )

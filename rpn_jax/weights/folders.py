@@ -1,4 +1,4 @@
-"""Folders of weights, which hold ``config.json`` and ``variables``."""
+"""Load and save folders of weights. Such a folder holds ``config.json`` and ``variables``."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ SAME_FUNCTION = (
     "model.backbone.frozen_stages",
     "model.backbone.train_norm",
 )
-"""Keys of a model that may differ between weights and their use: they decide how it is trained and
-rounded, not what it computes."""
+"""Keys that may differ between weights and the config in use. They change how a model is trained
+and rounded, not the function that it computes."""
 
 
 def save_variables(folder: str | Path, config: Config, variables: Any) -> None:
     """Write a folder of weights: ``config.json`` and ``variables``.
 
-    The folder appears whole or not at all.
+    The folder gets its name when it is complete, so a failure leaves no folder.
 
     Args:
-      folder: a folder that does not exist yet.
-      config: the config that the weights belong to.
+      folder: a folder that does not exist or is empty.
+      config: the config of the weights.
       variables: nested dicts of arrays: ``params`` and, with batch statistics, ``batch_stats``.
 
     Raises:
-      UserError: a folder that exists and is not empty, or that cannot be written.
+      UserError: the folder is not empty or cannot be written.
     """
     folder = Path(folder)
     check_new_folder(folder)
@@ -52,26 +52,28 @@ def save_variables(folder: str | Path, config: Config, variables: Any) -> None:
 
 
 def check_new_folder(folder: Path) -> None:
-    """Refuse to write weights where something is already; raises UserError."""
+    """Raise a UserError if weights cannot be written to a folder because it is not empty."""
     with reading(f"weights {folder}"):
         taken = folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
     if taken:
-        raise UserError(f"weights {folder}: exists already; name a new folder or remove this one")
+        raise UserError(f"weights {folder}: exists already. Choose another folder, or remove it.")
 
 
 def load_variables(folder: str | Path) -> dict[str, Any]:
-    """Read weights.
+    """Load weights.
 
     Args:
-      folder: a folder that `save_variables` wrote; or a work directory of training, of which the
-        best checkpoint is taken, or the last if none was evaluated; or one step's folder in its
-        ``checkpoints``.
+      folder: one of three kinds of folders.
+        A folder that `save_variables` wrote.
+        A work directory of training: its best checkpoint is loaded, or its last one if none was
+        evaluated.
+        The folder of one step in ``checkpoints`` of a work directory.
 
     Returns:
       ``params`` and, with batch statistics, ``batch_stats``: nested dicts of float32 NumPy arrays.
 
     Raises:
-      UserError: no such folder, none of these kinds, damaged, or unreadable.
+      UserError: the folder does not exist, is of another kind, is damaged or cannot be read.
     """
     folder = Path(folder)
     with reading(f"weights {folder}"):
@@ -85,8 +87,8 @@ def _variables_folder(folder: Path) -> Path:
     step_folder = best_step_folder(folder) if (folder / CHECKPOINTS).is_dir() else folder
     if not (step_folder / VARIABLES).is_dir():
         raise UserError(
-            f"weights {folder}: holds no weights; expected a folder that `convert` wrote, a work "
-            "directory of `train`, or one step's folder in its checkpoints"
+            f"weights {folder}: holds no weights. Give a folder that `convert` wrote, a work "
+            "directory of `train`, or the folder of a step in its checkpoints."
         )
     return step_folder / VARIABLES
 
@@ -94,17 +96,18 @@ def _variables_folder(folder: Path) -> Path:
 def check_same_model(
     config: Config, folder: str | Path, sections: tuple[str, ...] = ("model.", "pixels.")
 ) -> None:
-    """Compare the config that weights were made with, where they hold it, with the one in use.
+    """Check that weights were trained with the same model as the config in use.
 
-    Two models of equal shapes may differ in their strides' place, their pixels or their anchors.
+    Models whose weights have the same shapes can differ in the position of strides, in their pixels
+    or in their anchors. Weights that do not hold a config are not checked.
 
     Args:
-      config: in use.
-      folder: of the weights.
-      sections: what must be equal, as the openings of keys.
+      config: the config in use.
+      folder: the folder of the weights.
+      sections: first parts of the keys that must be equal.
 
     Raises:
-      UserError: they differ there, other than in `SAME_FUNCTION`.
+      UserError: one of these keys differs and is not in `SAME_FUNCTION`.
     """
     folder = Path(folder)
     for path in (folder / CONFIG_FILE, folder.parent.parent / CONFIG_FILE):
@@ -112,7 +115,7 @@ def check_same_model(
             for key, theirs, ours in config_changes(load_config(path), config):
                 if key.startswith(sections) and key not in SAME_FUNCTION:
                     raise UserError(
-                        f"weights {folder}: are of another model: {key} is {theirs!r} there and "
-                        f"{ours!r} in the config"
+                        f"weights {folder}: do not match the config: {key} is {theirs!r} in the "
+                        f"weights and {ours!r} in the config"
                     )
             return

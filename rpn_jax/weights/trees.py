@@ -1,6 +1,6 @@
-"""Trees of arrays: their leaves by name, compared with what is expected, and in folders of orbax.
+"""Name the leaves of trees of arrays, compare their shapes, and store them in folders.
 
-Everything is stored as NumPy arrays, so nothing depends on the number or kind of devices.
+All arrays are stored as NumPy arrays, so a folder does not depend on the number or kind of devices.
 """
 
 from __future__ import annotations
@@ -22,53 +22,57 @@ Tree = TypeVar("Tree")
 
 
 def check_variables(expected: Any, variables: Any, folder: str | Path) -> None:
-    """Compare weights with the model that they are meant for.
+    """Check that weights have the names and shapes of a model's variables.
 
     Args:
-      expected: nested dicts of arrays or shapes, as the model has them.
-      variables: what was read.
-      folder: where from, for the message.
+      expected: the model's variables, nested dicts of arrays or shapes.
+      variables: the weights.
+      folder: source of the weights, for the error message.
 
     Raises:
-      UserError: missing, unexpected or differently shaped weights; names the first of each.
+      UserError: weights are missing, unexpected or have another shape. It names one of each.
     """
-    check_arrays(by_name(expected), by_name(variables), f"weights {folder}: are of another model")
+    check_arrays(
+        by_name(expected), by_name(variables), f"weights {folder}: do not match the config"
+    )
 
 
 def check_arrays(expected: dict[str, Any], found: dict[str, Any], opening: str) -> None:
-    """Compare named arrays by their shapes; a difference is a UserError that begins so."""
-    missing = [name for name in expected if name not in found]
-    unexpected = [name for name in found if name not in expected]
-    reshaped = [
-        name
-        for name in expected
-        if name in found and tuple(found[name].shape) != tuple(expected[name].shape)
+    """Raise a UserError that begins with ``opening`` if arrays differ in their names or shapes."""
+    differences = shape_differences(_shapes(expected), _shapes(found))
+    if differences:
+        raise UserError(f"{opening}: {differences}")
+
+
+def _shapes(arrays: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {name.removeprefix("params."): tuple(arrays[name].shape) for name in arrays}
+
+
+def shape_differences(
+    expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]
+) -> str:
+    """Describe how named shapes differ. The text is empty if they are equal.
+
+    It gives the first name of each kind (another shape, missing, unexpected) and counts the others.
+    """
+    kinds = [
+        [
+            f"'{name}' has shape {shape}, expected {expected[name]}"
+            for name, shape in found.items()
+            if name in expected and expected[name] != shape
+        ],
+        [f"'{name}' is missing" for name in expected if name not in found],
+        [f"'{name}' is unexpected" for name in found if name not in expected],
     ]
-    complaints = []
-    if reshaped:
-        name = reshaped[0]
-        complaints.append(
-            f"{_public(name)} has shape {tuple(found[name].shape)}, the config needs "
-            f"{tuple(expected[name].shape)}{_and_others(reshaped)}"
-        )
-    if missing:
-        complaints.append(f"{_public(missing[0])} is missing{_and_others(missing)}")
-    if unexpected:
-        complaints.append(f"{_public(unexpected[0])} is unexpected{_and_others(unexpected)}")
-    if complaints:
-        raise UserError(f"{opening}: {'; '.join(complaints)}")
-
-
-def _and_others(names: list[str]) -> str:
-    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-
-
-def _public(name: str) -> str:
-    return name.removeprefix("params.")
+    return "; ".join(
+        kind[0] + (f" (and {len(kind) - 1} more)" if len(kind) > 1 else "")
+        for kind in kinds
+        if kind
+    )
 
 
 def by_name(tree: Any) -> dict[str, Any]:
-    """The leaves of any tree by their dotted path."""
+    """Return the leaves of a tree by their dotted paths."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="."): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
@@ -76,22 +80,22 @@ def by_name(tree: Any) -> dict[str, Any]:
 
 
 def in_structure(tree: Tree, named: dict[str, Any]) -> Tree:
-    """``named`` leaves in the structure of ``tree``."""
+    """Return the leaves ``named`` in the structure of ``tree``; inverse of `by_name`."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: named[jax.tree_util.keystr(path, simple=True, separator=".")], tree
     )
 
 
 def host_copy(tree: Tree) -> Tree:
-    """NumPy copies of the leaves: the training step donates its buffers while they are written."""
+    """Copy the leaves to NumPy. The training step reuses its buffers while the copy is written."""
     return jax.tree.map(np.array, tree)
 
 
 def read_item(folder: Path) -> Any:
-    """The tree that `write_item` or a checkpoint put into a folder.
+    """Read the tree that `write_item` or a checkpoint wrote to a folder.
 
     Raises:
-      UserError: it is damaged.
+      UserError: the folder is damaged.
     """
     import orbax.checkpoint as ocp
 
@@ -105,7 +109,7 @@ def read_item(folder: Path) -> Any:
 
 
 def write_item(folder: Path, tree: Any) -> None:
-    """Write a tree of NumPy arrays into a folder, which orbax makes."""
+    """Write a tree of NumPy arrays to a new folder."""
     import orbax.checkpoint as ocp
 
     quieten_orbax()
@@ -115,26 +119,30 @@ def write_item(folder: Path, tree: Any) -> None:
 
 @functools.cache
 def quieten_orbax() -> None:
-    """Keep orbax from writing on the screen: what fails is raised as well, for us to tell.
+    """Silence orbax's messages on the console. Every failure is raised as an exception too.
 
-    It warns through absl of what is meant here too, as a save without metrics.
+    The warnings that it logs through absl are about intended uses, such as a save without metrics.
     """
-    logging.getLogger("absl").addFilter(_is_no_orbax_chatter)
+    logging.getLogger("absl").addFilter(_is_not_from_orbax)
     before = sys.unraisablehook
 
     def hook(unraisable: sys.UnraisableHookArgs) -> None:
-        if not _comes_after_a_failure(unraisable):
+        if not _follows_a_failure(unraisable):
             before(unraisable)
 
     sys.unraisablehook = hook
 
 
-def _is_no_orbax_chatter(record: logging.LogRecord) -> bool:
+def _is_not_from_orbax(record: logging.LogRecord) -> bool:
     return "orbax" not in record.pathname
 
 
-def _comes_after_a_failure(unraisable: sys.UnraisableHookArgs) -> bool:
-    """An array's end is reported to an event loop which the failure of another one has closed."""
+def _follows_a_failure(unraisable: sys.UnraisableHookArgs) -> bool:
+    """Return whether an exception only follows from an earlier failure.
+
+    If one array cannot be read, orbax closes its event loop. The reads of other arrays then report
+    to the closed loop.
+    """
     trace = unraisable.exc_traceback
     from_outside = trace is not None and trace.tb_frame.f_code.co_name == "call_soon_threadsafe"
     return from_outside and str(unraisable.exc_value) == "Event loop is closed"

@@ -1,4 +1,4 @@
-"""Checkpoints are exact, atomic and few."""
+"""Checkpoints: exact values, complete or absent, and a limited number of them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def optimizer_of(params: Any) -> optax.GradientTransformation:
 
 
 def trained(variables: Any, opt_state: Any, steps: int) -> tuple[Any, Any]:
-    """A few steps with gradients that depend on the parameters."""
+    """Train a few steps with gradients that depend on the parameters."""
     optimizer = optimizer_of(variables["params"])
     params = variables["params"]
     for _ in range(steps):
@@ -68,7 +68,7 @@ def test_a_run_resumes_bit_for_bit(tmp_path: Path) -> None:
     assert_bit_equal(trained(*state, steps=2), trained(variables, opt_state, steps=2))
 
 
-def test_what_happens_to_the_arrays_after_a_save_changes_nothing(tmp_path: Path) -> None:
+def test_changing_the_arrays_after_a_save_does_not_change_the_checkpoint(tmp_path: Path) -> None:
     variables, expected = variables_of(0), variables_of(0)
     donated = jnp.arange(1000.0)
     with Checkpoints(tmp_path, keep_last=1, epoch_steps=3, best_by="AR@1000") as checkpoints:
@@ -96,7 +96,7 @@ def test_the_last_and_the_best_are_kept_and_the_best_is_loaded(
     tmp_path: Path, figures: list[float | None], keep_last: int, kept: list[int], best: int
 ) -> None:
     for step, figure in enumerate(figures, start=1):
-        # Opened anew each time: what was the best must be read from the disk.
+        # Opened again for each step, so that the best one is read from the disk.
         with Checkpoints(tmp_path, keep_last, epoch_steps=3, best_by="AR@1000") as checkpoints:
             metrics = None if figure is None else {"AR@100": 1 - figure, "AR@1000": figure}
             checkpoints.save(step, variables_of(step), OPT_STATE, metrics)
@@ -106,11 +106,11 @@ def test_the_last_and_the_best_are_kept_and_the_best_is_loaded(
     assert_bit_equal(load_variables(tmp_path / "checkpoints" / str(last)), variables_of(last))
 
 
-def test_a_step_that_was_passed_is_refused(tmp_path: Path) -> None:
+def test_a_step_that_is_not_above_the_last_one_is_an_error(tmp_path: Path) -> None:
     with Checkpoints(tmp_path, keep_last=2, epoch_steps=3, best_by="AR@1000") as checkpoints:
         checkpoints.save(5, variables_of(0), OPT_STATE, None)
         for step in (4, 5):
-            with pytest.raises(UserError, match=f"step {step} is not above the last one there, 5"):
+            with pytest.raises(UserError, match=f"step {step} is not above the last saved step, 5"):
                 checkpoints.save(step, variables_of(0), OPT_STATE, None)
 
 
@@ -130,11 +130,11 @@ os.kill(os.getpid(), 9)
 """
 
 
-def test_a_killed_run_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+def test_a_killed_run_leaves_a_complete_checkpoint(tmp_path: Path) -> None:
     root = Path(__file__).resolve().parents[2]
     process = subprocess.run([sys.executable, "-c", KILLED_RUN, tmp_path], cwd=root, check=False)
     assert process.returncode == -9
-    # A later step is there only if it is whole; mostly it is not, and the first one still is.
+    # Step 2 exists only if it is complete. Usually it is not, and the last one is step 1.
     found = load_variables(tmp_path)["params"]["kernel"]
     assert found.shape in ((10,), (3_000_000,))
     assert np.isfinite(found).all()
@@ -143,7 +143,7 @@ def test_a_killed_run_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
     assert steps_in(tmp_path) == [3]
 
 
-def test_a_half_written_step_is_not_seen_and_is_cleared_away(tmp_path: Path) -> None:
+def test_an_incomplete_step_is_ignored_and_removed(tmp_path: Path) -> None:
     with Checkpoints(tmp_path, keep_last=2, epoch_steps=3, best_by="AR@1000") as checkpoints:
         checkpoints.save(1, variables_of(1), OPT_STATE, None)
     half = tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp"
@@ -155,20 +155,20 @@ def test_a_half_written_step_is_not_seen_and_is_cleared_away(tmp_path: Path) -> 
     assert steps_in(tmp_path) == [1, 2]
 
 
-def test_a_checkpoint_of_another_model_or_optimizer_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_model_or_optimizer_is_an_error(tmp_path: Path) -> None:
     variables = variables_of(0)
     opt_state = optimizer_of(variables["params"]).init(variables["params"])
     with Checkpoints(tmp_path, keep_last=1, epoch_steps=3, best_by="AR@1000") as checkpoints:
         checkpoints.save(1, variables, opt_state, None)
     other = variables_of(0)
     other["params"]["rpn_head"]["rpn_cls"]["bias"] = np.zeros(5)
-    with pytest.raises(UserError, match=r"rpn_head.rpn_cls.bias has shape \(3,\)"):
+    with pytest.raises(UserError, match=r"'rpn_head.rpn_cls.bias' has shape \(3,\)"):
         restore_state(tmp_path, 1, other, opt_state)
-    with pytest.raises(UserError, match=r"is of another config: .* is unexpected"):
+    with pytest.raises(UserError, match=r"does not match the config: .* is unexpected"):
         restore_state(tmp_path, 1, variables, {})
 
 
-def test_an_unwritable_work_directory_is_told_in_one_line(tmp_path: Path) -> None:
+def test_an_unwritable_work_directory_is_an_error_of_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"folder .*checkpoints: cannot be written") as error:
         Checkpoints(tmp_path / "file" / "run", keep_last=1, epoch_steps=3, best_by="AR@1000")
@@ -177,7 +177,7 @@ def test_an_unwritable_work_directory_is_told_in_one_line(tmp_path: Path) -> Non
         save_variables(tmp_path / "file" / "weights", Config(), variables_of(0))
 
 
-def test_an_unreadable_work_directory_is_told_in_one_line(
+def test_an_unreadable_work_directory_is_an_error_of_one_line(
     tmp_path: Path, forbid: Callable[[Path], None]
 ) -> None:
     forbid(tmp_path)
@@ -187,7 +187,7 @@ def test_an_unreadable_work_directory_is_told_in_one_line(
         last_saved(tmp_path)
 
 
-def test_checkpoints_that_cannot_be_written_are_told_at_the_start(tmp_path: Path) -> None:
+def test_an_unwritable_checkpoints_folder_is_an_error_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").touch()
     with pytest.raises(UserError, match=r"folder .*checkpoints: cannot be written"):
         Checkpoints(tmp_path, keep_last=1, epoch_steps=3, best_by="AR@1000")
@@ -229,7 +229,7 @@ sys.exit(exit_code(lambda: command(Path(sys.argv[1]), sys.argv[2])))
         ("disk full at the next save", "File too large"),
     ],
 )
-def test_a_save_that_fails_is_one_line_and_the_process_ends(
+def test_a_failed_save_prints_one_line_and_ends_the_process(
     tmp_path: Path, failure: str, cause: str
 ) -> None:
     root = Path(__file__).resolve().parents[2]
@@ -259,7 +259,7 @@ sys.exit(exit_code(lambda: load_variables(Path(sys.argv[1])) and 0))
 """
 
 
-def test_damaged_arrays_are_one_line(tmp_path: Path) -> None:
+def test_damaged_arrays_are_an_error_of_one_line(tmp_path: Path) -> None:
     with Checkpoints(tmp_path, keep_last=1, epoch_steps=3, best_by="AR@1000") as checkpoints:
         checkpoints.save(1, variables_of(0), OPT_STATE, None)
     for file in (tmp_path / "checkpoints" / "1" / "variables").rglob("d/*"):
@@ -278,13 +278,13 @@ def test_damaged_arrays_are_one_line(tmp_path: Path) -> None:
     assert process.returncode == 2
 
 
-def test_damaged_metrics_and_metadata_are_told(tmp_path: Path) -> None:
+def test_damaged_metrics_and_metadata_are_errors(tmp_path: Path) -> None:
     with Checkpoints(tmp_path, keep_last=1, epoch_steps=3, best_by="AR@1000") as checkpoints:
         checkpoints.save(1, variables_of(0), OPT_STATE, {"AR@1000": 0.5})
     step = tmp_path / "checkpoints" / "1"
     (step / "metrics" / "metrics").write_text("{broken")
     for read in (last_saved, best_step_folder):
-        with pytest.raises(UserError, match="metrics of one are damaged"):
+        with pytest.raises(UserError, match="contains damaged metrics"):
             read(tmp_path)
     (step / "metrics" / "metrics").unlink()
     (step / "_CHECKPOINT_METADATA").unlink()
@@ -292,7 +292,7 @@ def test_damaged_metrics_and_metadata_are_told(tmp_path: Path) -> None:
         last_saved(tmp_path)
 
 
-def test_metrics_of_a_later_evaluation_count_for_the_best(tmp_path: Path) -> None:
+def test_metrics_of_a_later_evaluation_select_the_best(tmp_path: Path) -> None:
     with Checkpoints(tmp_path, keep_last=1, epoch_steps=3, best_by="AR@1000") as checkpoints:
         checkpoints.save(1, variables_of(1), OPT_STATE, {"AR@1000": 0.1})
         checkpoints.save(2, variables_of(2), OPT_STATE, None)
@@ -326,14 +326,14 @@ def test_the_best_of_a_run_of_version_0_1_is_found(tmp_path: Path) -> None:
     assert best_step_folder(tmp_path).name == "1"
 
 
-def test_orbax_is_quiet(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_orbax_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with Checkpoints(tmp_path, keep_last=1, epoch_steps=3, best_by="AR@1000") as checkpoints:
         checkpoints.save(1, variables_of(0), OPT_STATE, None)
     load_variables(tmp_path)
     assert capfd.readouterr() == ("", "")
 
 
-def test_metrics_are_readable_json_beside_the_weights(tmp_path: Path) -> None:
+def test_metrics_are_stored_as_json(tmp_path: Path) -> None:
     with Checkpoints(tmp_path, keep_last=1, epoch_steps=3, best_by="AR@1000") as checkpoints:
         checkpoints.save(1, variables_of(0), OPT_STATE, {"AR@1000": 0.5})
     stored = tmp_path / "checkpoints" / "1" / "metrics" / "metrics"

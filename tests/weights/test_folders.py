@@ -1,4 +1,4 @@
-"""Weights are whole or not there, and load from everything that holds them."""
+"""Folders of weights: written completely or not at all, and loaded from each kind of folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rpn_jax.weights.trees import check_variables
 from tests.made_variables import assert_bit_equal, variables_of
 
 
-def test_weights_and_their_config_survive_a_folder(tmp_path: Path) -> None:
+def test_saved_weights_and_their_config_load_unchanged(tmp_path: Path) -> None:
     config = load_config("rpn_r101-caffe_fpn_1x_coco")
     folder = tmp_path / "made" / "weights"
     save_variables(folder, config, jax.tree.map(jnp.asarray, variables_of(3)))
@@ -29,7 +29,7 @@ def test_weights_and_their_config_survive_a_folder(tmp_path: Path) -> None:
     assert [entry.name for entry in folder.parent.iterdir()] == ["weights"]
 
 
-def test_weights_are_not_written_over(tmp_path: Path) -> None:
+def test_weights_are_not_overwritten(tmp_path: Path) -> None:
     folder = tmp_path / "weights"
     folder.mkdir()
     save_variables(folder, Config(), variables_of(0))
@@ -38,28 +38,28 @@ def test_weights_are_not_written_over(tmp_path: Path) -> None:
     assert_bit_equal(load_variables(folder), variables_of(0))
 
 
-def test_weights_that_break_off_leave_nothing(
+def test_interrupted_writing_leaves_no_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def breaks_off(folder: Path, tree: Any) -> None:
+    def interrupt(folder: Path, tree: Any) -> None:
         folder.mkdir()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rpn_jax.weights.folders.write_item", breaks_off)
+    monkeypatch.setattr("rpn_jax.weights.folders.write_item", interrupt)
     with pytest.raises(KeyboardInterrupt):
         save_variables(tmp_path / "weights", Config(), variables_of(0))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_folders_without_weights_are_told_in_one_line(tmp_path: Path) -> None:
+def test_folders_without_weights_are_errors_of_one_line(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     (tmp_path / "file.pth").touch()
     expected = {
         "nowhere": "no such folder",
         "file.pth": "no such folder",
-        "pictures": "holds no weights; expected",
-        "run": "no checkpoint has been saved there yet",
+        "pictures": "holds no weights. Give",
+        "run": "holds no checkpoint yet",
     }
     for name, message in expected.items():
         with pytest.raises(UserError, match=f"weights .*{name}: {message}") as error:
@@ -68,23 +68,23 @@ def test_folders_without_weights_are_told_in_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("unreadable", ["weights", "."])
-def test_unreadable_folders_are_told_in_one_line(
+def test_unreadable_folders_are_errors_of_one_line(
     tmp_path: Path, forbid: Callable[[Path], None], unreadable: str
 ) -> None:
     save_variables(tmp_path / "weights", Config(), variables_of(0))
     forbid(tmp_path / unreadable)
-    told = r"weights .*weights: cannot be read \(Permission denied\)$"
-    with pytest.raises(UserError, match=told):
+    message = r"weights .*weights: cannot be read \(Permission denied\)$"
+    with pytest.raises(UserError, match=message):
         load_variables(tmp_path / "weights")
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         save_variables(tmp_path / "weights", Config(), variables_of(0))
 
 
 @pytest.mark.parametrize("damage", ["no files", "metadata", "values"])
-def test_damaged_weights_are_told_in_one_line(tmp_path: Path, damage: str) -> None:
+def test_damaged_weights_are_errors_of_one_line(tmp_path: Path, damage: str) -> None:
     folder = tmp_path / "weights"
-    # One array: of several, orbax drops the reads in flight when the first fails, and asyncio
-    # complains of that whenever the threads get to it, in whatever test runs then.
+    # One array only. With several, orbax cancels the other reads when the first one fails, and
+    # asyncio reports that later, while another test runs.
     save_variables(folder, Config(), {"params": {"kernel": np.arange(100.0)}})
     files = [path for path in (folder / "variables").rglob("*") if path.is_file()]
     for path in files:
@@ -99,7 +99,7 @@ def test_damaged_weights_are_told_in_one_line(tmp_path: Path, damage: str) -> No
     assert "\n" not in str(error.value)
 
 
-def test_the_first_differing_weights_are_named() -> None:
+def test_the_error_for_other_weights_names_one_of_each_kind() -> None:
     expected = jax.eval_shape(lambda: variables_of(0))
     check_variables(expected, variables_of(1), "w")
     other = variables_of(0)
@@ -110,8 +110,8 @@ def test_the_first_differing_weights_are_named() -> None:
     with pytest.raises(UserError) as error:
         check_variables(expected, other, "runs/x")
     assert str(error.value) == (
-        "weights runs/x: are of another model: "
-        "batch_stats.backbone.layer1.0.bn1.mean has shape (8,), the config needs (4,); "
-        "backbone.conv1.kernel is missing (and 1 more); "
-        "backbone.layer9.0.conv1.kernel is unexpected"
+        "weights runs/x: do not match the config: "
+        "'batch_stats.backbone.layer1.0.bn1.mean' has shape (8,), expected (4,); "
+        "'backbone.conv1.kernel' is missing (and 1 more); "
+        "'backbone.layer9.0.conv1.kernel' is unexpected"
     )

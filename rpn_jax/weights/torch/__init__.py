@@ -1,9 +1,9 @@
-"""PyTorch weights in and out; the only home of ``torch`` beside the benchmark.
+"""Convert PyTorch weights. Besides the benchmark, only this package imports ``torch``.
 
-``tables`` holds the names of each zoo as data, ``download`` and ``read`` turn a source into arrays
-without running anything in it, ``match`` brings them under this package's names and finds the
-config, ``style`` tells 'pytorch' from 'caffe', ``conversion`` writes folders and ``.pth`` files,
-``initial`` serves ``train.init_weights``.
+``tables`` lists the key names of each model zoo. ``download`` and ``read`` load a source as arrays
+and execute no code in it. ``match`` renames the keys and finds the config. ``style`` detects the
+style of a backbone, 'pytorch' or 'caffe'. ``conversion`` writes folders of weights and ``.pth``
+files, and ``report`` describes a conversion. ``initial`` loads ``train.init_weights``.
 """
 
 from rpn_jax.weights.torch.conversion import convert, to_torch

@@ -1,7 +1,8 @@
-"""A PyTorch file to a folder of weights, and back.
+"""Convert a PyTorch file to a folder of weights, and back.
 
-Strict: every key is used or listed with the reason, every parameter is filled, shapes are compared
-before anything is written, and the folder appears whole or not at all.
+The conversion is strict. Every key is used or listed with the reason, and every parameter must be
+in the file. Shapes are compared before anything is written. The folder gets its name when it is
+complete, so a failed conversion leaves no folder.
 """
 
 from __future__ import annotations
@@ -26,10 +27,9 @@ from rpn_jax.weights.torch.match import (
     assumed_statistics,
     choose_config,
     describe,
-    differences,
+    expected_shapes,
     leave_out_unused_stages,
     match_keys,
-    wanted_shapes,
 )
 from rpn_jax.weights.torch.names import (
     Shapes,
@@ -40,39 +40,38 @@ from rpn_jax.weights.torch.names import (
 )
 from rpn_jax.weights.torch.read import Checkpoint, read_checkpoint
 from rpn_jax.weights.torch.report import Report, write_report
-from rpn_jax.weights.torch.style import check_style, told_style
+from rpn_jax.weights.torch.style import check_style, detect_style
+from rpn_jax.weights.trees import shape_differences
 
 if TYPE_CHECKING:
     from rpn_jax.structures import Variables
 
-DIFFERENCES_NAMED = 3
-
 
 @dataclass(frozen=True)
 class Converted:
-    """A file's weights as this package's variables."""
+    """The weights of a file as variables of this package."""
 
     config: Config
     variables: Variables
-    """All of the config's, or, from a backbone's file, those of the backbone; NumPy float32."""
+    """float32 variables of the whole config, or of the backbone if the file holds only that."""
     report: Report
 
 
 def convert(source: str, out: Path, config_name: str | None) -> Report:
-    """Write the weights of a PyTorch file as a folder that `rpn_jax.load_variables` reads.
+    """Convert a PyTorch file to a folder of weights that `rpn_jax.load_variables` reads.
 
     Args:
       source: a path, an https URL, or a name such as ``torchvision://resnet50``.
       out: a folder that does not exist yet.
-      config_name: name or path of the config that the weights are for; None takes the one of this
-        package that they fit.
+      config_name: name or path of the config that the weights are for. None selects the config of
+        this package that they fit.
 
     Returns:
-      The report, which is also in ``out/report.json``.
+      The report, which is also written to ``out/report.json``.
 
     Raises:
-      UserError: a source that cannot be had, is no file of weights, asks to run code, or does not
-        fit the config; a folder that exists.
+      UserError: the source cannot be downloaded or read, is not a weights file, contains code to
+        execute, or does not match the config; or the folder exists.
     """
     check_new_folder(out)
     config = load_config(config_name) if config_name is not None else None
@@ -82,21 +81,21 @@ def convert(source: str, out: Path, config_name: str | None) -> Report:
 
 
 def read_converted(source: str, config: Config | None) -> Converted:
-    """Read a source for a config (None: the one that it fits); see `convert`."""
+    """Read a source for a config, or for the config that it fits. `convert` lists the errors."""
     path = local_file(source)
     checkpoint = read_checkpoint(path)
     match = match_keys(checkpoint.arrays, path)
     found = _shapes(match, checkpoint)
-    told = told_style(source, path, match.zoo, found, checkpoint.metadata)
+    detected = detect_style(source, path, match.zoo, found, checkpoint.metadata)
     chosen, chosen_by = (
-        choose_config(match, found, told, path) if config is None else (config, "--config")
+        choose_config(match, found, detected, path) if config is None else (config, "--config")
     )
-    check_style(chosen, told, path)
+    check_style(chosen, detected, path)
     match = leave_out_unused_stages(match, chosen)
-    wanted = wanted_shapes(chosen, match.zoo)
-    assumed = assumed_statistics(match, wanted)
-    _check_shapes(_shapes(match, checkpoint), assumed, wanted, chosen, path)
-    arrays = _arrays(match, checkpoint, assumed, wanted, path)
+    expected = expected_shapes(chosen, match.zoo)
+    assumed = assumed_statistics(match, expected)
+    _check_shapes(_shapes(match, checkpoint), assumed, expected, chosen, path)
+    arrays = _arrays(match, checkpoint, assumed, expected, path)
     variables, initialised = _fill(arrays, chosen)
     report = Report(
         source=source,
@@ -123,21 +122,24 @@ def to_torch(weights: Path, file: Path) -> None:
     """Write a folder of weights as a ``.pth`` file under MMDetection's names.
 
     Args:
-      weights: what `rpn_jax.load_variables` reads.
-      file: a file that does not exist yet; holds ``state_dict``, in float32, with
-        ``num_batches_tracked`` 0 for every batch norm, and ``meta``.
+      weights: a folder that `rpn_jax.load_variables` reads.
+      file: a file that does not exist yet. It gets the entries ``state_dict`` (float32, with
+        ``num_batches_tracked`` 0 for every batch norm) and ``meta``.
 
     Raises:
-      UserError: no such weights, a file that exists or cannot be written, or no PyTorch.
+      UserError: the weights cannot be read, the file exists or cannot be written, or PyTorch is not
+        installed.
     """
     try:
         import torch
     except ImportError:
-        raise UserError(f"{file}: writing it needs PyTorch: pip install 'rpn-jax[torch]'") from None
+        raise UserError(
+            f"{file}: PyTorch is not installed. Run: pip install 'rpn-jax[torch]'"
+        ) from None
     with writing(file):
         taken = file.exists()
     if taken:
-        raise UserError(f"{file}: exists already; name a new file or remove this one")
+        raise UserError(f"{file}: exists already. Choose another path, or remove the file.")
     content = {
         "meta": {"written_by": f"rpn_jax {__version__}"},
         "state_dict": OrderedDict(
@@ -148,12 +150,12 @@ def to_torch(weights: Path, file: Path) -> None:
     with written_whole(file) as part:
         try:
             torch.save(content, part)
-        except RuntimeError as error:  # PyTorch's own, for a folder that is missing
+        except RuntimeError as error:  # what PyTorch raises if the folder does not exist
             raise UserError(f"{file}: cannot be written ({error})") from None
 
 
 def state_dict(variables: Variables) -> dict[str, np.ndarray]:
-    """Variables under PyTorch's names and in its layout, with the counters of batch norms."""
+    """Return variables with PyTorch's keys and layout, and with a counter for each batch norm."""
     arrays = {}
     for key, (_, leaf) in flat_by_torch_key(variables).items():
         arrays[key] = np.ascontiguousarray(to_torch_layout(np.asarray(leaf)))
@@ -168,39 +170,38 @@ def _shapes(match: KeyMatch, checkpoint: Checkpoint) -> Shapes:
 
 
 def _check_shapes(
-    found: Shapes, assumed: dict[str, float], wanted: Shapes, config: Config, path: Path
+    found: Shapes, assumed: dict[str, float], expected: Shapes, config: Config, path: Path
 ) -> None:
-    complaints = differences(found, {name: wanted[name] for name in wanted if name not in assumed})
-    if not complaints:
-        return
-    more = len(complaints) - DIFFERENCES_NAMED
-    raise UserError(
-        f"weights {path}: holds {describe(found)}; config {config.name} wants {describe(wanted)}: "
-        f"{'; '.join(complaints[:DIFFERENCES_NAMED])}{f'; and {more} more' if more > 0 else ''}"
-    )
+    needed = {name: shape for name, shape in expected.items() if name not in assumed}
+    differences = shape_differences(needed, found)
+    if differences:
+        raise UserError(
+            f"weights {path}: holds {describe(found)}, but config {config.name} needs "
+            f"{describe(expected)}: {differences}"
+        )
 
 
 def _arrays(
     match: KeyMatch,
     checkpoint: Checkpoint,
     assumed: dict[str, float],
-    wanted: Shapes,
+    expected: Shapes,
     path: Path,
 ) -> dict[str, np.ndarray]:
-    """Every wanted array by its MMDetection name, float32 in PyTorch's layout."""
-    arrays = {name: np.full(wanted[name], value, np.float32) for name, value in assumed.items()}
+    """Return every expected array by MMDetection's key, float32 in PyTorch's layout."""
+    arrays = {name: np.full(expected[name], value, np.float32) for name, value in assumed.items()}
     for name, key in match.sources.items():
         array = checkpoint.arrays[key]
         if array.dtype != np.float32:
-            raise UserError(f"weights {path}: '{key}' holds {array.dtype}, not floating numbers")
+            raise UserError(f"weights {path}: '{key}' has dtype {array.dtype}, not a floating one")
         if not np.isfinite(array).all():
-            raise UserError(f"weights {path}: '{key}' holds numbers that are not finite")
+            raise UserError(f"weights {path}: '{key}' holds NaN or infinite values")
         arrays[name] = array
     return arrays
 
 
 def _fill(arrays: dict[str, np.ndarray], config: Config) -> tuple[Variables, tuple[str, ...]]:
-    """(variables, names of those that ``arrays`` does not hold)."""
+    """Return (variables, names of those that ``arrays`` does not hold)."""
     paths = {name: path for name, (path, _) in flat_by_torch_key(variable_shapes(config)).items()}
     leaves = {
         path: np.ascontiguousarray(from_torch_layout(arrays[name]))
@@ -211,7 +212,7 @@ def _fill(arrays: dict[str, np.ndarray], config: Config) -> tuple[Variables, tup
 
 
 def _write_folder(out: Path, converted: Converted) -> None:
-    """Write weights and report beside ``out``, then give them its name in one step."""
+    """Write weights and report to a temporary folder, then rename it to ``out``."""
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:

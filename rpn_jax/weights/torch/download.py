@@ -1,8 +1,9 @@
-"""A source's file on this machine: a path as it is, a name or URL through the cache.
+"""Find the file of a source: a local path, or a name or URL that is downloaded to the cache.
 
-The cache is ``$XDG_CACHE_HOME/rpn_jax`` (``~/.cache/rpn_jax``), by host and path of the URL. A
-download that broke off goes on where it stopped, and what arrived is checked against the digits of
-its SHA-256 that published files carry in their names (``resnet50-0676ba61.pth``).
+The cache is ``$XDG_CACHE_HOME/rpn_jax`` (default ``~/.cache/rpn_jax``). The host and path of the
+URL are the path in the cache. An interrupted download continues where it stopped. The names of
+published files contain the first digits of the SHA-256 (``resnet50-0676ba61.pth``). They are
+compared with those of the downloaded file.
 """
 
 from __future__ import annotations
@@ -27,31 +28,31 @@ if TYPE_CHECKING:
     from http.client import HTTPResponse
 
 Progress = Callable[[int, int | None], None]
-"""Told the bytes that have arrived and, if known, the bytes of the whole file."""
+"""Called with the number of bytes received and, if it is known, the size of the file."""
 
 ATTEMPTS = 5
 FIRST_PAUSE_SECONDS = 1.0
 TIMEOUT_SECONDS = 30
 CHUNK_BYTES = 1 << 20
-PASSING_STATUSES = (408, 429, 500, 502, 503, 504)
+RETRIED_STATUSES = (408, 429, 500, 502, 503, 504)
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 
-class BrokenOff(Exception):
-    """A download ended before its file did; what arrived is kept."""
+class IncompleteDownload(Exception):
+    """The connection ended before the whole file was received."""
 
 
 def local_file(source: str, pause_seconds: float = FIRST_PAUSE_SECONDS) -> Path:
-    """The file that ``source`` names, downloaded if it is not here.
+    """Return the local path of a source. Download the file if it is not in the cache.
 
     Args:
-      source: a path, an https URL (http from this machine itself), or a key of
+      source: a path, an https URL (or http on localhost), or a key of
         `rpn_jax.weights.torch.tables.NAMED_FILES`.
-      pause_seconds: before the second attempt; doubles with every further one.
+      pause_seconds: pause before the second attempt. It doubles with each further attempt.
 
     Raises:
-      UserError: no such file or name, one that cannot be read, no answer, or a file that its
-        name's digits disprove.
+      UserError: the file or name does not exist, the file cannot be read or downloaded, or its
+        SHA-256 does not match the digits in its name.
     """
     url = NAMED_FILES[source].url if source in NAMED_FILES else source
     if url.startswith(("https://", "http://")):
@@ -59,31 +60,31 @@ def local_file(source: str, pause_seconds: float = FIRST_PAUSE_SECONDS) -> Path:
     if "://" in url:
         names = list(NAMED_FILES)
         raise UserError(
-            f"weights '{source}': no such name{nearest(source, names)} (known: {', '.join(names)})"
+            f"weights '{source}': unknown name{nearest(source, names)} (known: {', '.join(names)})"
         )
     path = Path(source)
     with reading(f"weights {source}"):
         if path.is_dir():
-            raise UserError(f"weights {source}: is a folder, where a .pth or .pkl file is wanted")
+            raise UserError(f"weights {source}: is a folder. Give a .pth or .pkl file.")
         if not path.is_file():
             raise UserError(f"weights {source}: no such file")
     return path
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digits_in_name(name: str) -> str | None:
-    """The first digits of the SHA-256 that a published file's name ends in, if it does."""
+    """Return the digits of the SHA-256 at the end of a published file's name, or None."""
     match = re.search(r"-([0-9a-f]{8,64})\.\w+$", name)
     return match[1] if match else None
 
 
 def compare_digits(name: str, sha256: str) -> Literal["match", "differ", "none"]:
-    """Whether the digits in a file's name are those of its SHA-256; 'none' without digits."""
+    """Compare the digits in a file's name with its SHA-256. The result is 'none' without digits."""
     digits = digits_in_name(name)
     if digits is None:
         return "none"
@@ -91,12 +92,12 @@ def compare_digits(name: str, sha256: str) -> Literal["match", "differ", "none"]
 
 
 def cache_path(url: str) -> Path:
-    """Where the cache keeps the file of ``url``. Raises UserError for a URL that names no file."""
+    """Return the path of a URL's file in the cache. Raise a UserError if the URL names no file."""
     parts = urllib.parse.urlsplit(url)
     steps = parts.path.strip("/").split("/")
     if not parts.hostname or not all(steps) or ".." in steps:
         raise UserError(f"weights {url}: names no file")
-    if parts.query:  # what tells two files apart may stand there
+    if parts.query:  # URLs of different files may differ only in their query
         steps.insert(0, hashlib.sha256(url.encode()).hexdigest()[:8])
     return cache_folder().joinpath(parts.hostname, *steps)
 
@@ -110,8 +111,8 @@ def _cached(url: str, pause_seconds: float) -> Path:
     if compare_digits(path.name, sha256) == "differ":
         path.unlink()
         raise UserError(
-            f"weights {url}: what arrived was altered or cut off, and was removed: its SHA-256 is "
-            f"{sha256}, but its name says {digits_in_name(path.name)}; try again"
+            f"weights {url}: the file is damaged and was removed. Its SHA-256 is {sha256}, but its "
+            f"name has the digits {digits_in_name(path.name)}. Try again."
         )
     return path
 
@@ -119,16 +120,16 @@ def _cached(url: str, pause_seconds: float) -> Path:
 def _check_transport(url: str) -> None:
     parts = urllib.parse.urlsplit(url)
     if parts.scheme != "https" and parts.hostname not in LOCAL_HOSTS:
-        raise UserError(f"weights {url}: can be altered on the way; use https")
+        raise UserError(f"weights {url}: http does not protect against changes. Use https.")
 
 
 def _download(url: str, path: Path, pause_seconds: float) -> None:
-    """Download to ``path``, through ``path.part``, in several attempts if need be."""
+    """Download a file to ``path.part`` in up to `ATTEMPTS` attempts, then rename it to ``path``."""
     with writing(f"cache {path.parent}", "Set XDG_CACHE_HOME to another folder."):
         path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     if digits_in_name(path.name) is None:
-        part.unlink(missing_ok=True)  # without digits, nothing tells whether old bytes still fit
+        part.unlink(missing_ok=True)  # without digits, old bytes cannot be checked
     with _progress_bar(path.name) as progress:
         for attempt in range(ATTEMPTS):
             if attempt > 0:
@@ -137,14 +138,14 @@ def _download(url: str, path: Path, pause_seconds: float) -> None:
                 _fetch_rest(url, part, progress)
             except urllib.error.HTTPError as error:
                 reason = f"the server answered {error.code} {error.reason}"
-                if error.code not in PASSING_STATUSES:
+                if error.code not in RETRIED_STATUSES:
                     raise UserError(f"weights {url}: {reason}") from None
-            except (OSError, http.client.HTTPException, BrokenOff) as error:
+            except (OSError, http.client.HTTPException, IncompleteDownload) as error:
                 reason = str(error) or type(error).__name__
             else:
                 part.replace(path)
                 return
-    raise UserError(f"weights {url}: not downloaded in {ATTEMPTS} attempts ({reason})")
+    raise UserError(f"weights {url}: cannot be downloaded in {ATTEMPTS} attempts ({reason})")
 
 
 @contextlib.contextmanager
@@ -168,35 +169,37 @@ def _progress_bar(name: str) -> Iterator[Progress]:
     )
     with Bars(*columns, console=Console(stderr=True)) as bars:
         task = bars.add_task(name, total=None)
-        yield lambda have, total: bars.update(task, completed=have, total=total)
+        yield lambda received, total: bars.update(task, completed=received, total=total)
 
 
 def _fetch_rest(url: str, part: Path, progress: Progress) -> None:
-    """Append to ``part`` what is missing of the file; raises BrokenOff if less arrives."""
-    have = part.stat().st_size if part.is_file() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    """Append the rest of the file to ``part``. Raise IncompleteDownload if it ends too early."""
+    received = part.stat().st_size if part.is_file() else 0
+    request = urllib.request.Request(
+        url, headers={"Range": f"bytes={received}-"} if received else {}
+    )
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
     except urllib.error.HTTPError as error:
-        if error.code == 416 and have:
+        if error.code == 416 and received:
             part.unlink()
-            raise BrokenOff("the part that was kept is not of this file") from None
+            raise IncompleteDownload("the part that was kept is longer than the file") from None
         raise
     with response:
-        _check_transport(response.url)  # a redirect may have led elsewhere
-        if not _goes_on_at(response, have):
-            have = 0
-        total = _total_bytes(response, have)
-        with part.open("ab" if have else "wb") as file:
+        _check_transport(response.url)  # a redirect may lead to http
+        if not _continues_at(response, received):
+            received = 0
+        total = _total_bytes(response, received)
+        with part.open("ab" if received else "wb") as file:
             while chunk := response.read(CHUNK_BYTES):
                 file.write(chunk)
-                have += len(chunk)
-                progress(have, total)
-    if total is not None and have != total:
-        raise BrokenOff(f"broke off at {have} of {total} bytes")
+                received += len(chunk)
+                progress(received, total)
+    if total is not None and received != total:
+        raise IncompleteDownload(f"the connection ended after {received} of {total} bytes")
 
 
-def _goes_on_at(response: HTTPResponse, offset: int) -> bool:
+def _continues_at(response: HTTPResponse, offset: int) -> bool:
     content_range = response.headers.get("Content-Range", "")
     return response.status == 206 and content_range.startswith(f"bytes {offset}-")
 

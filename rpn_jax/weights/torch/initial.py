@@ -1,4 +1,4 @@
-"""What training starts from: ``train.init_weights``."""
+"""Load the weights that training starts from: ``train.init_weights``."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from rpn_jax.weights.torch.tables import NAMED_FILES
 from rpn_jax.weights.trees import check_variables
 
 SHARED_SECTIONS = ("model.backbone.", "pixels.")
-"""What weights and the model that they start must have in common, beside their shapes."""
+"""Config sections that must be the same in the weights and in the model that starts from them."""
 
 if TYPE_CHECKING:
     from rpn_jax.structures import Variables
 
 
 def initial_variables(config: Config, source: str) -> Variables:
-    """The variables of ``source`` for a config; a backbone's are completed at random.
+    """Load weights for a config. If they hold only a backbone, the rest gets random values.
 
     Args:
-      config: the model to train; its ``train.seed`` fixes what is random.
-      source: a folder of weights, a work directory, or what `convert` takes: a ``.pth`` or ``.pkl``
-        file, an https URL, or a name such as ``torchvision://resnet50``.
+      config: the model to train. ``train.seed`` is the seed of the random values.
+      source: a folder of weights, a work directory, or a source that `convert` accepts: a ``.pth``
+        or ``.pkl`` file, an https URL, or a name such as ``torchvision://resnet50``.
 
     Returns:
       All variables of the config, nested dicts of float32 arrays.
 
     Raises:
-      UserError: a source that cannot be had or does not fit the config.
+      UserError: the source cannot be downloaded or read, or does not match the config.
     """
     with reading(f"weights {source}"):
         is_folder = Path(source).is_dir()
@@ -54,7 +54,7 @@ def initial_variables(config: Config, source: str) -> Variables:
 
 
 def published_backbone(backbone: BackboneConfig) -> str | None:
-    """The name of a published file of ImageNet weights that a backbone can start from, if any."""
+    """Return the name of published ImageNet weights that fit a backbone, or None."""
     depth, width = backbone.depth, backbone.base_width
     if backbone.norm == "group":
         return None
@@ -68,6 +68,6 @@ def published_backbone(backbone: BackboneConfig) -> str | None:
 
 
 def _part(variables: Variables, of_backbone: bool) -> Variables:
-    """The backbone, or all but the backbone."""
+    """Return the variables of the backbone, or all others."""
     flat = flatten_dict(variables)
     return nest({path: flat[path] for path in flat if (path[1] == "backbone") == of_backbone})

@@ -1,4 +1,4 @@
-"""From a file's keys to this package's, and to the config that they fit."""
+"""Match the keys of a file with those of this package, and find the config that they fit."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from rpn_jax.models import variable_shapes
 from rpn_jax.models.resnet import BLOCKS
 from rpn_jax.weights.torch.names import STATISTICS, Shapes, flat_by_torch_key, torch_shape
 from rpn_jax.weights.torch.report import ChosenBy
-from rpn_jax.weights.torch.style import ToldStyle
+from rpn_jax.weights.torch.style import DetectedStyle
 from rpn_jax.weights.torch.tables import ZOOS, Zoo
 
 
 @dataclass(frozen=True)
 class KeyMatch:
-    """Every key of a file, either used or left out."""
+    """The keys of a file. Each is either used or left out."""
 
     zoo: Zoo
     sources: dict[str, str]
-    """Key as MMDetection names it -> key in the file."""
+    """Key in the file, by MMDetection's key."""
     left_out: dict[str, str]
-    """Key in the file -> why it is not used."""
+    """Reason why a key in the file is not used, by key."""
 
 
 def match_keys(keys: Iterable[str], path: Path) -> KeyMatch:
-    """Recognise the zoo of a file and bring its keys to MMDetection's names.
+    """Detect the zoo of a file and rename its keys to MMDetection's.
 
     Raises:
-      UserError: keys of no known zoo, or two keys of one meaning.
+      UserError: the keys are of no known zoo, or two keys get the same name.
     """
     keys = list(keys)
     zoo = _find_zoo(keys, path)
@@ -52,7 +52,7 @@ def match_keys(keys: Iterable[str], path: Path) -> KeyMatch:
 
 
 def leave_out_unused_stages(match: KeyMatch, config: Config) -> KeyMatch:
-    """A backbone's stages beyond those of the config are left out, not unexpected."""
+    """Leave out the stages of a backbone file that the config's backbone does not have."""
     stages = config.model.backbone.num_stages
     pattern = re.compile(rf"^backbone\.layer[{stages + 1}-9]\.")
     if match.zoo.kind == "detector":
@@ -66,8 +66,8 @@ def leave_out_unused_stages(match: KeyMatch, config: Config) -> KeyMatch:
     )
 
 
-def wanted_shapes(config: Config, zoo: Zoo) -> Shapes:
-    """What a file of this zoo must hold for a config: all of it, or its backbone."""
+def expected_shapes(config: Config, zoo: Zoo) -> Shapes:
+    """Return the shapes that a file of this zoo needs for a config: of all, or of the backbone."""
     return {
         name: shape
         for name, shape in _shapes_of_model(config.model).items()
@@ -75,7 +75,7 @@ def wanted_shapes(config: Config, zoo: Zoo) -> Shapes:
     }
 
 
-@functools.cache  # tracing a model takes a while, and several configs share one
+@functools.cache  # tracing a model is slow, and several configs share a model
 def _shapes_of_model(model: ModelConfig) -> Shapes:
     variables = variable_shapes(Config(model=model))
     return {
@@ -83,82 +83,65 @@ def _shapes_of_model(model: ModelConfig) -> Shapes:
     }
 
 
-def assumed_statistics(match: KeyMatch, wanted: Shapes) -> dict[str, float]:
-    """Statistics of norms that only scale and shift: key -> 0 for means, 1 for variances.
+def assumed_statistics(match: KeyMatch, expected: Shapes) -> dict[str, float]:
+    """Return the statistics of norms that only scale and shift, by key: mean 0 and variance 1.
 
-    Only where a backbone's file holds no statistics of any norm; one that lacks some is incomplete.
+    A backbone has such norms if its file holds no statistics at all. A file that holds only some
+    of them is incomplete, and the result is empty.
     """
-    statistics = {name for name in wanted if name.rpartition(".")[2] in STATISTICS}
+    statistics = {name for name in expected if name.rpartition(".")[2] in STATISTICS}
     if match.zoo.kind == "detector" or statistics & set(match.sources):
         return {}
-    return {name: STATISTICS[name.rpartition(".")[2]] for name in wanted if name in statistics}
-
-
-def differences(found: Shapes, wanted: Shapes) -> list[str]:
-    """What of ``found`` differs from ``wanted``, in the order of shapes, missing, unexpected."""
-    reshaped = [
-        f"'{name}' has shape {shape}, not {wanted[name]}"
-        for name, shape in found.items()
-        if name in wanted and wanted[name] != shape
-    ]
-    missing = [
-        f"'{name}' {shape} is missing" for name, shape in wanted.items() if name not in found
-    ]
-    unexpected = [
-        f"'{name}' {shape} is unexpected" for name, shape in found.items() if name not in wanted
-    ]
-    return reshaped + missing + unexpected
+    return {name: STATISTICS[name.rpartition(".")[2]] for name in expected if name in statistics}
 
 
 def choose_config(
-    match: KeyMatch, found: Shapes, told: ToldStyle | None, path: Path
+    match: KeyMatch, found: Shapes, detected: DetectedStyle | None, path: Path
 ) -> tuple[Config, ChosenBy]:
-    """The config of this package that a file fits, and what decided.
+    """Return the config of this package that a file fits, and how it was chosen.
 
-    Shapes do not tell a 'caffe' backbone from a 'pytorch' one, so the file's name as published, or
-    what else tells its style, decides between them.
+    Backbones of the styles 'caffe' and 'pytorch' have the same shapes. The published file name or
+    the detected style selects one of them.
 
     Raises:
-      UserError: no config fits, or several that compute different things.
+      UserError: no config fits, or several configs fit that are different models.
     """
     fitting = [config for config in map(load_config, config_names()) if fits(config, match, found)]
     if not fitting:
         raise UserError(
-            f"weights {path}: holds {describe(found)}, which no config of this package fits; "
-            "name one of your own with --config"
+            f"weights {path}: holds {describe(found)}, and no config of this package fits. "
+            "Give your own config with --config."
         )
     narrowed: list[tuple[ChosenBy, list[Config]]] = [
         ("file name", [config for config in fitting if _is_named_after(path, config)]),
         ("shapes", fitting),
     ]
-    if told is not None:
-        of_style = [config for config in fitting if config.model.backbone.style == told.style]
-        narrowed.append((told.by, of_style))
+    if detected is not None:
+        of_style = [config for config in fitting if config.model.backbone.style == detected.style]
+        narrowed.append((detected.by, of_style))
     for chosen_by, configs in narrowed:
         if len({(config.model, config.pixels) for config in configs}) == 1:
             return configs[0], chosen_by
     names = ", ".join(config.name for config in fitting)
-    raise UserError(
-        f"weights {path}: fits several configs; name the right one with --config ({names})"
-    )
+    raise UserError(f"weights {path}: fits several configs. Choose one with --config ({names}).")
 
 
 def fits(config: Config, match: KeyMatch, found: Shapes) -> bool:
-    """Whether a file fills a config's parameters, and nothing is left over."""
+    """Return whether a file holds exactly the parameters of a config."""
     kept = leave_out_unused_stages(match, config).sources
-    wanted = wanted_shapes(config, match.zoo)
-    assumed = assumed_statistics(match, wanted)
-    needed = {name: shape for name, shape in wanted.items() if name not in assumed}
+    expected = expected_shapes(config, match.zoo)
+    assumed = assumed_statistics(match, expected)
+    needed = {name: shape for name, shape in expected.items() if name not in assumed}
     return {name: found[name] for name in kept} == needed
 
 
 def describe(shapes: Shapes) -> str:
-    """An architecture in words, from keys and shapes alone."""
+    """Describe the architecture that keys and shapes belong to, in words."""
     parts = [_describe_backbone(shapes)]
     if any(name.startswith("neck.") for name in shapes):
         parts.append("FPN")
     if "rpn_head.rpn_cls.weight" in shapes:
-        parts.append(f"{shapes['rpn_head.rpn_cls.weight'][0]} anchors a cell")
+        parts.append(f"{shapes['rpn_head.rpn_cls.weight'][0]} anchors per cell")
     return ", ".join(parts)
 
 
@@ -187,11 +170,11 @@ def _describe_backbone(shapes: Shapes) -> str:
 
 def _find_zoo(keys: list[str], path: Path) -> Zoo:
     for zoo in ZOOS:
-        if all(any(re.search(mark, key) for key in keys) for mark in zoo.marks):
+        if all(any(re.search(mark, key) for key in keys) for mark in zoo.key_patterns):
             return zoo
     first = ", ".join(f"'{key}'" for key in keys[:3])
     raise UserError(
-        f"weights {path}: keys of no known zoo, the first are {first} "
+        f"weights {path}: the keys are of no known zoo. The first are {first} "
         f"(known: {'; '.join(zoo.name for zoo in ZOOS)})"
     )
 
@@ -207,7 +190,7 @@ def _rename(key: str, zoo: Zoo) -> str:
 
 
 def _is_named_after(path: Path, config: Config) -> bool:
-    """Published files are named like their config, with the date and digits after it."""
+    """Return whether a file is named like a config, with a date and digits if it is published."""
     name = re.escape(config.name.replace("-", "_"))
     date_and_digits = r"(_20\d{6}\w*|_[0-9a-f]{8})?"
     return bool(re.fullmatch(rf"{name}{date_and_digits}\.\w+", path.name.replace("-", "_")))

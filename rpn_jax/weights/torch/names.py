@@ -1,4 +1,4 @@
-"""Between this package's variables and PyTorch's names and layouts."""
+"""Convert between the names and layouts of this package's variables and those of PyTorch."""
 
 from __future__ import annotations
 
@@ -13,49 +13,55 @@ if TYPE_CHECKING:
     from rpn_jax.structures import Variables
 
 VariablePath = tuple[str, ...]
-"""Keys into `Variables`: collection, modules, word."""
+"""Keys into `Variables`: the collection, the modules, and the name of the leaf."""
 Shape = tuple[int, ...]
 Shapes = dict[str, Shape]
-"""Key, as MMDetection names it -> shape in PyTorch's layout."""
+"""Shapes in PyTorch's layout, by MMDetection's key."""
 
-LAST_WORDS = {
+TORCH_LEAF_NAMES = {
     "kernel": "weight",
     "scale": "weight",
     "bias": "bias",
     "mean": "running_mean",
     "var": "running_var",
 }
-"""Our last word of a path, and PyTorch's."""
+"""The name of a leaf in this package and in PyTorch."""
 
 STATISTICS = {"running_mean": 0.0, "running_var": 1.0}
-"""PyTorch's words for a norm's statistics, and those of a norm that only scales and shifts."""
+"""PyTorch's names of a norm's statistics, and their values if it only scales and shifts."""
 
 
 def flat_by_torch_key(variables: Variables) -> dict[str, tuple[VariablePath, Any]]:
-    """PyTorch key -> (path, leaf) for every leaf of ``variables``."""
+    """Return (path, leaf) of every leaf of ``variables``, by its PyTorch key."""
     return {torch_key(path): (path, leaf) for path, leaf in flatten_dict(variables).items()}
 
 
 def torch_key(path: VariablePath) -> str:
-    """``('params', 'backbone', 'conv1', 'kernel')`` -> ``'backbone.conv1.weight'``."""
-    return ".".join((*path[1:-1], LAST_WORDS[path[-1]]))
+    """Return the PyTorch key of a leaf.
+
+    Example::
+
+      >>> torch_key(("params", "backbone", "conv1", "kernel"))
+      'backbone.conv1.weight'
+    """
+    return ".".join((*path[1:-1], TORCH_LEAF_NAMES[path[-1]]))
 
 
 def torch_shape(shape: Shape) -> Shape:
-    """HWIO -> OIHW for kernels; vectors stay."""
+    """Return the shape that an array has in PyTorch's layout: OIHW for an HWIO kernel."""
     return (shape[3], shape[2], shape[0], shape[1]) if len(shape) == 4 else shape
 
 
 def to_torch_layout(array: Float[ndarray, "..."]) -> Float[ndarray, "..."]:
-    """HWIO -> OIHW for kernels; vectors stay."""
+    """Transpose HWIO kernels to OIHW. Vectors are returned unchanged."""
     return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
 
 
 def from_torch_layout(array: Float[ndarray, "..."]) -> Float[ndarray, "..."]:
-    """OIHW -> HWIO for kernels; vectors stay."""
+    """Transpose OIHW kernels to HWIO. Vectors are returned unchanged."""
     return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
 
 
 def nest(leaves: dict[VariablePath, Any]) -> Variables:
-    """Path -> leaf, as nested `Variables`."""
+    """Return leaves, given by their paths, as nested `Variables`."""
     return dict(unflatten_dict(leaves))

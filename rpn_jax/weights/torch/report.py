@@ -1,4 +1,4 @@
-"""What a conversion did: for people on the screen, for programs as JSON."""
+"""Report what a conversion did, as a table on the console and as JSON."""
 
 from __future__ import annotations
 
@@ -23,40 +23,40 @@ SHORT_TEXT = 60
 
 @dataclass(frozen=True)
 class Report:
-    """Where weights came from and what became of every key."""
+    """The source of converted weights, and how each key was used."""
 
     source: str
-    """As it was named."""
+    """The source as the user named it."""
     sha256: str
-    """Of the source's file."""
+    """SHA-256 of the source's file, in hexadecimal."""
     size_bytes: int
-    """Of the source's file."""
+    """Size of the source's file."""
     digits_in_name: Literal["match", "differ", "none"]
-    """Whether the file's name ends in the first digits of its SHA-256."""
+    """Whether the digits in the file name match the SHA-256. 'none': it has no digits."""
     zoo: str
-    """Where its keys are from."""
+    """Name of the model zoo that uses these keys."""
     kind: Literal["detector", "backbone"]
-    """'detector': every parameter is from the file; 'backbone': those of the backbone."""
+    """'detector': the file holds every parameter. 'backbone': it holds those of the backbone."""
     config: str
-    """Name of the config that the weights are for."""
+    """Name of the config that the weights match."""
     config_chosen_by: ChosenBy
-    """'--config', or what made it the only one of this package that fits."""
+    """How the config was chosen: by the user, or from which hint."""
     architecture: str
-    """What keys and shapes tell of it."""
+    """Description of the architecture, from keys and shapes."""
     numbers: int
-    """Weights and statistics taken, counted one by one."""
+    """Number of values in all used tensors."""
     dtypes: dict[str, int]
-    """Tensors of the file by dtype; all become float32."""
+    """Number of tensors of each dtype in the file. All are converted to float32."""
     used: dict[str, str]
-    """Parameter -> key in the file."""
+    """Key in the file, by parameter."""
     assumed: dict[str, float]
-    """Statistics that the file does not hold, as its norms only scale and shift -> value."""
+    """Values of statistics that the file does not hold because its norms only scale and shift."""
     initialised: tuple[str, ...]
-    """Parameters that the file does not hold and training fills at random."""
+    """Parameters that the file does not hold. Training initialises them with random values."""
     left_out: dict[str, str]
-    """Key in the file -> why it was not used."""
+    """Reason why a key in the file was not used, by key."""
     metadata: dict[str, Any]
-    """What the file says about itself."""
+    """Metadata in the file."""
 
 
 def write_report(report: Report, folder: Path) -> None:
@@ -65,11 +65,11 @@ def write_report(report: Report, folder: Path) -> None:
 
 
 def print_report(report: Report, console: Console) -> None:
-    """Print the counts, what was left out and why, and the source's own metadata."""
+    """Print a report as a table. Long metadata is only in ``report.json``."""
     from rich.table import Table
     from rich.text import Text
 
-    # Text, as square brackets in a path or in metadata would be taken for markup.
+    # Text is not parsed as markup: a path or metadata may contain square brackets.
     table = Table(title=Text(f"{report.source} -> {report.config}"), show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -81,30 +81,33 @@ def print_report(report: Report, console: Console) -> None:
 def _rows(report: Report) -> list[tuple[str, str]]:
     rows = [
         ("file", f"{report.size_bytes:,} bytes, SHA-256 {report.sha256}"),
-        ("digits in its name", _digits_text(report)),
+        ("digits in the name", _digits_text(report)),
         ("zoo", f"{report.zoo} ({report.kind})"),
         ("architecture", report.architecture),
         ("config", f"{report.config} (chosen by {report.config_chosen_by})"),
-        ("used", f"{len(report.used)} tensors, {report.numbers:,} numbers"),
+        ("used", f"{len(report.used)} tensors with {report.numbers:,} values"),
     ]
     if any(dtype != "float32" for dtype in report.dtypes):
         rows.append(("dtypes", ", ".join(f"{n} {dtype}" for dtype, n in report.dtypes.items())))
     if report.assumed:
         rows.append(
-            ("assumed", f"{len(report.assumed)} statistics: mean 0, variance 1 (affine norms)")
+            (
+                "assumed",
+                f"mean 0 and variance 1 in {len(report.assumed)} statistics of affine norms",
+            )
         )
     if report.initialised:
-        rows.append(("not in the file", f"{_examples(report.initialised)}: training fills them"))
+        rows.append(("not in the file", f"{_examples(report.initialised)}: random initial values"))
     for reason, keys in _by_reason(report.left_out).items():
-        rows.append(("left out", f"{_examples(keys)}: {reason}"))
-    rows += [(f"its {name}", text) for name, text in _short_metadata(report.metadata)]
+        rows.append(("not used", f"{_examples(keys)}: {reason}"))
+    rows += [(f"metadata {name}", text) for name, text in _short_metadata(report.metadata)]
     return rows
 
 
 def _digits_text(report: Report) -> str:
     texts = {
-        "match": "agree with its SHA-256",
-        "differ": "DISAGREE with its SHA-256: it was altered, or is not the published file",
+        "match": "match its SHA-256",
+        "differ": "DIFFER from its SHA-256: the file was changed or is not the published one",
         "none": "none",
     }
     return texts[report.digits_in_name]
@@ -123,7 +126,7 @@ def _examples(keys: list[str] | tuple[str, ...]) -> str:
 
 
 def _short_metadata(metadata: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """The entries that fit on a line; config texts and class lists are in the JSON."""
+    """Return the entries that fit on a line, without lists such as class names."""
     rows = []
     for name, value in metadata.items():
         if isinstance(value, dict):

@@ -1,7 +1,8 @@
-"""The style of a file's backbone: 'pytorch' or 'caffe', which keys and shapes have in common.
+"""Detect the style of a file's backbone, 'pytorch' or 'caffe'.
 
-The style decides where bottlenecks stride, and goes with the order and scale of pixels. Weights of
-the one compute nonsense as the other, without any error, so whatever tells it is heeded.
+The style determines which convolution of a bottleneck has the stride, and the order and scale of
+the pixels. Keys and shapes are the same in both. Weights of one style compute wrong features in a
+network of the other without an error, so every available hint is checked.
 """
 
 from __future__ import annotations
@@ -22,37 +23,38 @@ from rpn_jax.weights.torch.tables import NAMED_FILES, Style, Zoo
 
 
 @dataclass(frozen=True)
-class ToldStyle:
-    """The style of a file's backbone, and what tells it."""
+class DetectedStyle:
+    """The style of a file's backbone."""
 
     style: Style
     by: ChosenBy
+    """Hint from which the style was detected."""
 
 
-def told_style(
+def detect_style(
     source: str, path: Path, zoo: Zoo, found: Shapes, metadata: Mapping[str, Any]
-) -> ToldStyle | None:
-    """The style of a file's backbone, by the first that tells it; None where nothing does.
+) -> DetectedStyle | None:
+    """Return the style of a file's backbone from the first hint, or None if there is no hint.
 
     Args:
-      source: as it was named.
-      path: the file.
-      zoo: of its keys.
-      found: its shapes.
-      metadata: what it says about itself.
+      source: the source as the user named it.
+      path: path of the file.
+      zoo: zoo of the file's keys.
+      found: shapes in the file.
+      metadata: metadata in the file.
     """
-    told: tuple[tuple[ChosenBy, Style | None], ...] = (
+    hints: tuple[tuple[ChosenBy, Style | None], ...] = (
         ("published name", published_style(source, path.name)),
         ("metadata", style_in_metadata(metadata)),
         ("keys", style_of_keys(zoo, found)),
     )
-    return next((ToldStyle(style, by) for by, style in told if style is not None), None)
+    return next((DetectedStyle(style, by) for by, style in hints if style is not None), None)
 
 
 def published_style(source: str, file_name: str) -> Style | None:
-    """The style of one of `NAMED_FILES`, by its name, its URL, or the file name of a copy.
+    """Return the style of one of `NAMED_FILES`, given by name, URL or the file name of a copy.
 
-    A file name counts where it ends in digits of the SHA-256; ``R-50.pkl`` may be anything.
+    A file name must end in digits of the SHA-256. Others, such as ``R-50.pkl``, are ambiguous.
     """
     is_published = digits_in_name(file_name) is not None
     for name, file in NAMED_FILES.items():
@@ -62,14 +64,17 @@ def published_style(source: str, file_name: str) -> Style | None:
 
 
 def style_in_metadata(metadata: Mapping[str, Any]) -> Style | None:
-    """The style, if the config text that MMDetection stores names one of the two."""
+    """Return the style that a stored MMDetection config names, or None for none or both."""
     text = json.dumps(metadata)
     styles: set[Style] = set(re.findall(r"style=\\?['\"](pytorch|caffe)\\?['\"]", text))
     return styles.pop() if len(styles) == 1 else None
 
 
 def style_of_keys(zoo: Zoo, found: Shapes) -> Style | None:
-    """The style of a ResNet whose zoo has but one, or whose norms only scale and shift: Caffe's."""
+    """Return the style of a ResNet backbone, or None if its keys do not determine it.
+
+    A zoo can have a single style. ResNets whose norms only scale and shift come from Caffe.
+    """
     features, per_group = found.get("backbone.layer1.0.conv2.weight", (0, 0))[:2]
     if features != per_group or zoo.kind == "detector":
         return None
@@ -79,12 +84,12 @@ def style_of_keys(zoo: Zoo, found: Shapes) -> Style | None:
     return zoo.resnet_style
 
 
-def check_style(config: Config, told: ToldStyle | None, path: Path) -> None:
-    """Refuse a file that is known to be of the other style; its shapes would not tell."""
+def check_style(config: Config, detected: DetectedStyle | None, path: Path) -> None:
+    """Raise a UserError if a file has a style that is not the config's. The shapes would match."""
     backbone = config.model.backbone
-    if told is None or told.style == backbone.style or backbone.depth < 50:
+    if detected is None or detected.style == backbone.style or backbone.depth < 50:
         return
     raise UserError(
-        f"weights {path}: is of style '{told.style}' by its {told.by}, but config {config.name} "
-        f"has '{backbone.style}'; name a config of that style, or weights of the config's"
+        f"weights {path}: has the style '{detected.style}' according to its {detected.by}, but "
+        f"config {config.name} has '{backbone.style}'. Use a config or weights of the same style."
     )

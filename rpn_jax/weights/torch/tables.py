@@ -1,7 +1,7 @@
-"""The names that weights have in each zoo, as data. A further zoo is a further entry.
+"""List the key names of each model zoo and the published files. A new zoo is a new entry.
 
-Keys are brought to MMDetection's names (``backbone.layer1.0.conv1.weight``,
-``rpn_head.rpn_cls.bias``), which are those of this package but for the last word.
+Keys are renamed to MMDetection's (``backbone.layer1.0.conv1.weight``, ``rpn_head.rpn_cls.bias``).
+They differ from the paths of this package's variables only in the last part.
 """
 
 from __future__ import annotations
@@ -10,64 +10,64 @@ from dataclasses import dataclass
 from typing import Literal
 
 Style = Literal["pytorch", "caffe"]
-"""Where a bottleneck strides, as `rpn_jax.config.BackboneConfig` has it; shapes do not tell."""
+"""Style of a backbone, as in `rpn_jax.config.BackboneConfig`. Both have the same shapes."""
 
 
 @dataclass(frozen=True)
 class Zoo:
-    """Where a file may come from, told by its keys."""
+    """A source of weights files, identified by their keys."""
 
     name: str
-    """For reports and errors."""
+    """Name in reports and error messages."""
     kind: Literal["detector", "backbone"]
-    """A detector fills every parameter; a backbone fills the backbone's."""
-    marks: tuple[str, ...]
-    """Patterns that some key each must match; the first zoo with all its marks is taken."""
+    """Parameters that a file holds: all of a detector, or those of its backbone."""
+    key_patterns: tuple[str, ...]
+    """Regular expressions. A file is of the first zoo in which each of them matches a key."""
     renames: tuple[tuple[str, str], ...]
-    """(pattern, replacement), all applied, in this order."""
+    """(pattern, replacement) of each renaming. All are applied in this order."""
     left_out: tuple[tuple[str, str], ...]
-    """(pattern, reason) for keys that are rightly not used, tried on the zoo's own names."""
+    """(pattern, reason) of keys that are not used. The patterns match the zoo's names."""
     resnet_style: Style | None = None
-    """Of its ResNets, where all have the same; ResNeXts stride as PyTorch's do everywhere."""
+    """Style of the ResNets, if all have the same. ResNeXts always have the style 'pytorch'."""
 
 
 @dataclass(frozen=True)
 class NamedFile:
-    """A published file."""
+    """A published weights file."""
 
     url: str
     style: Style
 
 
-BATCH_COUNTER = (r"\.num_batches_tracked$", "counts training batches; nothing reads it")
+BATCH_COUNTER = (r"\.num_batches_tracked$", "number of training batches, which is not needed")
 CLASSIFIER = "the ImageNet classifier"
-BIAS_BEFORE_NORM = "bias of a convolution before a norm; the original has none there and drops it"
+BIAS_BEFORE_NORM = "bias of a convolution before a norm, which the original network does not have"
 
 ZOOS = (
     Zoo(
         name="MMDetection",
         kind="detector",
-        marks=(r"^backbone\.", r"^(rpn_head|bbox_head)\.rpn_cls\."),
+        key_patterns=(r"^backbone\.", r"^(rpn_head|bbox_head)\.rpn_cls\."),
         renames=((r"^bbox_head\.rpn_(conv|cls|reg)\.", r"rpn_head.rpn_\1."),),
         left_out=(
             BATCH_COUNTER,
             (
                 r"^(roi_head|bbox_head(?!\.rpn_)|mask_head|mask_iou_head|semantic_head|shared_head"
                 r"|bbox_roi_extractor|mask_roi_extractor)\.",
-                "second stage; a region proposal network ends before it",
+                "second stage, which a region proposal network does not have",
             ),
             (
                 r"^ema_(backbone|neck|rpn_head|roi_head|bbox_head)_",
-                "buffer of the EMA hook, which saves the averages under the plain keys "
-                "and the last step's weights here",
+                "buffer of the EMA hook with the weights of the last step; the averages have the "
+                "normal keys",
             ),
-            (r"^data_preprocessor\.", "pixel normalisation; the config's pixels hold it"),
+            (r"^data_preprocessor\.", "pixel normalisation, which is set by the config"),
         ),
     ),
     Zoo(
         name="torchvision and open-mmlab ImageNet backbones",
         kind="backbone",
-        marks=(r"^conv1\.weight$", r"^layer1\.0\.conv1\.weight$"),
+        key_patterns=(r"^conv1\.weight$", r"^layer1\.0\.conv1\.weight$"),
         renames=((r"^", "backbone."),),
         left_out=(
             BATCH_COUNTER,
@@ -78,7 +78,7 @@ ZOOS = (
     Zoo(
         name="detectron2 ImageNet backbones",
         kind="backbone",
-        marks=(r"^stem\.conv1\.weight$", r"^res2\.0\.conv1\.weight$"),
+        key_patterns=(r"^stem\.conv1\.weight$", r"^res2\.0\.conv1\.weight$"),
         renames=(
             (r"^stem\.", ""),
             (r"^res2\.", "layer1."),
@@ -99,7 +99,7 @@ ZOOS = (
     Zoo(
         name="Detectron (Caffe2) ImageNet backbones",
         kind="backbone",
-        marks=(r"^conv1_w$", r"^res2_0_branch2a_w$"),
+        key_patterns=(r"^conv1_w$", r"^res2_0_branch2a_w$"),
         renames=(
             (r"^conv1_", "conv1."),
             (r"^res_conv1_bn_", "bn1."),
@@ -123,7 +123,7 @@ ZOOS = (
         ),
         left_out=(
             (r"^(fc1000|pred)_[wb]$", CLASSIFIER),
-            (r"_momentum$", "the optimiser's momentum"),
+            (r"_momentum$", "the momentum of the optimiser"),
             (r"^(conv1|res\d_\d+_branch(1|2[abc]))_b$", BIAS_BEFORE_NORM),
         ),
         resnet_style="caffe",
@@ -131,18 +131,17 @@ ZOOS = (
 )
 
 STATE_DICT_ENTRIES = ("state_dict", "model", "blobs")
-"""Entries of a file that hold its weights: PyTorch and MMDetection, detectron2, Detectron."""
+"""Entries that hold the weights, in files of PyTorch and MMDetection, detectron2, Detectron."""
 
 ENTRIES_LEFT_OUT = {
-    "optimizer": "the optimiser's state",
-    "optim_wrapper": "the optimiser's state",
-    "ema_state_dict": "the EMA hook saves the averages in state_dict and the last step's weights "
-    "here",
-    "param_schedulers": "the schedule's state",
+    "optimizer": "the state of the optimiser",
+    "optim_wrapper": "the state of the optimiser",
+    "ema_state_dict": "weights of the last step; the EMA hook saves the averages in state_dict",
+    "param_schedulers": "the state of the schedule",
     "message_hub": "the training log",
-    "amp": "the loss scaler's state",
+    "amp": "the state of the loss scaler",
 }
-"""Entries beside the weights, and why they are not read."""
+"""Reasons why entries other than the weights are not read."""
 
 TRAINING_LOG_OBJECTS = (
     "builtins.getattr",
@@ -154,8 +153,8 @@ TRAINING_LOG_OBJECTS = (
     "numpy.dtype",
     "numpy.ndarray",
 )
-"""What MMEngine's training logs and scores name in a ``.pth`` file; an inert stand-in is put in
-for each, and none of them is ever called."""
+"""Objects in MMEngine's training logs and scores. A placeholder replaces each when a file is read,
+and none of them is called."""
 
 TORCHVISION_URL = "https://download.pytorch.org/models"
 OPEN_MMLAB_URL = "https://download.openmmlab.com/pretrain/third_party"
@@ -239,5 +238,5 @@ NAMED_FILES = {
         "pytorch",
     ),
 }
-"""Published files by name: backbones as MMDetection's and detectron2's configs write them, and
-MMDetection's RPNs by the names of their configs."""
+"""Published files by name. Backbones have the names in the configs of MMDetection and detectron2,
+MMDetection's RPNs the names of their configs."""

@@ -149,7 +149,7 @@ def test_the_share_is_of_float32_s_proposals_of_all_pictures() -> None:
         (["--precision", "tf32"], "unknown flag '--precision'; did you mean '--precisions'?"),
         (["--weights", "nowhere"], "weights nowhere: no such folder"),
         (["--data.eval-split", "tset"], "split 'tset'"),
-        (["--model.rpn.channels", "48"], "are of another model"),
+        (["--model.rpn.channels", "48"], "do not match the config"),
         (["--pixels.order", "bgr"], "pixels.order is 'rgb' there and 'bgr' in the config"),
         (["--out", "file/rows.json"], "folder file: cannot be written"),
     ],

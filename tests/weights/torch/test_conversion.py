@@ -71,7 +71,7 @@ def test_a_detector_fills_every_parameter(tmp_path: Path) -> None:
     assert written["left_out"] == report.left_out
 
 
-def test_ema_files_give_the_averages(tmp_path: Path) -> None:
+def test_ema_files_are_converted_to_the_averages(tmp_path: Path) -> None:
     last_step = filled(tiny_shapes(), seed=2)
     mmcv = {f"ema_{key.replace('.', '_')}": array for key, array in last_step.items()}
     mmengine = {
@@ -89,7 +89,7 @@ def test_ema_files_give_the_averages(tmp_path: Path) -> None:
         assert any("averages" in reason for reason in report.left_out.values())
 
 
-def test_there_and_back_is_bit_equal(tmp_path: Path) -> None:
+def test_converting_to_torch_and_back_changes_no_bit(tmp_path: Path) -> None:
     source = save(tensors(WEIGHTS), tmp_path / "w.pth")
     convert(source, tmp_path / "out", tiny_config_file(tmp_path))
     to_torch(tmp_path / "out", tmp_path / "back.pth")
@@ -105,7 +105,7 @@ def test_there_and_back_is_bit_equal(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ELEVEN)
-def test_every_config_has_the_references_state_dict(name: str) -> None:
+def test_every_config_has_the_state_dict_of_the_reference(name: str) -> None:
     shapes = golden_shapes(name)
     # One number each, as a view: full-size arrays of eleven models would take minutes.
     arrays = {
@@ -191,22 +191,28 @@ def changed(key: str, array: np.ndarray | None) -> Arrays:
 @pytest.mark.parametrize(
     ("weights", "complaint"),
     [
-        (changed("rpn_head.rpn_cls.bias", None), r"'rpn_head\.rpn_cls\.bias' \(3,\) is missing"),
-        (changed("backbone.bn1.running_var", None), r"'backbone\.bn1\.running_var' \(64,\) is mis"),
+        (changed("rpn_head.rpn_cls.bias", None), r"'rpn_head\.rpn_cls\.bias' is missing$"),
+        (changed("backbone.bn1.running_var", None), r"'backbone\.bn1\.running_var' is missing$"),
         (
             changed("neck.extra.weight", np.ones(3, np.float32)),
-            r"'neck\.extra\.weight' \(3,\) is u",
+            r"'neck\.extra\.weight' is unexpected$",
         ),
         (
             changed("rpn_head.rpn_reg.bias", np.ones(16, np.float32)),
-            r"has shape \(16,\), not \(12,",
+            r"has shape \(16,\), expected \(12,\)$",
         ),
-        (changed("rpn_head.rpn_reg.bias", np.full(12, np.nan, np.float32)), "are not finite"),
-        (changed("rpn_head.rpn_reg.bias", np.ones(12, np.int64)), "holds int64, not floating"),
+        (
+            changed("rpn_head.rpn_reg.bias", np.full(12, np.nan, np.float32)),
+            "holds NaN or infinite",
+        ),
+        (
+            changed("rpn_head.rpn_reg.bias", np.ones(12, np.int64)),
+            "has dtype int64, not a",
+        ),
     ],
     ids=["missing", "missing statistic", "unexpected", "other shape", "not finite", "integer"],
 )
-def test_any_difference_fails_and_leaves_nothing(
+def test_any_difference_is_an_error_that_leaves_no_folder(
     weights: Arrays, complaint: str, tmp_path: Path
 ) -> None:
     source = save(tensors(weights), tmp_path / "w.pth")
@@ -218,7 +224,7 @@ def test_any_difference_fails_and_leaves_nothing(
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_another_architecture_is_described_with_its_first_differences(tmp_path: Path) -> None:
+def test_the_error_for_another_architecture_describes_it(tmp_path: Path) -> None:
     backbone = replace(TINY.model.backbone, groups=32, base_width=4)
     other = replace(TINY, name="other", model=replace(TINY.model, backbone=backbone))
     source = save(tensors(WEIGHTS), tmp_path / "w.pth")
@@ -226,12 +232,13 @@ def test_another_architecture_is_described_with_its_first_differences(tmp_path: 
         convert(source, tmp_path / "out", tiny_config_file(tmp_path, other))
     line = str(caught.value)
     assert "holds ResNet-50 of 2 stages with batch norm" in line
-    assert "config other wants ResNeXt-50 32x4d of 2 stages" in line
-    assert "'backbone.layer1.0.conv1.weight' has shape (64, 64, 1, 1), not (128, 64, 1, 1)" in line
-    assert line.count("has shape") == 3
+    assert "config other needs ResNeXt-50 32x4d of 2 stages" in line
+    first = "'backbone.layer1.0.conv1.weight' has shape (64, 64, 1, 1), expected (128, 64, 1, 1)"
+    assert f"{first} (and " in line
+    assert line.count("has shape") == 1
 
 
-def test_an_existing_folder_is_left_alone(tmp_path: Path) -> None:
+def test_an_existing_folder_is_not_changed(tmp_path: Path) -> None:
     source = save(tensors(WEIGHTS), tmp_path / "w.pth")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("mine")
@@ -240,7 +247,7 @@ def test_an_existing_folder_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
 
 
-def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full_disk(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -253,7 +260,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_to_torch_overwrites_nothing(tmp_path: Path) -> None:
+def test_to_torch_does_not_overwrite_files(tmp_path: Path) -> None:
     source = save(tensors(WEIGHTS), tmp_path / "w.pth")
     convert(source, tmp_path / "out", tiny_config_file(tmp_path))
     with pytest.raises(UserError, match="exists already"):
@@ -266,7 +273,7 @@ def test_to_torch_overwrites_nothing(tmp_path: Path) -> None:
         to_torch(tmp_path / "out", tmp_path / f"{'a' * 300}.pth")
 
 
-def test_group_norm_goes_back_without_counters() -> None:
+def test_group_norms_have_no_counters_in_torch() -> None:
     backbone = BackboneConfig(depth=18, num_stages=2, norm="group", frozen_stages=-1)
     config = replace(TINY, model=replace(TINY.model, backbone=backbone))
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), variable_shapes(config))
@@ -275,7 +282,7 @@ def test_group_norm_goes_back_without_counters() -> None:
     assert not any(key.endswith("num_batches_tracked") for key in back)
 
 
-def test_converted_kernels_compute_as_torch_does(tmp_path: Path) -> None:
+def test_converted_kernels_compute_the_same_as_torch(tmp_path: Path) -> None:
     """The layouts are right: a converted stem and head give PyTorch's numbers."""
     source = save(tensors(WEIGHTS), tmp_path / "w.pth")
     convert(source, tmp_path / "out", tiny_config_file(tmp_path))
@@ -322,7 +329,7 @@ def _torch_objectness(weights: dict[str, torch.Tensor], x: torch.Tensor) -> list
     return [conv(f.relu(conv(x, "rpn_head.rpn_conv")), "rpn_head.rpn_cls") for x in levels]
 
 
-def test_the_printed_report_names_counts_reasons_and_metadata(tmp_path: Path) -> None:
+def test_the_printed_report_has_counts_reasons_and_metadata(tmp_path: Path) -> None:
     content = {
         "state_dict": tensors({**WEIGHTS, "roi_head.bbox_head.fc_cls.bias": np.ones(81)}),
         "meta": {"epoch": 12, "note": "[/bold]", "config": "a long text\n" * 99},
@@ -335,10 +342,10 @@ def test_the_printed_report_names_counts_reasons_and_metadata(tmp_path: Path) ->
     text = stream.getvalue()
     for words in (
         report.sha256,
-        "DISAGREE with its SHA-256",
-        f"{len(report.used)} tensors, {report.numbers:,} numbers",
+        "DIFFER from its SHA-256",
+        f"{len(report.used)} tensors with {report.numbers:,} values",
         "roi_head.bbox_head.fc_cls.bias: second stage",
-        "optimizer: the optimiser's state",
+        "optimizer: the state of the optimiser",
         "meta.epoch",
         "[/bold]",
     ):

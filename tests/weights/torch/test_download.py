@@ -1,4 +1,4 @@
-"""Downloads from a server on this machine that misbehaves as told."""
+"""Downloads from a local server with configurable failures."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def fetch(server: Server, name: str = NAME) -> Path:
     return local_file(server.url(name), pause_seconds=0.0)
 
 
-def test_a_download_lands_in_the_cache_and_is_not_repeated(server: Server, tmp_path: Path) -> None:
+def test_a_file_is_downloaded_to_the_cache_once(server: Server, tmp_path: Path) -> None:
     path = fetch(server)
     assert path == tmp_path / "cache" / "rpn_jax" / "127.0.0.1" / "models" / NAME
     assert path.read_bytes() == CONTENT
@@ -95,13 +95,13 @@ def test_a_download_lands_in_the_cache_and_is_not_repeated(server: Server, tmp_p
     assert server.ranges == [None]
 
 
-def test_goes_on_where_it_broke_off(server: Server) -> None:
+def test_an_interrupted_download_continues(server: Server) -> None:
     server.break_after = [1_000_000, 500_000]
     assert fetch(server).read_bytes() == CONTENT
     assert server.ranges == [None, "bytes=1000000-", "bytes=1500000-"]
 
 
-def test_goes_on_after_an_earlier_run_was_killed(server: Server) -> None:
+def test_a_download_continues_after_the_process_was_killed(server: Server) -> None:
     part = cache_path(server.url()).with_name(NAME + ".part")
     part.parent.mkdir(parents=True)
     part.write_bytes(CONTENT[:2_000_000])
@@ -110,14 +110,14 @@ def test_goes_on_after_an_earlier_run_was_killed(server: Server) -> None:
     assert not part.exists()
 
 
-def test_starts_over_where_the_server_knows_no_ranges(server: Server) -> None:
+def test_a_download_starts_again_if_the_server_ignores_ranges(server: Server) -> None:
     server.break_after = [1_000_000]
     server.with_ranges = False
     assert fetch(server).read_bytes() == CONTENT
     assert server.ranges == [None, "bytes=1000000-"]
 
 
-def test_starts_over_where_the_part_is_longer_than_the_file(server: Server) -> None:
+def test_a_download_starts_again_if_the_part_is_longer_than_the_file(server: Server) -> None:
     part = cache_path(server.url()).with_name(NAME + ".part")
     part.parent.mkdir(parents=True)
     part.write_bytes(CONTENT + b"more")
@@ -125,7 +125,7 @@ def test_starts_over_where_the_part_is_longer_than_the_file(server: Server) -> N
     assert server.ranges == [f"bytes={len(CONTENT) + 4}-", None]
 
 
-def test_old_bytes_are_not_trusted_without_digits_in_the_name(server: Server) -> None:
+def test_old_bytes_are_not_used_without_digits_in_the_name(server: Server) -> None:
     part = cache_path(server.url("R-50.pkl")).with_name("R-50.pkl.part")
     part.parent.mkdir(parents=True)
     part.write_bytes(b"of another file")
@@ -133,21 +133,21 @@ def test_old_bytes_are_not_trusted_without_digits_in_the_name(server: Server) ->
     assert server.ranges == [None]
 
 
-def test_tries_again_when_the_server_is_busy(server: Server) -> None:
+def test_a_busy_server_is_asked_again(server: Server) -> None:
     server.statuses = [503, 429]
     assert fetch(server).read_bytes() == CONTENT
     assert len(server.ranges) == 3
 
 
-def test_gives_up_in_the_end_and_keeps_what_arrived(server: Server) -> None:
+def test_the_received_bytes_are_kept_after_the_last_attempt(server: Server) -> None:
     server.break_after = [10] * download.ATTEMPTS
-    with pytest.raises(UserError, match=rf"broke off at 50 of {len(CONTENT)} bytes"):
+    with pytest.raises(UserError, match=rf"the connection ended after 50 of {len(CONTENT)} bytes"):
         fetch(server)
     assert cache_path(server.url()).with_name(NAME + ".part").read_bytes() == CONTENT[:50]
     assert not cache_path(server.url()).exists()
 
 
-def test_a_missing_file_is_not_asked_for_twice(server: Server) -> None:
+def test_a_missing_file_is_requested_once(server: Server) -> None:
     server.statuses = [404]
     with pytest.raises(UserError, match="answered 404"):
         fetch(server)
@@ -157,25 +157,25 @@ def test_a_missing_file_is_not_asked_for_twice(server: Server) -> None:
 @pytest.mark.parametrize(
     "content", [CONTENT[:-1], CONTENT[:-1] + b"?", b""], ids=["truncated", "altered", "empty"]
 )
-def test_other_content_than_the_name_says_is_removed(content: bytes, server: Server) -> None:
+def test_content_that_does_not_match_the_name_is_removed(content: bytes, server: Server) -> None:
     server.content = content
     server.with_length = False
-    with pytest.raises(UserError, match=f"altered or cut off.*{DIGITS}"):
+    with pytest.raises(UserError, match=f"the file is damaged.*{DIGITS}"):
         fetch(server)
     assert not list(cache_path(server.url()).parent.iterdir())
     server.content = CONTENT
     assert fetch(server).read_bytes() == CONTENT
 
 
-def test_a_cached_file_that_was_altered_is_removed(server: Server) -> None:
+def test_a_damaged_file_in_the_cache_is_removed(server: Server) -> None:
     path = fetch(server)
     path.write_bytes(CONTENT[:-1])
-    with pytest.raises(UserError, match="altered"):
+    with pytest.raises(UserError, match="damaged"):
         fetch(server)
     assert fetch(server).read_bytes() == CONTENT
 
 
-def test_redirects_to_plain_http_elsewhere_are_refused(
+def test_redirects_to_http_on_other_hosts_are_errors(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.redirect_to = server.url().replace("127.0.0.1", "localhost") + "?x"
@@ -196,40 +196,40 @@ def test_redirects_to_plain_http_elsewhere_are_refused(
             return b""
 
     monkeypatch.setattr("urllib.request.urlopen", lambda request, timeout: Elsewhere())
-    with pytest.raises(UserError, match="use https"):
+    with pytest.raises(UserError, match="Use https"):
         fetch(server)
     assert not second
 
 
-def test_no_server(server: Server) -> None:
+def test_a_server_that_does_not_answer_is_an_error(server: Server) -> None:
     url = server.url()
     server.shutdown()
     server.server_close()
-    with pytest.raises(UserError, match="not downloaded in 5 attempts"):
+    with pytest.raises(UserError, match="cannot be downloaded in 5 attempts"):
         local_file(url, pause_seconds=0.0)
 
 
 @pytest.mark.parametrize(
     ("source", "complaint"),
     [
-        ("http://example.org/w.pth", "use https"),
+        ("http://example.org/w.pth", "Use https"),
         ("https://example.org/", "names no file"),
         ("https://example.org/../w.pth", "names no file"),
         ("torchvision://resnet5", r"did you mean 'torchvision://resnet50'\?"),
         ("nowhere.pth", "nowhere.pth: no such file"),
     ],
 )
-def test_bad_sources(source: str, complaint: str) -> None:
+def test_wrong_sources_are_errors(source: str, complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
         local_file(source)
 
 
-def test_a_folder_is_no_file(tmp_path: Path) -> None:
+def test_a_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a folder"):
         local_file(str(tmp_path))
 
 
-def test_a_file_in_an_unreadable_folder_is_told(
+def test_a_file_in_an_unreadable_folder_is_an_error(
     tmp_path: Path, forbid: Callable[[Path], None]
 ) -> None:
     forbid(tmp_path)
@@ -237,14 +237,16 @@ def test_a_file_in_an_unreadable_folder_is_told(
         local_file(str(tmp_path / "w.pth"))
 
 
-def test_an_unwritable_cache_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_for_an_unwritable_cache_names_the_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "cache").write_text("a file")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with pytest.raises(UserError, match="Set XDG_CACHE_HOME"):
         local_file("https://example.org/w.pth")
 
 
-def test_addresses_that_differ_in_their_query_have_places_of_their_own() -> None:
+def test_urls_with_different_queries_have_different_paths_in_the_cache() -> None:
     one, two = (cache_path(f"https://example.org/uc?id={number}") for number in (1, 2))
     assert one != two
     assert cache_path("https://example.org/uc?id=1") == one

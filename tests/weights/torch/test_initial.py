@@ -53,7 +53,7 @@ def random_variables() -> dict[tuple[str, ...], np.ndarray]:
 
 
 @pytest.mark.parametrize("as_folder", [False, True], ids=["file", "folder"])
-def test_a_backbone_is_completed_at_random(as_folder: bool, tmp_path: Path) -> None:
+def test_a_backbone_is_completed_with_random_values(as_folder: bool, tmp_path: Path) -> None:
     config = replace(SMALLER, train=TrainConfig(seed=3))
     arrays = filled(tiny_backbone_shapes(prefix=""))
     source = tmp_path / "w.pth"
@@ -69,7 +69,7 @@ def test_a_backbone_is_completed_at_random(as_folder: bool, tmp_path: Path) -> N
         np.testing.assert_array_equal(leaf, backbone.get(path, random[path]))
 
 
-def test_a_detector_is_taken_whole(tmp_path: Path) -> None:
+def test_a_detector_is_loaded_completely(tmp_path: Path) -> None:
     weights = filled(tiny_shapes())
     torch.save({"state_dict": tensors(weights)}, tmp_path / "w.pth")
     found = flatten_dict(initial_variables(TINY, str(tmp_path / "w.pth")))
@@ -79,7 +79,7 @@ def test_a_detector_is_taken_whole(tmp_path: Path) -> None:
         np.testing.assert_array_equal(leaf, expected[path])
 
 
-def test_a_backbone_of_another_model_is_refused(tmp_path: Path) -> None:
+def test_a_backbone_of_another_model_is_an_error(tmp_path: Path) -> None:
     torch.save(tensors(filled(tiny_backbone_shapes(prefix=""))), tmp_path / "w.pth")
     convert(str(tmp_path / "w.pth"), tmp_path / "out", tiny_config_file(tmp_path))
     wider = replace(TINY.model.backbone, base_width=128)
@@ -92,7 +92,7 @@ def test_a_backbone_of_another_model_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "reason"), [("w.pth", "Permission denied"), ("a" * 300, "File name too long")]
 )
-def test_a_source_that_cannot_be_read_is_told(
+def test_an_unreadable_source_is_an_error(
     name: str, reason: str, tmp_path: Path, forbid: Callable[[Path], None]
 ) -> None:
     if reason == "Permission denied":
@@ -119,7 +119,7 @@ def test_published_backbone_of_a_config(name: str, published: str | None) -> Non
 
 
 @pytest.mark.parametrize("name", config_names())
-def test_a_published_backbone_is_of_the_configs_style(name: str) -> None:
+def test_a_published_backbone_has_the_style_of_the_config(name: str) -> None:
     backbone = load_config(name).model.backbone
     published = published_backbone(backbone)
     assert published is None or NAMED_FILES[published].style == backbone.style
@@ -133,5 +133,5 @@ def test_a_published_backbone_is_of_the_configs_style(name: str) -> None:
         BackboneConfig(depth=50, base_width=128),
     ],
 )
-def test_no_backbone_of_another_network_is_named(backbone: BackboneConfig) -> None:
+def test_other_networks_have_no_published_backbone(backbone: BackboneConfig) -> None:
     assert published_backbone(backbone) is None

@@ -38,7 +38,7 @@ def assert_is_weights(arrays: dict[str, np.ndarray]) -> None:
         np.testing.assert_array_equal(arrays[key], tensor.numpy())
 
 
-def test_an_unreadable_file_is_told(tmp_path: Path, forbid: Callable[[Path], None]) -> None:
+def test_an_unreadable_file_is_an_error(tmp_path: Path, forbid: Callable[[Path], None]) -> None:
     path = save(WEIGHTS, tmp_path / "w.pth")
     forbid(path)
     with pytest.raises(UserError, match=r"w\.pth: cannot be read \(Permission denied\)$"):
@@ -58,7 +58,7 @@ def test_an_unreadable_file_is_told(tmp_path: Path, forbid: Callable[[Path], Non
     ],
     ids=["bare", "ordered", "nested", "model", "module.", "module.module."],
 )
-def test_reads_every_layout(wrap, as_zip: bool, tmp_path: Path) -> None:
+def test_every_layout_is_read(wrap, as_zip: bool, tmp_path: Path) -> None:
     path = save(wrap(WEIGHTS), tmp_path / "w.pth", as_zip)
     checkpoint = read_checkpoint(path)
     assert_is_weights(checkpoint.arrays)
@@ -67,7 +67,7 @@ def test_reads_every_layout(wrap, as_zip: bool, tmp_path: Path) -> None:
 
 
 @ZIP_AND_PRE_ZIP
-def test_training_state_and_metadata_beside_the_weights(as_zip: bool, tmp_path: Path) -> None:
+def test_training_state_is_left_out_and_metadata_is_read(as_zip: bool, tmp_path: Path) -> None:
     parameter = torch.nn.Parameter(torch.ones(3))
     optimizer = torch.optim.SGD([parameter], lr=0.1, momentum=0.9)
     parameter.sum().backward()
@@ -123,7 +123,7 @@ def mmengine_log(monkeypatch: pytest.MonkeyPatch) -> type:
 
 
 @ZIP_AND_PRE_ZIP
-def test_training_logs_of_mmengine_are_passed_over(
+def test_training_logs_of_mmengine_are_left_out(
     as_zip: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     history_buffer = mmengine_log(monkeypatch)
@@ -142,7 +142,7 @@ def test_training_logs_of_mmengine_are_passed_over(
     assert checkpoint.metadata["meta"] == {"epoch": 1, "best": "<InertObject>"}
 
 
-def test_reading_leaves_no_trace_in_what_torch_allows(tmp_path: Path) -> None:
+def test_reading_does_not_change_what_torch_allows(tmp_path: Path) -> None:
     before = set(torch.serialization.get_safe_globals())
     read_checkpoint(save(WEIGHTS, tmp_path / "w.pth"))
     assert set(torch.serialization.get_safe_globals()) == before
@@ -170,7 +170,7 @@ PAYLOADS = pytest.mark.parametrize("payload", ["system", "exec", "mkdir"])
 
 
 def assert_refused_without_running(path: Path, run, marker: Path) -> None:
-    with pytest.raises(UserError, match=r"refused: it asks to run '[a-z_.]+'") as caught:
+    with pytest.raises(UserError, match=r"contains code to execute \('[a-z_.]+'\)") as caught:
         read_checkpoint(path)
     assert "\n" not in str(caught.value)
     assert not marker.exists(), "the payload ran"
@@ -180,7 +180,7 @@ def assert_refused_without_running(path: Path, run, marker: Path) -> None:
 
 @PAYLOADS
 @ZIP_AND_PRE_ZIP
-def test_a_malicious_pth_is_refused(payload: str, as_zip: bool, tmp_path: Path) -> None:
+def test_a_malicious_pth_is_an_error(payload: str, as_zip: bool, tmp_path: Path) -> None:
     marker = tmp_path / "ran"
     content = {"state_dict": WEIGHTS, "meta": payloads(marker)[payload]}
     path = save(content, tmp_path / "evil.pth", as_zip)
@@ -189,7 +189,7 @@ def test_a_malicious_pth_is_refused(payload: str, as_zip: bool, tmp_path: Path) 
 
 @PAYLOADS
 @pytest.mark.parametrize("protocol", [0, 2, 4])
-def test_a_malicious_pickle_is_refused(payload: str, protocol: int, tmp_path: Path) -> None:
+def test_a_malicious_pickle_is_an_error(payload: str, protocol: int, tmp_path: Path) -> None:
     marker = tmp_path / "ran"
     content = {"model": {"a": np.ones(2)}, "extra": payloads(marker)[payload]}
     path = tmp_path / "evil.pkl"
@@ -197,7 +197,7 @@ def test_a_malicious_pickle_is_refused(payload: str, protocol: int, tmp_path: Pa
     assert_refused_without_running(path, lambda: pickle.loads(path.read_bytes()), marker)
 
 
-def test_a_pickle_that_poses_as_pth_is_refused(tmp_path: Path) -> None:
+def test_a_malicious_pickle_named_pth_is_an_error(tmp_path: Path) -> None:
     marker = tmp_path / "ran"
     path = tmp_path / "evil.pth"
     magic = pickle.dumps(torch.serialization.MAGIC_NUMBER, 2)
@@ -219,7 +219,7 @@ def as_python_2_wrote(content: object) -> bytes:
 
 @pytest.mark.parametrize("dumps", [pickle.dumps, as_python_2_wrote], ids=["now", "python 2"])
 @pytest.mark.parametrize("entry", ["model", "blobs"])
-def test_reads_pickles_of_arrays(dumps, entry: str, tmp_path: Path) -> None:
+def test_pickles_of_arrays_are_read(dumps, entry: str, tmp_path: Path) -> None:
     arrays = {"conv1_w": np.arange(6, dtype=np.float32).reshape(2, 3), "n": np.arange(3)}
     path = tmp_path / "R-50.pkl"
     path.write_bytes(dumps({entry: arrays, "__author__": "Caffe2", "lr": np.float64(0.5)}))
@@ -232,49 +232,51 @@ def test_reads_pickles_of_arrays(dumps, entry: str, tmp_path: Path) -> None:
 
 @ZIP_AND_PRE_ZIP
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.9, 0.999])
-def test_truncated_files_are_refused(share: float, as_zip: bool, tmp_path: Path) -> None:
+def test_truncated_files_are_errors(share: float, as_zip: bool, tmp_path: Path) -> None:
     path = save({"state_dict": {"a": torch.ones(1000)}}, tmp_path / "w.pth", as_zip)
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(UserError, match="truncated") as caught:
+    with pytest.raises(UserError, match="damaged") as caught:
         read_checkpoint(path)
     assert "\n" not in str(caught.value)
 
 
-def test_a_zip_with_one_altered_bit_in_its_weights_is_refused(tmp_path: Path) -> None:
+def test_one_changed_bit_in_the_weights_of_a_zip_is_an_error(tmp_path: Path) -> None:
     path = save({"state_dict": {"a": torch.ones(1000)}}, tmp_path / "w.pth")
     content = bytearray(path.read_bytes())
     content[content.index(torch.ones(1000).numpy().tobytes()) + 2000] ^= 1
     path.write_bytes(content)
-    with pytest.raises(UserError, match="was altered"):
+    with pytest.raises(UserError, match="is damaged, the checksum of"):
         read_checkpoint(path)
 
 
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        ({7: torch.zeros(2)}, "has the key 7, where a text is wanted"),
+        ({7: torch.zeros(2)}, "the key 7 is not a string"),
         ([torch.ones(1)], "holds a list, not a state dict"),
         ({}, "holds no tensors"),
-        ({"state_dict": {"a": [1, 2]}}, "'a' holds a list"),
-        ({"a": torch.ones(2, dtype=torch.complex64)}, "'a' holds complex64"),
-        ({"a": torch.eye(2).to_sparse()}, "'a' is no plain dense tensor"),
+        ({"state_dict": {"a": [1, 2]}}, "'a' is a list, not a tensor"),
+        ({"a": torch.ones(2, dtype=torch.complex64)}, "'a' has dtype complex64"),
+        ({"a": torch.eye(2).to_sparse()}, "'a' is not a dense tensor"),
     ],
 )
-def test_other_content_is_named(content: object, complaint: str, tmp_path: Path) -> None:
+def test_the_error_for_other_content_describes_it(
+    content: object, complaint: str, tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match=complaint):
         read_checkpoint(save(content, tmp_path / "w.pth"))
 
 
-def test_arrays_of_objects_are_refused(tmp_path: Path) -> None:
+def test_arrays_of_objects_are_errors(tmp_path: Path) -> None:
     path = tmp_path / "w.pkl"
     path.write_bytes(pickle.dumps({"a": np.array([{"b": 1}], dtype=object)}))
-    with pytest.raises(UserError, match="'a' holds object, where real numbers"):
+    with pytest.raises(UserError, match="'a' has dtype object, which is not a real number"):
         read_checkpoint(path)
 
 
-def test_a_web_page_is_refused(tmp_path: Path) -> None:
+def test_a_web_page_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
     path.write_text("<html>404</html>")
-    with pytest.raises(UserError, match="neither a PyTorch file nor a pickle"):
+    with pytest.raises(UserError, match="is no PyTorch file and no pickle"):
         read_checkpoint(path)

@@ -1,4 +1,4 @@
-"""What tells a backbone's style, and that the other one is refused."""
+"""Detection of a backbone's style, and the errors for the other style."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from rpn_jax.weights.torch.download import cache_path
 from rpn_jax.weights.torch.match import match_keys
 from rpn_jax.weights.torch.names import Shapes
 from rpn_jax.weights.torch.style import (
-    ToldStyle,
+    DetectedStyle,
     check_style,
+    detect_style,
     published_style,
     style_in_metadata,
     style_of_keys,
-    told_style,
 )
 from rpn_jax.weights.torch.tables import NAMED_FILES, Style
 from tests.weights.torch.published import (
@@ -56,7 +56,10 @@ def shapes_of(arrays: dict) -> Shapes:
     ("arrays", "style"),
     [
         (BACKBONE, None),
-        (detectron2_names(BACKBONE), None),  # torchvision's weights are published so, too
+        (
+            detectron2_names(BACKBONE),
+            None,
+        ),  # torchvision's too
         (AFFINE, "caffe"),
         (detectron2_names(AFFINE), "caffe"),
         (caffe2_names(BACKBONE), "caffe"),
@@ -67,7 +70,7 @@ def test_style_of_a_resnet_s_keys(arrays: dict, style: Style | None) -> None:
     assert style_of_keys(*found_of(shapes_of(arrays))) == style
 
 
-def test_keys_tell_nothing_of_resnexts_detectors_and_group_norms() -> None:
+def test_keys_of_resnexts_detectors_and_group_norms_have_no_style() -> None:
     grouped = {**shapes_of(AFFINE), "layer1.0.conv2.weight": (128, 4, 3, 3)}
     assert style_of_keys(*found_of(grouped)) is None
     affine_detector = {key: tiny_shapes()[key] for key in tiny_shapes() if "running_" not in key}
@@ -98,7 +101,9 @@ def test_named_files_are_of_the_style_of_their_config(name: str) -> None:
         ("resnet50.pth", None),
     ],
 )
-def test_published_files_are_known_by_name_url_and_copy(source: str, style: Style | None) -> None:
+def test_published_files_have_a_style_by_name_url_and_copy(
+    source: str, style: Style | None
+) -> None:
     assert published_style(source, source.rpartition("/")[2]) == style
 
 
@@ -115,24 +120,26 @@ def test_style_in_metadata(metadata: dict, style: Style | None) -> None:
     assert style_in_metadata(metadata) == style
 
 
-def test_the_first_that_tells_is_heeded() -> None:
+def test_the_first_hint_determines_the_style() -> None:
     zoo, found = found_of(shapes_of(AFFINE))
     metadata = {"config": "style='pytorch'"}
-    assert told_style(CAFFE, FILE, zoo, found, metadata) == ToldStyle("caffe", "published name")
-    assert told_style("w.pth", FILE, zoo, found, metadata) == ToldStyle("pytorch", "metadata")
-    assert told_style("w.pth", FILE, zoo, found, {}) == ToldStyle("caffe", "keys")
-    assert told_style("w.pth", FILE, *found_of(shapes_of(BACKBONE)), {}) is None
+    assert detect_style(CAFFE, FILE, zoo, found, metadata) == DetectedStyle(
+        "caffe", "published name"
+    )
+    assert detect_style("w.pth", FILE, zoo, found, metadata) == DetectedStyle("pytorch", "metadata")
+    assert detect_style("w.pth", FILE, zoo, found, {}) == DetectedStyle("caffe", "keys")
+    assert detect_style("w.pth", FILE, *found_of(shapes_of(BACKBONE)), {}) is None
 
 
 def test_basic_blocks_have_no_style() -> None:
     shallow = replace(TINY.model.backbone, depth=18)
     config = replace(TINY, model=replace(TINY.model, backbone=shallow))
-    check_style(config, ToldStyle("caffe", "keys"), FILE)
+    check_style(config, DetectedStyle("caffe", "keys"), FILE)
 
 
 @pytest.fixture
 def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The named backbones, as if downloaded, of two stages and without digits that would differ."""
+    """Put small backbones into the cache in place of two named files, without comparing digits."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("rpn_jax.weights.torch.download.compare_digits", lambda *_: "match")
     for name in (TORCHVISION, CAFFE):
@@ -145,12 +152,13 @@ def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("source", "right", "wrong"), [(TORCHVISION, TINY, TINY_CAFFE), (CAFFE, TINY_CAFFE, TINY)]
 )
-def test_a_named_backbone_starts_its_own_style_only(
+def test_a_named_backbone_fits_its_style_only(
     source: str, right: Config, wrong: Config, tmp_path: Path
 ) -> None:
     style, other = right.model.backbone.style, wrong.model.backbone.style
     complaint = (
-        rf"is of style '{style}' by its published name, but config {wrong.name} has '{other}'"
+        rf"has the style '{style}' according to its published name, but config {wrong.name} "
+        rf"has '{other}'"
     )
     with pytest.raises(UserError, match=complaint) as refusal:
         initial_variables(wrong, source)
@@ -172,15 +180,15 @@ def test_a_copy_under_another_name_fits_both_styles(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (AFFINE, "style 'caffe' by its keys, but config tiny has 'pytorch'"),
+        (AFFINE, "style 'caffe' according to its keys, but config tiny has 'pytorch'"),
         (
             {"state_dict": filled(tiny_shapes()), "meta": {"config": "style='caffe'"}},
-            "style 'caffe' by its metadata, but config tiny has 'pytorch'",
+            "style 'caffe' according to its metadata, but config tiny has 'pytorch'",
         ),
     ],
     ids=["keys", "metadata"],
 )
-def test_a_file_that_tells_its_style_is_refused_by_the_other(
+def test_a_file_of_the_other_style_is_an_error(
     content: dict, complaint: str, tmp_path: Path
 ) -> None:
     if "state_dict" in content:
