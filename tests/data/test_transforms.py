@@ -16,6 +16,8 @@ from rpn_jax.data import transforms
         ((480, 640), (320, 240), (240, 320)),
         ((3, 7), (10, 10), (4, 10)),  # 30 / 7 = 4.29
         ((5, 7), (10, 5), (5, 7)),
+        ((5, 10), (5, 5), (3, 5)),  # 2.5 is rounded up, not to the even number
+        ((10, 5), (5, 5), (5, 3)),
         ((1, 5000), (1333, 800), (1, 1333)),  # never without pixels
     ],
 )
@@ -69,11 +71,22 @@ def test_resize_boxes_scales_each_axis_and_stays_inside():
     assert (resized[0] <= [1067, 800, 1067, 800]).all()
 
 
+def test_rounding_moves_no_box_over_the_border():
+    """In float32, the factor times the old width exceeds the new width for 3 of these widths."""
+    for width in range(100, 200):
+        size = transforms.resized_size(480, width, (1333, 800))
+        factors = transforms.scale_factors((480, width), size)
+        (box,) = transforms.resize_boxes(np.float32([[0, 0, width, 480]]), factors, size)
+        assert box[2] <= size[1]
+        assert box[3] <= size[0]
+
+
 def test_flip_moves_pixels_and_boxes_together():
     image = np.zeros((10, 16, 3), np.uint8)
     image[2:5, 1:7] = 255
     boxes = np.float32([[1, 2, 7, 5]])
     x1, y1, x2, y2 = transforms.flip_boxes(boxes, width=16)[0].astype(int)
+    assert (x1, y1, x2, y2) == (9, 2, 15, 5)
     flipped = transforms.flip(image)
     assert (flipped[y1:y2, x1:x2] == 255).all()
     assert flipped.sum() == image.sum()

@@ -279,6 +279,12 @@ def test_pairwise_iou_equals_a_plain_loop(seed: int) -> None:
     np.testing.assert_allclose(pairwise_iou(boxes, others), expected, atol=1e-6)
 
 
+def test_a_box_of_one_pixel_overlaps_itself_by_exactly_1() -> None:
+    """The guard against a division by zero must not change the IoU of small boxes."""
+    box = np.array([[5, 5, 6, 6]], np.float32)
+    assert pairwise_iou(box, box) == 1
+
+
 def test_pairwise_iou_of_boxes_without_area_is_0() -> None:
     point = np.array([[5, 5, 5, 5]], np.float32)
     assert pairwise_iou(point, point) == 0

@@ -14,6 +14,7 @@ from rpn_jax.inference.results import (
     PictureProposals,
     picture_proposals,
     read_results,
+    to_xywh,
     write_results,
 )
 from rpn_jax.structures import Proposals
@@ -54,6 +55,17 @@ def test_results_survive_a_file_and_are_best_first(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read.scores, scores[best].astype(np.float32))
     np.testing.assert_allclose(read.boxes_xyxy, boxes[best], atol=1e-3)
     assert [entry.name for entry in tmp_path.iterdir()] == ["proposals.json"]
+
+
+def test_corners_follow_exactly_from_widths_and_heights() -> None:
+    """In float32 the rounding of a width moves the corner."""
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 3000, (100, 2))
+    boxes = np.concatenate([corners, corners + rng.uniform(1, 900, (100, 2))], axis=1)
+    boxes = boxes.astype(np.float32)
+    xywh = to_xywh(boxes)
+    np.testing.assert_array_equal(xywh[:, :2], boxes[:, :2])
+    np.testing.assert_array_equal(xywh[:, :2] + xywh[:, 2:], boxes[:, 2:])
 
 
 def test_no_proposals_at_all_are_an_empty_list(tmp_path: Path) -> None:
