@@ -59,8 +59,18 @@ def test_smallest_bucket_that_holds_a_picture():
     np.testing.assert_array_equal(pipeline.assign_buckets(pictures, CONFIG), [1, 0, 2, 1, 0])
 
 
+def test_exact_padding_adds_a_bucket_for_each_size_that_occurs(dataset):
+    """The resized sizes are multiples of 32 already, so nothing is added to them."""
+    config = replace(CONFIG, buckets=((96, 96),))
+    exact = pipeline.with_exact_padding(dataset, config)
+    assert exact == replace(config, buckets=((64, 64), (64, 96), (96, 64), (96, 96)))
+
+
 def test_only_large_pictures_with_boxes_are_trained_on(dataset):
     np.testing.assert_array_equal(pipeline.training_indices(dataset, CONFIG), range(9))
+    # Both sides count: the last picture has 20x30 pixels.
+    between = replace(CONFIG, min_image_size=25)
+    np.testing.assert_array_equal(pipeline.training_indices(dataset, between), range(9))
     with_small = replace(CONFIG, min_image_size=20)
     np.testing.assert_array_equal(pipeline.training_indices(dataset, with_small), [*range(9), 10])
     with pytest.raises(UserError, match=r"none of 11 has .* data\.min_image_size = 1000 pixels$"):
@@ -92,6 +102,14 @@ def test_order_and_flips_change_with_epoch_and_seed(dataset):
     assert order(0, 0) == order(0, 0)
     assert len({str(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4
     assert order(0, 1) != order(1, 0)
+
+
+def test_the_pictures_of_a_batch_change_and_are_flipped_one_by_one():
+    epochs = [pipeline.plan_epoch([np.arange(40)], 4, 0.5, 0, epoch) for epoch in (0, 1)]
+    together = [{frozenset(row) for row in plan.indices.tolist()} for plan in epochs]
+    assert together[0] != together[1]
+    flips = np.concatenate([plan.flips for plan in epochs])
+    assert (flips.any(axis=1) & ~flips.all(axis=1)).any()
 
 
 def test_batches_of_buckets_are_mixed():
