@@ -13,8 +13,7 @@ from rpn_jax.data.dataset import Dataset
 from rpn_jax.data.files import PictureFiles, find_pictures
 from rpn_jax.data.pipeline import with_exact_padding
 from rpn_jax.errors import UserError
-from rpn_jax.evaluation.recall import check_split, recall_table
-from rpn_jax.evaluation.recall import evaluate as evaluate_recall
+from rpn_jax.evaluation.recall import check_split
 from rpn_jax.files import check_out_file, json_figures, make_folder, write_json
 from rpn_jax.inference.draw import draw_boxes, save_picture
 from rpn_jax.inference.proposer import make_propose_function, propose_with_progress
@@ -23,8 +22,10 @@ from rpn_jax.models import variable_shapes
 from rpn_jax.runtime import set_up_compiling
 from rpn_jax.structures import Variables
 from rpn_jax.training.curves import draw_curves
-from rpn_jax.training.log import METRICS_FILE
+from rpn_jax.training.metrics import METRICS_FILE
 from rpn_jax.training.run import train_run
+from rpn_jax.training.tasks import Figures, rpn_task
+from rpn_jax.weights import torch as torch_weights
 from rpn_jax.weights.checkpoints import last_saved
 from rpn_jax.weights.folders import check_same_model, load_variables
 from rpn_jax.weights.trees import check_variables
@@ -33,51 +34,52 @@ PROPOSALS_FILE = "proposals.json"
 PICTURES_FILE = "pictures.json"
 CURVES_FILE = "curves.png"
 DEMO_PICTURES = 8
+"""Pictures that the demo draws."""
 DEMO_BOXES = 12
+"""Proposals that the demo draws on each picture."""
 
 
 def train(config: Config, workdir: Path, resume: bool) -> None:
-    """Train, evaluate and keep checkpoints in ``workdir``.
+    """Train, evaluate and save checkpoints in ``workdir``.
 
-    A run that was interrupted goes on with ``resume`` where it stopped. On a CPU it ends with the
-    same weights, bit for bit, as one that never was.
+    With ``resume`` an interrupted run continues after its last checkpoint. On a CPU it ends with
+    the same weights, bit for bit, as a run without interruption.
 
     Raises:
-      UserError: bad data, a work directory that holds another run, has one at work in it or cannot
-        be written, or a loss that is not finite.
-      KeyboardInterrupt: Ctrl-C or SIGTERM came; what was done is saved.
+      UserError: the data are invalid, the work directory contains another run, is in use or cannot
+        be written, or the loss is not finite.
+      KeyboardInterrupt: Ctrl-C or SIGTERM arrived. All finished steps are saved.
     """
     set_up_compiling()
-    train_run(config, workdir, resume, make_console())
+    train_run(config, rpn_task(config), workdir, resume, make_console())
 
 
-def evaluate(
-    config: Config, weights: Path, out: Path | None, exact_padding: bool
-) -> dict[str, float]:
-    """Measure the recall of proposals on ``data.eval_split``, print it, and write it to ``out``.
+def evaluate(config: Config, weights: Path, out: Path | None, exact_padding: bool) -> Figures:
+    """Measure the recall of proposals on ``data.eval_split`` and print it.
 
     Args:
-      config: the network's config.
-      weights: its weights.
-      out: JSON file to write, if any.
-      exact_padding: pad each picture to a multiple of 32 pixels and no further.
+      config: config of the model and the data.
+      weights: folder of weights, or a work directory.
+      out: JSON file for the figures, or None.
+      exact_padding: pad each picture only to a multiple of 32 pixels.
 
     Raises:
-      UserError: bad data, weights of another model, or an ``out`` that cannot be written.
+      UserError: the data are invalid, the weights belong to another model, or ``out`` cannot be
+        written.
     """
     console = make_console()
     set_up_compiling()
     split = config.data.eval_split
     dataset = open_dataset(config.data, split)
-    check_split(split, dataset.annotations, "use another --data.eval-split")
-    variables = weights_of(config, weights)
+    check_split(split, dataset.annotations, "Use another --data.eval-split.")
+    variables = load_matching_weights(config, weights)
     if out is not None:
         check_out_file(out)
     if exact_padding:
-        config = _exactly_padded(config, dataset)
-    results = _propose_all(config, variables, dataset, console)
-    figures = evaluate_recall(dataset.annotations, results)
-    console.print(recall_table(figures))
+        config = _with_exact_padding(config, dataset)
+    task = rpn_task(config)
+    figures = task.evaluate(variables, dataset, console)
+    console.print(task.table(figures))
     if out is not None:
         record = {
             "config": config.name,
@@ -88,7 +90,7 @@ def evaluate(
             "figures": json_figures(figures),
         }
         write_json(out, record)
-        console.print(f"figures written to {out}", soft_wrap=True)
+        console.print(f"figures are in {out}", soft_wrap=True)
     return figures
 
 
@@ -100,35 +102,36 @@ def propose(
     draw: int,
     exact_padding: bool,
 ) -> None:
-    """Write proposals for picture files: ``OUT/proposals.json``, and drawn pictures.
+    """Write the proposals of picture files to ``OUT/proposals.json``, and draw them.
 
-    Every picture's header is read before the work; proposals are written once all are done.
+    The header of every picture is checked before the first one is processed. The proposals are
+    written after all pictures are processed.
 
     Args:
-      config: the network's config.
-      weights: its weights.
-      pictures: paths, folders or globs.
+      config: config of the model. Its data section sets the picture sizes and batches.
+      weights: folder of weights, or a work directory.
+      pictures: paths of pictures, folders or globs.
       out: folder to write to.
-      draw: boxes to draw on a copy of each picture; 0 draws none.
-      exact_padding: pad each picture to a multiple of 32 pixels and no further.
+      draw: number of proposals to draw on a copy of each picture. 0 draws nothing.
+      exact_padding: pad each picture only to a multiple of 32 pixels.
 
     Raises:
-      UserError: a picture that is missing or is none, weights of another model, or an ``out``
-        that cannot be written.
+      UserError: a picture is missing or is not a picture, the weights belong to another model, or
+        ``out`` cannot be written.
     """
     console = make_console()
     set_up_compiling()
     dataset = PictureFiles(find_pictures(pictures))
-    variables = weights_of(config, weights)
+    variables = load_matching_weights(config, weights)
     for name in (PROPOSALS_FILE, PICTURES_FILE):
         check_out_file(out / name)
     if exact_padding:
-        config = _exactly_padded(config, dataset)
+        config = _with_exact_padding(config, dataset)
     results = _propose_all(config, variables, dataset, console)
     write_results(out / PROPOSALS_FILE, results)
     write_json(out / PICTURES_FILE, {"images": dataset.annotations["images"]})
     console.print(
-        f"proposals in {out / PROPOSALS_FILE}, their pictures in {out / PICTURES_FILE}",
+        f"proposals are in {out / PROPOSALS_FILE}, the list of pictures in {out / PICTURES_FILE}",
         soft_wrap=True,
     )
     if draw:
@@ -136,18 +139,17 @@ def propose(
 
 
 def convert(source: str, out: Path, config_name: str | None) -> None:
-    """Turn a PyTorch file into a folder of weights, and print what became of every key.
+    """Convert a PyTorch file to a folder of weights, and print a report about its keys.
 
     Args:
       source: a path, an https URL, or a name such as ``torchvision://resnet50``.
-      out: folder to write, a new one.
-      config_name: name or path of the config that the weights are for; None finds it.
+      out: folder to write. It must not exist yet.
+      config_name: name or path of the config that the weights belong to. None detects it.
 
     Raises:
-      UserError: a source that cannot be had, is refused or does not fit, or an ``out`` that exists.
+      UserError: the source cannot be read, is refused or does not match the config, or ``out``
+        exists.
     """
-    from rpn_jax.weights import torch as torch_weights
-
     console = make_console()
     report = torch_weights.convert(source, out, config_name)
     torch_weights.print_report(report, console)
@@ -155,39 +157,49 @@ def convert(source: str, out: Path, config_name: str | None) -> None:
 
 
 def convert_to_torch(weights: Path, file: Path) -> None:
-    """Write weights as a PyTorch file under the original's key names.
+    """Write weights as a PyTorch file with the original's key names.
 
     Raises:
-      UserError: no such weights, or a file that exists or cannot be written.
+      UserError: the weights cannot be read, or the file exists or cannot be written.
     """
-    from rpn_jax.weights import torch as torch_weights
-
     torch_weights.to_torch(weights, file)
     make_console().print(f"weights are in {file}", soft_wrap=True)
 
 
 def demo(workdir: Path) -> None:
-    """Train a small model on the built-in pictures, evaluate it, and draw what it proposes.
+    """Train a small model on the built-in pictures, evaluate it, and draw its proposals.
 
     Raises:
-      UserError: a work directory that holds a run, or cannot be written.
-      KeyboardInterrupt: Ctrl-C or SIGTERM came; what was done is saved.
+      UserError: the work directory contains a run or cannot be written.
+      KeyboardInterrupt: Ctrl-C or SIGTERM arrived. All finished steps are saved.
     """
     console = make_console()
     config = load_config("rpn_demo")
     if last_saved(workdir) is not None:
         raise UserError(
-            f"folder {workdir}: holds a run already; remove it or name another --workdir"
+            f"--workdir {workdir}: already contains a run. Remove it, or choose another --workdir."
         )
     train(config, workdir, resume=False)
     dataset = open_dataset(config.data, config.data.eval_split)
-    variables = weights_of(config, workdir)
+    variables = load_matching_weights(config, workdir)
     results = _propose_all(config, variables, dataset, console)
     folder = workdir / "pictures"
     make_folder(folder)
     _draw(console, folder, dataset, results[:DEMO_PICTURES], DEMO_BOXES, with_truth=True)
-    draw_curves(workdir / METRICS_FILE, workdir / CURVES_FILE)
-    console.print(f"curves of loss and recall are in {workdir / CURVES_FILE}", soft_wrap=True)
+    draw_curves(workdir / METRICS_FILE, rpn_task(config).curves, workdir / CURVES_FILE)
+    console.print(f"learning curves are in {workdir / CURVES_FILE}", soft_wrap=True)
+
+
+def load_matching_weights(config: Config, folder: Path) -> Variables:
+    """Load weights. Raise UserError if they belong to another model than the config."""
+    variables = load_variables(folder)
+    check_variables(variable_shapes(config), variables, folder)
+    check_same_model(config, folder)
+    return variables
+
+
+def _with_exact_padding(config: Config, dataset: Dataset) -> Config:
+    return replace(config, data=with_exact_padding(dataset, config.data))
 
 
 def _propose_all(
@@ -195,18 +207,6 @@ def _propose_all(
 ) -> list[PictureProposals]:
     function = make_propose_function(config)
     return propose_with_progress(function, variables, dataset, config, console)
-
-
-def _exactly_padded(config: Config, dataset: Dataset) -> Config:
-    return replace(config, data=with_exact_padding(dataset, config.data))
-
-
-def weights_of(config: Config, folder: Path) -> Variables:
-    """The weights in a folder. Raises UserError where they are of another model than the config."""
-    variables = load_variables(folder)
-    check_variables(variable_shapes(config), variables, folder)
-    check_same_model(config, folder)
-    return variables
 
 
 def _draw(

@@ -147,7 +147,7 @@ def test_picture_that_is_no_picture(capsys, weights, config_file, tmp_path):
 def test_training_picture_that_is_no_picture(
     capsys, weights, config_file, broken_root, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(train_run, "compile_steps", lambda *arguments: {})  # no step is taken
+    monkeypatch.setattr(train_run, "compile_steps", lambda *arguments: {})  # No step runs.
     for path in (broken_root / "train").iterdir():
         path.write_bytes(path.read_bytes()[:100])
     flags = ["--data.root", broken_root, "--train.init-weights", weights]

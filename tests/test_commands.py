@@ -20,7 +20,8 @@ from rpn_jax.config import load_config
 from rpn_jax.data.pipeline import train_batches
 from rpn_jax.errors import UserError
 from rpn_jax.training import run as train_run
-from rpn_jax.training.lock import only_run
+from rpn_jax.training import tasks
+from rpn_jax.training.lock import lock_workdir
 from rpn_jax.training.log import RunLog
 from rpn_jax.weights.checkpoints import Saved, last_saved
 
@@ -49,7 +50,7 @@ def run(tiny_config, tmp_path_factory):
     return tiny_config, workdir
 
 
-def test_training_leaves_what_a_run_promises(run):
+def test_training_writes_config_environment_metrics_and_checkpoints(run):
     config, workdir = run
     assert load_config(workdir / "config.json") == config
     environment = json.loads((workdir / "environment.json").read_text())
@@ -81,12 +82,12 @@ def test_a_resumed_run_ends_with_the_same_bits(run, tmp_path):
         assert one == two
 
 
-def test_an_interrupted_run_saves_and_goes_on_in_the_middle_of_an_epoch(run, tmp_path, monkeypatch):
+def test_an_interrupted_run_resumes_in_the_middle_of_an_epoch(run, tmp_path, monkeypatch):
     config, workdir = run
-    told = RunLog.step
+    log_step = RunLog.step
 
     def interrupt_at_the_second_step(log, step, metrics):
-        told(log, step, metrics)
+        log_step(log, step, metrics)
         if step == 0:
             signal.raise_signal(signal.SIGTERM)
 
@@ -103,33 +104,33 @@ def test_an_interrupted_run_saves_and_goes_on_in_the_middle_of_an_epoch(run, tmp
 
 def test_a_work_directory_with_a_run_is_not_overwritten(run):
     config, workdir = run
-    with pytest.raises(UserError, match=r"holds a run up to step 6; pass --resume"):
+    with pytest.raises(UserError, match=r"contains a run up to step 6\. Add --resume"):
         commands.train(config, workdir, resume=False)
 
 
-def test_damaged_metrics_are_told_before_a_run_goes_on(run, tmp_path):
+def test_damaged_metrics_are_reported_before_a_run_is_resumed(run, tmp_path):
     config, workdir = run
     shutil.copytree(workdir, tmp_path / "w")
     path = tmp_path / "w" / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join([lines[0], "gibberish\n", *lines[2:]]))
-    with pytest.raises(UserError, match=rf"^metrics {path}: line 2 is not JSON"):
+    with pytest.raises(UserError, match=rf"^metrics {path}: line 2: is not a JSON object"):
         commands.train(config, tmp_path / "w", resume=True)
 
 
-def test_going_on_with_another_config_tells_what_changed(run, tmp_path, capsys):
+def test_resuming_with_another_config_prints_the_changes(run, tmp_path, capsys):
     config, _ = run
     commands.train(with_epochs(config, 1), tmp_path, resume=False)
     capsys.readouterr()
     commands.train(config, tmp_path, resume=True)
     said = capsys.readouterr().out
-    assert "train.epochs was 1 in this run so far, and is 2 from here on" in said
-    assert "going on after step 3" in said
+    assert "train.epochs was 1 in this run until now. It is 2 from here on." in said
+    assert "continuing after step 3" in said
     commands.train(config, tmp_path, resume=True)
-    assert "going on after step 6" in capsys.readouterr().out
+    assert "continuing after step 6" in capsys.readouterr().out
 
 
-def test_a_resumed_run_needs_its_first_weights_no_more(run, tmp_path):
+def test_a_resumed_run_does_not_need_its_initial_weights(run, tmp_path):
     config, workdir = run
     shutil.copytree(workdir, tmp_path / "weights")
     train = replace(config.train, epochs=1, eval_every=0, init_weights=str(tmp_path / "weights"))
@@ -140,7 +141,9 @@ def test_a_resumed_run_needs_its_first_weights_no_more(run, tmp_path):
     assert (tmp_path / "w" / "checkpoints" / "6").is_dir()
 
 
-def test_an_evaluation_that_fails_loses_no_epoch_and_is_made_up(run, tmp_path, monkeypatch, capsys):
+def test_a_failed_evaluation_loses_no_epoch_and_is_repeated_on_resume(
+    run, tmp_path, monkeypatch, capsys
+):
     config, workdir = run
 
     def fail(annotations, results):
@@ -148,7 +151,7 @@ def test_an_evaluation_that_fails_loses_no_epoch_and_is_made_up(run, tmp_path, m
 
     first = with_epochs(config, 1)
     with monkeypatch.context() as patch:
-        patch.setattr(train_run, "evaluate_recall", fail)
+        patch.setattr(tasks, "evaluate_recall", fail)
         with pytest.raises(UserError, match="no recall today"):
             commands.train(first, tmp_path, resume=False)
     assert last_saved(tmp_path) == Saved(3, epoch_steps=3, evaluated=False)
@@ -160,11 +163,11 @@ def test_an_evaluation_that_fails_loses_no_epoch_and_is_made_up(run, tmp_path, m
     assert made_up[-1] == whole[3]
     assert len(made_up) == 4
     commands.train(first, tmp_path, resume=True)
-    assert len(lines_of(tmp_path / "metrics.jsonl")) == 4, "it is made up once"
+    assert len(lines_of(tmp_path / "metrics.jsonl")) == 4, "it is repeated only once"
 
 
 @pytest.mark.parametrize("error", [UserError("a.jpg: is broken"), OSError(errno.EIO, "cable")])
-def test_a_batch_that_cannot_be_had_costs_no_finished_step(
+def test_a_batch_that_cannot_be_loaded_loses_no_finished_step(
     run, tmp_path, monkeypatch, capsys, error
 ):
     config, workdir = run
@@ -178,7 +181,7 @@ def test_a_batch_that_cannot_be_had_costs_no_finished_step(
         with pytest.raises(type(error)) as raised:
             commands.train(config, tmp_path, resume=False)
     assert raised.value is error
-    assert "stopped after step 4 of 6; --resume goes on" in capsys.readouterr().out
+    assert "stopped after step 4 of 6. Use --resume to continue" in capsys.readouterr().out
     assert last_saved(tmp_path) == Saved(4, epoch_steps=3, evaluated=False)
     commands.train(config, tmp_path, resume=True)
     assert_same(leaves_of(workdir / "checkpoints" / "6"), leaves_of(tmp_path / "checkpoints" / "6"))
@@ -187,19 +190,19 @@ def test_a_batch_that_cannot_be_had_costs_no_finished_step(
 def test_a_loss_that_is_not_finite_is_not_saved(run, tmp_path):
     config, _ = run
     diverging = replace(config, optim=replace(config.optim, learning_rate=1e30, warmup_steps=0))
-    with pytest.raises(UserError, match=r"^step \d: .* pictures \d+\.png, .* optim\.clip_norm$"):
+    with pytest.raises(UserError, match=r"^step \d: .* pictures \d+\.png, .* optim\.clip_norm\.$"):
         commands.train(diverging, tmp_path, resume=False)
     assert last_saved(tmp_path) is None
 
 
-def test_a_run_goes_on_with_another_clip_norm_and_scaling(run, tmp_path, capsys):
+def test_a_run_can_be_resumed_with_another_clip_norm_and_scaling(run, tmp_path, capsys):
     config, _ = run
     commands.train(with_epochs(config, 1), tmp_path, resume=False)
     optim = replace(config.optim, clip_norm=5.0, auto_scale_lr=True)
     commands.train(replace(config, optim=optim), tmp_path, resume=True)
     said = capsys.readouterr().out
-    assert "optim.clip_norm was 0.0 in this run so far, and is 5.0 from here on" in said
-    assert "optim.auto_scale_lr was False in this run so far, and is True from here on" in said
+    assert "optim.clip_norm was 0.0 in this run until now. It is 5.0 from here on." in said
+    assert "optim.auto_scale_lr was False in this run until now. It is True from here on." in said
     assert lines_of(tmp_path / "metrics.jsonl")[-2]["learning_rate"] == pytest.approx(0.001 / 8)
     assert last_saved(tmp_path) == Saved(6, epoch_steps=3, evaluated=True)
 
@@ -207,11 +210,11 @@ def test_a_run_goes_on_with_another_clip_norm_and_scaling(run, tmp_path, capsys)
 @pytest.mark.parametrize(
     ("section", "change", "complaint"),
     [
-        ("data", {"batch_size": 1}, r"an epoch of its run has 3 steps, and 5 with data.batch_size"),
-        ("train", {"epochs": 1}, r"train.epochs = 1: must be 2 or more, the epochs"),
+        ("data", {"batch_size": 1}, r"an epoch of its run has 3 steps, but 5 with data.batch_size"),
+        ("train", {"epochs": 1}, r"train.epochs = 1: must be 2 or more, because"),
     ],
 )
-def test_steps_that_would_count_as_other_epochs_are_refused(run, section, change, complaint):
+def test_resuming_with_other_epochs_is_refused(run, section, change, complaint):
     config, workdir = run
     files = [workdir / name for name in ("config.json", "metrics.jsonl")]
     before = [path.read_bytes() for path in files]
@@ -224,21 +227,24 @@ def test_steps_that_would_count_as_other_epochs_are_refused(run, section, change
 def test_a_second_run_in_a_work_directory_is_refused(run, tmp_path):
     config, _ = run
     with (
-        only_run(tmp_path),
+        lock_workdir(tmp_path),
         pytest.raises(UserError, match="another run is training in it"),
     ):
         commands.train(config, tmp_path, resume=False)
     assert not (tmp_path / "config.json").exists()
 
 
-def test_resuming_nothing_is_told(run, tmp_path, capsys):
+def test_resuming_without_a_checkpoint_starts_a_run(run, tmp_path, capsys):
     commands.train(with_epochs(run[0], 1), tmp_path / "w", resume=True)
-    assert f"{tmp_path / 'w'}: holds no checkpoint; training begins" in capsys.readouterr().out
+    assert (
+        f"{tmp_path / 'w'}: has no checkpoint. Training starts at step 1."
+        in capsys.readouterr().out
+    )
 
 
-def test_a_demo_asks_for_steps_not_for_folders(run, tmp_path, monkeypatch):
+def test_the_demo_refuses_a_run_but_not_an_empty_folder(run, tmp_path, monkeypatch):
     _, workdir = run
-    with pytest.raises(UserError, match="holds a run already"):
+    with pytest.raises(UserError, match="already contains a run"):
         commands.demo(workdir)
 
     def begin(*arguments, **keywords):
@@ -250,7 +256,7 @@ def test_a_demo_asks_for_steps_not_for_folders(run, tmp_path, monkeypatch):
         commands.demo(tmp_path)
 
 
-def test_frozen_random_weights_are_told(run, tmp_path, capsys):
+def test_frozen_random_weights_cause_a_note(run, tmp_path, capsys):
     config, _ = run
     backbone = replace(config.model.backbone, frozen_stages=0)
     frozen = replace(
@@ -260,7 +266,7 @@ def test_frozen_random_weights_are_told(run, tmp_path, capsys):
     )
     commands.train(frozen, tmp_path, resume=False)
     # No zoo has this network with group norm.
-    assert "--train.init-weights with a file starts from a trained" in capsys.readouterr().out
+    assert "Use --train.init-weights with a file to start from a trained" in capsys.readouterr().out
 
 
 def test_training_starts_from_given_weights(run, tmp_path):
@@ -278,7 +284,7 @@ def test_training_starts_from_given_weights(run, tmp_path):
     np.testing.assert_allclose(*kernels, atol=1e-8)
 
 
-def test_weights_serve_a_config_that_would_train_them_otherwise(run):
+def test_weights_load_into_a_config_with_other_frozen_stages(run):
     config, workdir = run
     backbone = replace(config.model.backbone, frozen_stages=1)
     frozen = replace(config, model=replace(config.model, backbone=backbone))
@@ -287,7 +293,7 @@ def test_weights_serve_a_config_that_would_train_them_otherwise(run):
     )
 
 
-def test_evaluation_measures_what_training_did(run, tmp_path):
+def test_evaluate_gives_the_figures_of_training(run, tmp_path):
     config, workdir = run
     out = tmp_path / "deep" / "recall.json"
     figures = commands.evaluate(config, workdir / "checkpoints" / "6", out, exact_padding=False)
@@ -318,7 +324,7 @@ def test_propose_writes_boxes_in_original_pixels_and_pictures(run, tmp_path):
     assert len(list(tmp_path.glob("*.png"))) == 3
 
 
-def test_a_picture_that_breaks_off_leaves_no_proposals(run, tmp_path):
+def test_a_truncated_picture_leaves_no_proposals(run, tmp_path):
     config, workdir = run
     pictures, out = tmp_path / "pictures", tmp_path / "out"
     shutil.copytree(config.data.root + "/test", pictures)
@@ -329,7 +335,7 @@ def test_a_picture_that_breaks_off_leaves_no_proposals(run, tmp_path):
     assert list(out.iterdir()) == []
 
 
-def test_a_log_is_told_how_far_proposing_and_drawing_are(run, tmp_path, monkeypatch, capsys):
+def test_a_log_shows_the_progress_of_proposing_and_drawing(run, tmp_path, monkeypatch, capsys):
     config, workdir = run
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     pictures = [config.data.root + "/test"]

@@ -15,7 +15,7 @@ from rpn_jax.config import Config
 from rpn_jax.models import variable_shapes
 from rpn_jax.models.rpn.targets import AnchorTargets, batch_targets
 from rpn_jax.training.objectives import rpn_loss_function
-from rpn_jax.training.optim import learning_rate_schedule, make_optimizer, trainable_parameters
+from rpn_jax.training.optim import build_optimizer, trainable_parameters
 from rpn_jax.training.step import (
     DEVICE_AXIS,
     LossFunction,
@@ -98,9 +98,8 @@ class _StepParts(NamedTuple):
 
 
 def _step_parts(config: Config, variables: Variables, batch_size: int) -> _StepParts:
-    schedule = learning_rate_schedule(config.optim, STEPS_PER_EPOCH, batch_size)
     trainable = trainable_parameters(variables["params"], config.model.backbone)
-    optimizer = make_optimizer(config.optim, schedule, trainable)
+    optimizer, schedule = build_optimizer(config.optim, trainable, STEPS_PER_EPOCH, batch_size)
     return _StepParts(rpn_loss_function(config), optimizer, schedule)
 
 

@@ -1,72 +1,50 @@
-"""The curves of a training run, drawn from its metrics."""
+"""The learning curves of a training run as a picture."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rpn_jax.errors import UserError, reading, writing
+from rpn_jax.errors import UserError, writing
+from rpn_jax.training.metrics import MetricsRow, read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-METRIC_GROUPS = {
-    "loss": ("loss", "loss_rpn_cls", "loss_rpn_bbox"),
-    "learning rate": ("learning_rate",),
-    "average recall (protocol proposal)": ("AR@100", "AR@300", "AR@1000"),
-}
 MOST_MARKERS = 30
-"""Points of a curve that are still marked one by one."""
-# Okabe and Ito's colours, each with a marker of its own.
+"""Curves with more points are drawn without markers."""
+# Okabe and Ito's colours, which colour-blind people can distinguish.
 LINE_STYLES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"))
 
 
-def draw_curves(metrics_path: Path, out_path: Path) -> None:
-    """Draw loss, learning rate and recall of a run against its steps.
+def draw_curves(metrics_path: Path, panels: Mapping[str, tuple[str, ...]], out_path: Path) -> None:
+    """Draw the figures of a run against its steps.
 
     Args:
       metrics_path: the run's ``metrics.jsonl``.
-      out_path: picture to write.
+      panels: names of the figures in each panel, by the panel's title.
+      out_path: picture file to write.
 
     Raises:
-      UserError: a file that cannot be read or written, or holds no metrics.
+      UserError: a file cannot be read or written, or there are no metrics.
     """
     from matplotlib.figure import Figure
 
-    rows = _read_metrics(metrics_path)
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
-    for axes, (title, names) in zip(
-        figure.subplots(1, len(METRIC_GROUPS)), METRIC_GROUPS.items(), strict=True
-    ):
-        _draw_group(axes, title, names, rows)
+    rows = read_metrics(metrics_path)
+    if not rows:
+        raise UserError(f"metrics {metrics_path}: no line to draw. Train for some steps first.")
+    figure = Figure(figsize=(4 * len(panels), 3.6), layout="constrained")
+    for axes, (title, names) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+        _draw_panel(axes, title, names, rows)
     with writing(f"picture {out_path}"):
         try:
             figure.savefig(out_path, dpi=150)
-        except ValueError as error:
+        except ValueError as error:  # Raised for an unknown file name extension.
             raise UserError(f"picture {out_path}: cannot be written ({error})") from None
 
 
-def _read_metrics(path: Path) -> list[dict[str, float]]:
-    with reading(f"metrics {path}"):
-        lines = path.read_text().splitlines()
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            raise UserError(f"metrics {path}: line {number} is not JSON") from None
-        if not isinstance(row, dict) or "step" not in row:
-            raise UserError(f"metrics {path}: line {number} is no object with a 'step'")
-        rows.append(row)
-    if not rows:
-        raise UserError(f"metrics {path}: is empty, so there is nothing to draw")
-    return rows
-
-
-def _draw_group(
-    axes: Axes, title: str, names: tuple[str, ...], rows: list[dict[str, float]]
-) -> None:
+def _draw_panel(axes: Axes, title: str, names: tuple[str, ...], rows: list[MetricsRow]) -> None:
     axes.set_title(title)
     axes.set_xlabel("step")
     axes.grid(alpha=0.3)

@@ -1,4 +1,4 @@
-"""One run at a time in a work directory."""
+"""A lock file that allows only one run at a time in a work directory."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ LOCK_FILE = "run.lock"
 
 
 @contextmanager
-def only_run(workdir: Path) -> Iterator[None]:
-    """Keep other runs out of a work directory, which is made; the lock ends with the process.
+def lock_workdir(workdir: Path) -> Iterator[None]:
+    """Create a work directory and lock it for the block.
+
+    The system releases the lock when the process ends, also when it is killed.
 
     Raises:
-      UserError: another run is in it, or it cannot be written or locked.
+      UserError: another run holds the lock, or the directory cannot be written or locked.
     """
     make_folder(workdir)
     lock = FileLock(workdir / LOCK_FILE)
@@ -28,8 +30,8 @@ def only_run(workdir: Path) -> Iterator[None]:
             held = lock.acquire(blocking=False)
         except Timeout:
             raise UserError(
-                f"work directory {workdir}: another run is training in it; wait for its end, or "
-                "choose another --workdir"
+                f"--workdir {workdir}: another run is training in it. Wait until it ends, or "
+                "choose another --workdir."
             ) from None
     with held:
         yield

@@ -1,8 +1,7 @@
-"""What a training run shows and keeps: progress bar, ``metrics.jsonl``, TensorBoard events."""
+"""The log of a training run: progress bar, ``metrics.jsonl`` and TensorBoard events."""
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections import defaultdict
@@ -19,22 +18,24 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from rpn_jax.errors import UserError, writing
+from rpn_jax.errors import writing
 from rpn_jax.files import json_figures, written_whole
-
-METRICS_FILE = "metrics.jsonl"
+from rpn_jax.training.metrics import METRICS_FILE, MetricsRow, metrics_line, read_metrics
 
 
 class RunLog:
-    """Observer of a run, a context manager; figures are means since the line before.
+    """Shows and stores the progress of a run. A context manager, and an `Observer`.
+
+    Each line of metrics holds the means over the steps since the previous line.
 
     Args:
-      workdir: where ``metrics.jsonl`` and the event files go.
-      console: where people look.
-      batch_size: pictures a step.
-      steps_per_epoch: steps an epoch.
-      first_step: steps done before this run; later lines of an interrupted run are dropped.
-      last_step: steps at the end of training.
+      workdir: folder of ``metrics.jsonl`` and the event files.
+      console: console for the progress.
+      batch_size: pictures in a step.
+      steps_per_epoch: steps in an epoch.
+      first_step: number of steps finished before. Lines of later steps are removed, because a
+        resumed run repeats these steps.
+      last_step: number of steps at the end of training.
       log_every: steps between two lines.
     """
 
@@ -53,7 +54,7 @@ class RunLog:
         self._steps_per_epoch = steps_per_epoch
         self._last_step = last_step
         self._log_every = log_every
-        # Imported here, as it imports PyTorch where that is installed: seconds, and 0.2 GB.
+        # tensorboardX imports PyTorch if it is installed, which takes seconds and 0.2 GB.
         from tensorboardX import SummaryWriter
 
         self._metrics_path = workdir / METRICS_FILE
@@ -96,17 +97,17 @@ class RunLog:
         self._events.close()
 
     def compiling(self, canvas: tuple[int, int], number: int, total: int) -> None:
-        """Say which canvas (height, width) is compiled."""
+        """Print the canvas (height, width) that is compiled now."""
         self._console.print(
             f"compiling the training step for canvas {canvas[0]}x{canvas[1]} ({number} of {total})"
         )
 
     def compiled(self, seconds: float) -> None:
-        """Say how long that took."""
+        """Print the duration of the compilation."""
         self._console.print(f"  took {seconds:.1f} s")
 
     def restart_clock(self) -> None:
-        """Leave the time since the last step out of the rate."""
+        """Exclude the time since the last step from the rate."""
         self._clock = time.perf_counter()
 
     def _count_seconds(self) -> None:
@@ -115,7 +116,7 @@ class RunLog:
         self._clock = now
 
     def step(self, step: int, metrics: dict[str, float]) -> None:
-        """Count a step, from 0; write a line where one is due."""
+        """Add the metrics of a step, counted from 0. Write a line if one is due."""
         done = step + 1
         for key, value in metrics.items():
             self._sums[key] += value
@@ -127,7 +128,7 @@ class RunLog:
             self._flush(done, metrics["learning_rate"])
 
     def evaluated(self, step: int, figures: dict[str, float]) -> None:
-        """Keep the figures of an evaluation after ``step`` steps."""
+        """Write the figures of an evaluation after ``step`` steps."""
         self._write(step, figures, "evaluation")
 
     def _flush(self, done: int, learning_rate: float) -> None:
@@ -147,32 +148,20 @@ class RunLog:
             self._console.print(f"step {done}/{self._last_step}  {text}")
 
     def _write(self, done: int, figures: dict[str, float], group: str) -> None:
-        line = {"step": done, "epoch": done / self._steps_per_epoch, **json_figures(figures)}
+        epoch = done / self._steps_per_epoch
+        row: MetricsRow = {"step": done, "epoch": epoch, **json_figures(figures)}
         with writing(f"metrics {self._metrics_path}"), open(self._metrics_path, "a") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(metrics_line(row))
         for key, value in figures.items():
             if math.isfinite(value):
                 self._events.add_scalar(f"{group}/{key}", value, done)
         self._events.flush()
 
 
-def _drop_lines_after(path: Path, step: int) -> None:
+def _drop_lines_after(path: Path, last: int) -> None:
+    """Remove the lines of later steps, and an unfinished last line."""
     if not path.exists():
         return
-    lines = path.read_bytes().splitlines(keepends=True)
-    steps = [_step_of(line, number, path) for number, line in enumerate(lines, start=1)]
+    lines = [metrics_line(row) for row in read_metrics(path) if row["step"] <= last]
     with written_whole(path) as temporary:
-        temporary.write_bytes(
-            b"".join(line for line, of in zip(lines, steps, strict=True) if of <= step)
-        )
-
-
-def _step_of(line: bytes, number: int, path: Path) -> float:
-    if not line.endswith(b"\n"):
-        return math.inf  # A killed run may leave its last line unfinished.
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        raise UserError(
-            f"metrics {path}: line {number} is not JSON with a 'step'; remove this line"
-        ) from None
+        temporary.write_text("".join(lines))

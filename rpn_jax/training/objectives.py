@@ -1,4 +1,4 @@
-"""What training minimises: where the network meets its losses."""
+"""Loss functions for the training step: a network and its losses as one function."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 def rpn_loss_function(config: Config) -> LossFunction:
-    """The loss of an RPN on a device's batch, for `rpn_jax.training.step`.
+    """Return the loss function of an RPN, for `rpn_jax.training.step`.
 
-    `rpn_jax.rpn_loss` of the network's outputs; but as few anchors are sampled, and none of them by
-    what the network says, its head computes outputs at their cells alone.
+    It returns the terms of `rpn_jax.rpn_loss`. The sampling does not depend on the head's outputs,
+    so the head computes outputs only at the cells of sampled anchors.
     """
     model = RPN(config.model, axis_name=DEVICE_AXIS)
     samples = config.rpn_loss.samples_per_image
@@ -38,7 +38,7 @@ def rpn_loss_function(config: Config) -> LossFunction:
         targets = batch_targets(
             config, level_shapes, batch.boxes_xyxy, batch.box_mask, batch.image_sizes, rng
         )
-        if samples == 0:  # Every anchor counts.
+        if samples == 0:  # All anchors are sampled, so the outputs of all cells are needed.
             outputs = model.apply(variables, levels, method="outputs")
         else:
             cells, targets = at_sampled_cells(targets, config.model.rpn.anchors.per_cell, samples)

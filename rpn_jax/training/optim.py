@@ -1,4 +1,4 @@
-"""The reference's SGD: learning-rate schedule, which parameters train, and the update."""
+"""The reference's SGD: learning-rate schedule, parameters that train, and the update."""
 
 from __future__ import annotations
 
@@ -17,20 +17,30 @@ if TYPE_CHECKING:
 STEM = 0
 
 
+def build_optimizer(
+    optim: OptimConfig, trainable: Any, steps_per_epoch: int, batch_size: int
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """Return the optimiser of `make_optimizer` and its `learning_rate_schedule`.
+
+    Args:
+      optim: settings of the optimiser and the schedule.
+      trainable: the tree that `trainable_parameters` returned.
+      steps_per_epoch: steps of one pass over the training split.
+      batch_size: pictures in a step, over all devices.
+    """
+    schedule = learning_rate_schedule(optim, steps_per_epoch, batch_size)
+    return make_optimizer(optim, schedule, trainable), schedule
+
+
 def learning_rate_schedule(
     optim: OptimConfig, steps_per_epoch: int, batch_size: int
 ) -> optax.Schedule:
-    """Learning rate of each step, counted from 0.
+    """Return the function from a step, counted from 0, to its learning rate.
 
-    A linear warm-up from ``warmup_ratio`` to 1 over ``warmup_steps``, times ``decay_factor`` from
-    the end of each of ``decay_epochs`` on (MMDetection 2.x: LrUpdaterHook with policy 'step').
-    With ``auto_scale_lr`` all of it is scaled by ``batch_size / base_batch_size`` (Goyal et al.
-    2017).
-
-    Args:
-      optim: the schedule's parameters.
-      steps_per_epoch: steps of one pass over the training split.
-      batch_size: pictures a step, over all devices.
+    The warm-up rises linearly from ``warmup_ratio`` to 1 over ``warmup_steps``. At the end of each
+    of ``decay_epochs`` the rate is multiplied by ``decay_factor`` (MMDetection 2.x: LrUpdaterHook
+    with policy 'step'). With ``auto_scale_lr`` the rate is also multiplied by ``batch_size /
+    base_batch_size`` (Goyal et al. 2017). Arguments are those of `build_optimizer`.
     """
     scale = batch_size / optim.base_batch_size if optim.auto_scale_lr else 1.0
     decay = optax.piecewise_constant_schedule(
@@ -49,14 +59,14 @@ def learning_rate_schedule(
 
 
 def trainable_parameters(params: Any, backbone: BackboneConfig) -> Any:
-    """Which parameters train: a tree like ``params`` of bools.
+    """Return a tree like ``params`` with True for each parameter that trains.
 
-    Untrained are the stem and the first stages of the backbone up to ``frozen_stages``, and all
-    of the backbone's norms unless ``train_norm``.
+    The backbone's stem and its stages up to ``frozen_stages`` do not train. Its norms train only
+    with ``train_norm``.
 
     Args:
       params: the nested dicts of `rpn_jax.init_variables`, or their shapes.
-      backbone: the config that ``params`` belong to.
+      backbone: the backbone's config.
     """
     return jax.tree_util.tree_map_with_path(
         lambda path, _: _trains([entry.key for entry in path], backbone), params
@@ -66,18 +76,18 @@ def trainable_parameters(params: Any, backbone: BackboneConfig) -> Any:
 def make_optimizer(
     optim: OptimConfig, schedule: optax.Schedule, trainable: Any
 ) -> optax.GradientTransformation:
-    """SGD as PyTorch's: ``m = momentum * m + (g + weight_decay * p); p -= learning_rate * m``.
+    """Return PyTorch's SGD: ``m = momentum * m + (g + weight_decay * p); p -= learning_rate * m``.
 
-    The learning rate is that of the step and not part of ``m``. Gradients are first clipped to
-    ``clip_norm``, the L2 norm over all trained parameters, if it is set. Parameters that do not
-    train get an update of zero and have no state.
+    ``m`` does not contain the learning rate, so a new rate takes effect at once. If ``clip_norm``
+    is set, gradients are first scaled so that their L2 norm, over all trained parameters, is at
+    most ``clip_norm``. Parameters that do not train get an update of zero and have no state.
 
     Args:
       optim: momentum, weight decay and clipping.
       schedule: learning rate of each step.
-      trainable: the tree of `trainable_parameters`.
+      trainable: the tree that `trainable_parameters` returned.
     """
-    # Either has an empty state, so a run may go on with another clip_norm.
+    # Both have an empty state, so a run can be resumed with another clip_norm.
     clip = optax.clip_by_global_norm(optim.clip_norm) if optim.clip_norm else optax.identity()
     sgd = optax.chain(
         clip,

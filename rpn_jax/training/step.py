@@ -1,23 +1,21 @@
-"""The training step, compiled once a canvas, and the loop around it.
+"""The training step: one update of the state from one batch, on all local devices.
 
-Nothing here knows a model: a run is told by its loss function, its optimiser and its batches.
-`make_step` holds the project's only `pmap`.
+This file names no model. The caller passes a loss function and an optimiser. `make_step` holds the
+project's only `pmap`.
 """
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
+from rpn_jax.devices import device_mesh
 from rpn_jax.errors import UserError
 from rpn_jax.structures import Batch, Variables
 
@@ -29,45 +27,29 @@ DEVICE_AXIS = "devices"
 
 Metrics = dict[str, Any]
 LossFunction = Callable[[Variables, Batch, jax.Array], tuple[Metrics, Variables]]
-"""(variables, a device's batch, rng) -> loss terms to add up, and the variables with whatever
-statistics the batch updated. Runs inside the `pmap` axis `DEVICE_AXIS`."""
-
-CompiledSteps = dict[tuple[int, int], jax.stages.Compiled]
-"""The compiled step of each canvas (height, width)."""
+"""(variables, one device's batch, random key) -> the loss terms to add up, and the variables with
+the statistics that the batch updated. Runs inside the `pmap` axis `DEVICE_AXIS`."""
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """All that a step changes."""
+    """Everything that a step changes."""
 
     step: Int[Array, ""]
-    """Steps done."""
+    """Number of finished steps."""
     variables: Variables
     """Parameters and statistics."""
     opt_state: optax.OptState
-    """The optimiser's memory."""
+    """The optimiser's state."""
 
 
 StepFunction = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 """(state, batch) -> the new state, and the step's figures."""
 
 
-class Observer(Protocol):
-    """Whom the loop tells how it goes; `rpn_jax.training.log` shows and keeps it."""
-
-    def compiling(self, canvas: tuple[int, int], number: int, total: int) -> None:
-        """Compilation for a canvas (height, width) starts."""
-
-    def compiled(self, seconds: float) -> None:
-        """It took this long."""
-
-    def step(self, step: int, metrics: dict[str, float]) -> None:
-        """Step number ``step``, from 0, is done."""
-
-
 def initial_state(variables: Variables, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step."""
+    """Return the state before the first step."""
     return TrainState(jnp.zeros((), jnp.int32), variables, optimizer.init(variables["params"]))
 
 
@@ -77,15 +59,15 @@ def make_step(
     schedule: optax.Schedule,
     seed: int,
 ) -> jax.stages.Wrapped:
-    """One step of training over all local devices, as a `pmap`-ed function.
+    """Return a `pmap`-ed function that runs one training step on all local devices.
 
-    The batch's arrays have a leading axis of devices; the state is the same on all of them and is
-    donated. Gradients are averaged over devices. The sampling of a step depends on (seed, step,
-    device) alone.
+    The batch's arrays have a leading axis of devices. The state is the same on all devices, and its
+    memory is reused (donated). Gradients are averaged over the devices. The random key of a device
+    depends only on the seed, the step and the device's position.
 
     Returns:
-      A function to the new state and the scalars ``loss``, each loss term, ``grad_norm`` (before
-      clipping) and ``learning_rate``.
+      A function that returns the new state and these scalars: ``loss``, each loss term,
+      ``grad_norm`` (before clipping) and ``learning_rate``.
     """
     return jax.pmap(
         device_step(loss_function, optimizer, schedule, seed),
@@ -102,7 +84,7 @@ def device_step(
     schedule: optax.Schedule,
     seed: int,
 ) -> StepFunction:
-    """What each device does in a step of `make_step`, inside the axis `DEVICE_AXIS`."""
+    """Return the part of `make_step` that each device runs, inside the axis `DEVICE_AXIS`."""
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -128,116 +110,26 @@ def device_step(
     return step
 
 
-def compile_steps(
-    step: jax.stages.Wrapped,
-    state: TrainState,
-    batch_shapes: Sequence[Batch],
-    observer: Observer,
-) -> CompiledSteps:
-    """Compile the step for every canvas, by (height, width).
-
-    Args:
-      step: what `make_step` returned.
-      state: a state of the run's shapes.
-      batch_shapes: a `Batch` of `jax.ShapeDtypeStruct` for each canvas, without device axis.
-      observer: is told what is compiled, and how long it took.
-    """
-    state_shapes = jax.eval_shape(lambda: state)
-    compiled: CompiledSteps = {}
-    for number, shapes in enumerate(batch_shapes, start=1):
-        canvas = (int(shapes.images.shape[1]), int(shapes.images.shape[2]))
-        observer.compiling(canvas, number, len(batch_shapes))
-        start = time.perf_counter()
-        compiled[canvas] = step.lower(state_shapes, _split_shapes(shapes)).compile()
-        observer.compiled(time.perf_counter() - start)
-    return compiled
-
-
-def device_mesh() -> Mesh:
-    """All local devices in a row."""
-    return Mesh(np.array(jax.local_devices()), (DEVICE_AXIS,))
-
-
 def replicate(state: TrainState) -> TrainState:
-    """Put a state on every local device."""
-    return jax.device_put(state, NamedSharding(device_mesh(), PartitionSpec()))
+    """Copy a state to every local device."""
+    return jax.device_put(state, NamedSharding(device_mesh(DEVICE_AXIS), PartitionSpec()))
 
 
 def split_batch(batch: Batch) -> Batch:
-    """Start sending a batch to the devices, its pictures split evenly among them in order.
+    """Start to send a batch to the devices. Each device gets the same number of pictures, in order.
 
     Raises:
-      UserError: the number of pictures is no multiple of the number of devices.
+      UserError: the number of pictures is not a multiple of the number of devices.
     """
     devices = jax.local_device_count()
     check_divisible("data.batch_size", batch.indices.shape[0])
-    sharding = NamedSharding(device_mesh(), PartitionSpec(DEVICE_AXIS))
+    sharding = NamedSharding(device_mesh(DEVICE_AXIS), PartitionSpec(DEVICE_AXIS))
     split = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch)
     return jax.device_put(split, sharding)
 
 
 def check_divisible(key: str, pictures: int) -> None:
-    """Refuse a batch that the devices cannot share evenly, naming its key."""
+    """Raise UserError, with the config key, if the devices cannot share the pictures evenly."""
     devices = jax.local_device_count()
     if pictures % devices:
         raise UserError(f"{key} = {pictures}: must be a multiple of the {devices} devices in use")
-
-
-def run_steps(
-    compiled: CompiledSteps,
-    state: TrainState,
-    batches: Iterator[Batch],
-    first_step: int,
-    steps: int,
-    observer: Observer,
-    picture_names: Callable[[np.ndarray], list[str]],
-    should_stop: Callable[[], bool],
-) -> TrainState:
-    """Run ``steps`` steps on batches that are on the devices already.
-
-    They are fewer if asked to stop, or where the batches end. A step's figures are read while the
-    next one runs, so the devices never wait for the host.
-
-    Raises:
-      UserError: a step's loss or gradient is not finite; names the step and its pictures.
-    """
-    pending: tuple[int, Metrics, Batch] | None = None
-    for step, batch in zip(range(first_step, first_step + steps), batches, strict=False):
-        _, _, height, width, _ = batch.images.shape
-        state, metrics = compiled[height, width](state, batch)
-        if pending is not None:
-            _report(*pending, observer, picture_names)
-        pending = (step, metrics, batch)
-        if should_stop():
-            break
-    if pending is not None:
-        _report(*pending, observer, picture_names)
-    return state
-
-
-def _report(
-    step: int,
-    metrics: Metrics,
-    batch: Batch,
-    observer: Observer,
-    picture_names: Callable[[np.ndarray], list[str]],
-) -> None:
-    values = {key: float(value) for key, value in jax.device_get(metrics).items()}
-    # A gradient can overflow where the loss does not yet; these pictures did it, not the next.
-    for key in ("loss", "grad_norm"):
-        if not math.isfinite(values[key]):
-            names = ", ".join(picture_names(np.asarray(batch.indices).reshape(-1)))
-            raise UserError(
-                f"step {step}: {key} is {values[key]} on the pictures {names}; try a lower "
-                "optim.learning_rate, a longer optim.warmup_steps or an optim.clip_norm"
-            )
-    observer.step(step, values)
-
-
-def _split_shapes(shapes: Batch) -> Batch:
-    devices = jax.local_device_count()
-    check_divisible("data.batch_size", shapes.images.shape[0])
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((devices, x.shape[0] // devices, *x.shape[1:]), x.dtype),
-        shapes,
-    )

@@ -16,7 +16,7 @@ from rpn_jax.config import replace
 from rpn_jax.data.catalog import open_dataset
 from rpn_jax.data.on_device import finish_resize
 from rpn_jax.data.pipeline import train_batches
-from rpn_jax.training.log import METRICS_FILE
+from rpn_jax.training.metrics import METRICS_FILE
 from rpn_jax.training.step import split_batch
 
 

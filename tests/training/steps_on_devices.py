@@ -13,7 +13,7 @@ from rpn_jax.config import AnchorConfig, BackboneConfig, Config, ModelConfig, RP
 from rpn_jax.models import init_variables
 from rpn_jax.structures import Batch
 from rpn_jax.training.objectives import rpn_loss_function
-from rpn_jax.training.optim import learning_rate_schedule, make_optimizer, trainable_parameters
+from rpn_jax.training.optim import build_optimizer, trainable_parameters
 from rpn_jax.training.step import initial_state, make_step, replicate, split_batch
 
 PICTURES, SIDE, BOXES, STEPS = 4, 64, 3, 3
@@ -44,8 +44,7 @@ def main():
     config = replace(config, rpn_loss=replace(config.rpn_loss, samples_per_image=0))
     variables = init_variables(config)
     trainable = trainable_parameters(variables["params"], config.model.backbone)
-    schedule = learning_rate_schedule(config.optim, 10, PICTURES)
-    optimizer = make_optimizer(config.optim, schedule, trainable)
+    optimizer, schedule = build_optimizer(config.optim, trainable, 10, PICTURES)
     step = make_step(rpn_loss_function(config), optimizer, schedule, seed=0)
     state = replicate(initial_state(variables, optimizer))
     rng = np.random.default_rng(0)

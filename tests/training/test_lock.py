@@ -1,4 +1,4 @@
-"""One run at a time in a work directory."""
+"""Only one run at a time uses a work directory."""
 
 from __future__ import annotations
 
@@ -10,34 +10,41 @@ from pathlib import Path
 import pytest
 
 from rpn_jax.errors import UserError
-from rpn_jax.training.lock import only_run
+from rpn_jax.training.lock import lock_workdir
 
-HOLD = "import sys, time, pathlib\nfrom rpn_jax.training.lock import only_run\n" + (
-    "with only_run(pathlib.Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
-)
+HOLD = """
+import sys, time, pathlib
+from rpn_jax.training.lock import lock_workdir
+with lock_workdir(pathlib.Path(sys.argv[1])):
+    print('held', flush=True)
+    time.sleep(60)
+"""
 
 
-def test_a_run_keeps_out_others_until_it_ends_even_killed(tmp_path: Path) -> None:
+def test_the_lock_excludes_other_runs_until_its_process_is_killed(tmp_path: Path) -> None:
     words = [sys.executable, "-c", HOLD, str(tmp_path)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match="another run is training in it"), only_run(tmp_path):
+        with (
+            pytest.raises(UserError, match="another run is training in it"),
+            lock_workdir(tmp_path),
+        ):
             pass
         other.send_signal(signal.SIGKILL)
-    with only_run(tmp_path):
+    with lock_workdir(tmp_path):
         pass
 
 
-def test_a_run_that_failed_leaves_its_directory_free(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="broken"), only_run(tmp_path):
+def test_a_failed_run_releases_the_lock(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="broken"), lock_workdir(tmp_path):
         raise ValueError("broken")
-    with only_run(tmp_path):
+    with lock_workdir(tmp_path):
         pass
 
 
-def test_a_lock_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+def test_an_unwritable_lock_file_is_reported_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "run.lock").mkdir()
     complaint = r"run\.lock: cannot be written \(Is a directory\)"
-    with pytest.raises(UserError, match=complaint), only_run(tmp_path):
+    with pytest.raises(UserError, match=complaint), lock_workdir(tmp_path):
         pass

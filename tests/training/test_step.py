@@ -1,4 +1,4 @@
-"""The step and its loop: arithmetic, devices, what is reported, when it stops."""
+"""The step and its loop: arithmetic, devices, reports, stopping and saving."""
 
 import json
 import os
@@ -14,20 +14,19 @@ import pytest
 
 from rpn_jax.errors import UserError
 from rpn_jax.structures import Batch
+from rpn_jax.training.loop import compile_steps, run_steps
 from rpn_jax.training.step import (
     DEVICE_AXIS,
-    compile_steps,
     device_step,
     initial_state,
     make_step,
     replicate,
-    run_steps,
     split_batch,
 )
 
 
 class Recorder:
-    """An observer that keeps what it is told."""
+    """An observer that stores its calls."""
 
     def __init__(self):
         self.canvases, self.seconds, self.steps = [], [], []
@@ -70,24 +69,31 @@ def squared_error(variables, batch, rng):
     return {"loss_a": error, "loss_b": jnp.where(jnp.any(level == 255), jnp.nan, 1.0)}, variables
 
 
-def run(batches, steps, should_stop=lambda: False, loss=squared_error, seed=0):
+def run(
+    batches,
+    steps,
+    should_stop=lambda: False,
+    loss=squared_error,
+    save=lambda state: None,
+    seed=0,
+):
     optimizer = optax.sgd(0.1)
     step = make_step(loss, optimizer, optax.constant_schedule(0.1), seed)
     state = replicate(initial_state({"params": {"w": jnp.float32(0.0)}}, optimizer))
     recorder = Recorder()
-    canvases = list({batch.images.shape: shapes_of(batch) for batch in batches}.values())
-    compiled = compile_steps(step, state, canvases, recorder)
+    canvases = {batch.images.shape: shapes_of(batch) for batch in list.copy(batches)}
+    compiled = compile_steps(step, state, list(canvases.values()), recorder)
     placed = map(split_batch, batches)
     names = ["first", "second", "third", "fourth"]
     state = run_steps(
         compiled,
         state,
         placed,
-        0,
         steps,
         recorder,
         lambda indices: [names[index] for index in indices],
         should_stop,
+        save,
     )
     return state, recorder
 
@@ -107,17 +113,43 @@ def test_steps_are_plain_gradient_descent():
     assert recorder.steps[0][1]["grad_norm"] == pytest.approx(6.0)
 
 
-def test_every_canvas_is_compiled_before_the_first_step_and_announced():
+def test_every_canvas_is_compiled_and_reported():
     _, recorder = run([batch_of([2], side=4), batch_of([2], side=8)], steps=2)
     assert [canvas for canvas, _, _ in recorder.canvases] == [(4, 4), (8, 8)]
     assert [(number, total) for _, number, total in recorder.canvases] == [(1, 2), (2, 2)]
     assert len(recorder.seconds) == 2
 
 
-def test_a_loss_that_is_not_finite_names_step_and_pictures():
+def test_a_loss_that_is_not_finite_names_step_and_pictures_and_is_not_saved():
     batches = [batch_of([2, 4]), batch_of([255, 10]), batch_of([1, 1])]
-    with pytest.raises(UserError, match=r"step 1: loss is nan on the pictures first, second; "):
-        run(batches, steps=3)
+    saved = []
+    with pytest.raises(UserError, match=r"step 1: loss is nan on the pictures first, second\. Try"):
+        run(batches, steps=3, save=saved.append)
+    assert saved == []
+
+
+def test_the_last_state_is_saved_once():
+    saved = []
+    state, _ = run([batch_of([2])] * 3, steps=2, save=saved.append)
+    assert saved == [state]
+    assert int(state.step) == 2
+
+
+class BrokenAfter(list):
+    """Batches after which the next one cannot be loaded."""
+
+    def __iter__(self):
+        yield from super().__iter__()
+        raise UserError("a.jpg: cannot be read")
+
+
+@pytest.mark.parametrize("loaded", [0, 2])
+def test_a_batch_that_cannot_be_loaded_keeps_the_steps_before_it(loaded):
+    saved = []
+    batches = BrokenAfter([batch_of([2])] * loaded)
+    with pytest.raises(UserError, match=r"a\.jpg: cannot be read"):
+        run(batches, steps=3, save=lambda state: saved.append(int(state.step)))
+    assert saved == ([loaded] if loaded else [])
 
 
 def test_a_gradient_that_is_not_finite_names_its_own_step():
@@ -129,14 +161,14 @@ def test_a_gradient_that_is_not_finite_names_its_own_step():
         run([batch_of([0]), batch_of([3])], steps=2, loss=root)
 
 
-def test_stops_after_the_step_in_flight():
+def test_the_loop_stops_after_the_current_step():
     asked = iter([False, True])
     state, recorder = run([batch_of([2])] * 5, 5, should_stop=lambda: next(asked))
     assert int(state.step) == 2
     assert [step for step, _ in recorder.steps] == [0, 1]
 
 
-def test_the_draw_of_a_step_depends_on_seed_and_step_alone():
+def test_the_random_key_of_a_step_depends_only_on_seed_and_step():
     def drawn(variables, batch, rng):
         return {"loss_a": jax.random.uniform(rng) + 0 * variables["params"]["w"]}, variables
 
@@ -147,7 +179,7 @@ def test_the_draw_of_a_step_depends_on_seed_and_step_alone():
     assert len(set(first)) == 3
 
 
-def test_a_batch_that_devices_cannot_share_is_refused(monkeypatch):
+def test_a_batch_that_devices_cannot_share_evenly_is_refused(monkeypatch):
     monkeypatch.setattr(jax, "local_device_count", lambda: 2)
     with pytest.raises(
         UserError, match=r"data.batch_size = 3: must be a multiple of the 2 devices"

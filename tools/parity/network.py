@@ -19,7 +19,7 @@ from rpn_jax.models.rpn.loss import rpn_loss
 from rpn_jax.models.rpn.proposals import propose
 from rpn_jax.ops import anchor_validity, assign_anchors, grid_anchors
 from rpn_jax.structures import Proposals, RPNOutputs, Variables
-from rpn_jax.training.optim import make_optimizer, trainable_parameters
+from rpn_jax.training.optim import build_optimizer, trainable_parameters
 from rpn_jax.weights.torch.names import flat_by_torch_key
 from tools.parity.cases import Case
 from tools.parity.compare import proposal_rows
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
     from numpy import ndarray
 
-SGD = OptimConfig(learning_rate=1e-4, momentum=0.9, weight_decay=0.05)
+SGD = OptimConfig(
+    learning_rate=1e-4, momentum=0.9, weight_decay=0.05, warmup_steps=0, decay_epochs=()
+)
 """Of the reference's three steps; the learning rate is constant."""
 SGD_STEPS = 3
 
@@ -63,8 +65,7 @@ def run(case: Case) -> Ours:
     """All that is compared, with one compilation of the training step."""
     variables = variables_by_rule(case.config, case.seed)
     trainable = trainable_parameters(variables["params"], case.config.model.backbone)
-    schedule = optax.constant_schedule(SGD.learning_rate)
-    optimizer = make_optimizer(SGD, schedule, trainable)
+    optimizer, _ = build_optimizer(SGD, trainable, steps_per_epoch=1, batch_size=1)
     step = _training_step(case, optimizer)
 
     first, after_first, opt_state = step(variables, optimizer.init(variables["params"]))

@@ -16,7 +16,7 @@ import tyro
 from jax.sharding import SingleDeviceSharding
 
 from rpn_jax.cli import OptionalPath, Overrides, Platform, leading_config, read_flags
-from rpn_jax.commands import weights_of
+from rpn_jax.commands import load_matching_weights
 from rpn_jax.config import Config, Precision, with_precision
 from rpn_jax.console import make_console, picture_progress
 from rpn_jax.data.catalog import open_dataset
@@ -173,7 +173,7 @@ def _run(options: Options) -> int:
     set_up_compiling()
     config = options.config
     dataset = open_dataset(config.data, config.data.eval_split)
-    variables = weights_of(config, options.weights)
+    variables = load_matching_weights(config, options.weights)
     if options.out is not None:
         check_out_file(options.out)
     console = make_console()

@@ -1,0 +1,139 @@
+"""The loop around the training step: compile a program for each canvas, then run steps."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import jax
+import numpy as np
+
+from rpn_jax.errors import UserError
+from rpn_jax.structures import Batch
+from rpn_jax.training.step import Metrics, TrainState, check_divisible
+
+CompiledSteps = dict[tuple[int, int], jax.stages.Compiled]
+"""The compiled step of each canvas (height, width)."""
+
+
+class Observer(Protocol):
+    """Receives the progress of the loop. `rpn_jax.training.log` shows and stores it."""
+
+    def compiling(self, canvas: tuple[int, int], number: int, total: int) -> None:
+        """Called before the step is compiled for a canvas (height, width)."""
+
+    def compiled(self, seconds: float) -> None:
+        """Called after each compilation, with its duration."""
+
+    def step(self, step: int, metrics: dict[str, float]) -> None:
+        """Called after step number ``step``, counted from 0."""
+
+
+def compile_steps(
+    step: jax.stages.Wrapped,
+    state: TrainState,
+    batch_shapes: Sequence[Batch],
+    observer: Observer,
+) -> CompiledSteps:
+    """Compile the step for every canvas.
+
+    Args:
+      step: the function that `make_step` returned.
+      state: a state with the shapes of the run.
+      batch_shapes: for each canvas a `Batch` of `jax.ShapeDtypeStruct`, without device axis.
+      observer: receives the canvas and the duration of each compilation.
+    """
+    state_shapes = jax.eval_shape(lambda: state)
+    compiled: CompiledSteps = {}
+    for number, shapes in enumerate(batch_shapes, start=1):
+        canvas = (int(shapes.images.shape[1]), int(shapes.images.shape[2]))
+        observer.compiling(canvas, number, len(batch_shapes))
+        start = time.perf_counter()
+        compiled[canvas] = step.lower(state_shapes, _split_shapes(shapes)).compile()
+        observer.compiled(time.perf_counter() - start)
+    return compiled
+
+
+def run_steps(
+    compiled: CompiledSteps,
+    state: TrainState,
+    batches: Iterator[Batch],
+    steps: int,
+    observer: Observer,
+    picture_names: Callable[[np.ndarray], list[str]],
+    should_stop: Callable[[], bool],
+    save: Callable[[TrainState], None],
+) -> TrainState:
+    """Run up to ``steps`` steps, save the state and return it.
+
+    The figures of a step are read while the next step runs, so that the devices do not wait for
+    the host.
+
+    Args:
+      compiled: the programs of `compile_steps`.
+      state: state to start from. Its memory is reused.
+      batches: batches that are already on the devices.
+      steps: number of steps.
+      observer: receives the figures of each step.
+      picture_names: returns the file names of pictures by their positions in the dataset.
+      should_stop: asked after each step. True ends the loop early.
+      save: called with the last state. If a batch cannot be loaded, the state before it is saved,
+        and then the error is raised.
+
+    Raises:
+      UserError: the loss or the gradient of a step is not finite. The state is not saved then.
+    """
+    first_step = int(state.step)
+    pending: list[tuple[int, Metrics, Batch]] = []
+
+    def finish() -> None:
+        if pending:
+            _report(*pending.pop(), observer, picture_names)
+            save(state)
+
+    for step in range(first_step, first_step + steps):
+        try:
+            batch = next(batches)
+        except Exception:
+            finish()
+            raise
+        _, _, height, width, _ = batch.images.shape
+        state, metrics = compiled[height, width](state, batch)
+        if pending:
+            _report(*pending.pop(), observer, picture_names)
+        pending.append((step, metrics, batch))
+        if should_stop():
+            break
+    finish()
+    return state
+
+
+def _report(
+    step: int,
+    metrics: Metrics,
+    batch: Batch,
+    observer: Observer,
+    picture_names: Callable[[np.ndarray], list[str]],
+) -> None:
+    values = {key: float(value) for key, value in jax.device_get(metrics).items()}
+    # The gradient can overflow one step before the loss does. Checking both names the pictures
+    # that caused it, and not those of the next step.
+    for key in ("loss", "grad_norm"):
+        if not math.isfinite(values[key]):
+            names = ", ".join(picture_names(np.asarray(batch.indices).reshape(-1)))
+            raise UserError(
+                f"step {step}: {key} is {values[key]} on the pictures {names}. Try a lower "
+                "optim.learning_rate, a longer optim.warmup_steps or an optim.clip_norm."
+            )
+    observer.step(step, values)
+
+
+def _split_shapes(shapes: Batch) -> Batch:
+    devices = jax.local_device_count()
+    check_divisible("data.batch_size", shapes.images.shape[0])
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((devices, x.shape[0] // devices, *x.shape[1:]), x.dtype),
+        shapes,
+    )
