@@ -1,9 +1,11 @@
 """The command line: ``rpn-jax VERB CONFIG [flags]``.
 
-A verb is a dataclass: its fields are its flags, and the fields of its config follow them with that
-config's values as defaults. tyro turns both into a parser and into ``--help``. This file makes one
-line of whatever is wrong with the words; the work is done in `commands`, which is imported only
-after parsing, so that ``--help`` is quick.
+Each verb is a dataclass. Its fields are the flags of the verb, and the fields of its config are
+flags too, with the config's values as defaults. tyro makes a parser and the ``--help`` text from
+both. Wrong arguments give an error message of one line.
+
+The functions behind the verbs are in `commands`. That module is imported after parsing, because
+importing JAX would make ``--help`` slow.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 OptionalPath = Annotated[Path | None, tyro.conf.DisallowNone]
 Platform = Annotated[
     Literal["auto", "cpu", "gpu"],
-    tyro.conf.arg(help="Device to compute on; 'auto' takes the one that JAX prefers."),
+    tyro.conf.arg(help="Device to compute on. 'auto' lets JAX choose: a GPU if there is one."),
 ]
 
 T = TypeVar("T")
@@ -40,15 +42,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Train:
-    """Train a model, evaluating and keeping checkpoints on the way."""
+    """Train a model. Evaluate it and save checkpoints during training."""
 
     config: Overrides
     workdir: Path = tyro.MISSING
-    """Folder of the run: its config, metrics and checkpoints."""
+    """Folder for the run's config, metrics and checkpoints."""
     resume: Switch = False
-    """Go on from the last checkpoint in the work directory."""
+    """Continue the run in the work directory after its last checkpoint."""
     auto_scale_lr: Switch = False
-    """The same as --optim.auto-scale-lr."""
+    """Short form of --optim.auto-scale-lr."""
     platform: Platform = "auto"
 
     def run(self) -> None:
@@ -66,12 +68,12 @@ class Evaluate:
 
     config: Overrides
     weights: Path = tyro.MISSING
-    """Folder of weights, or a work directory of 'train'."""
+    """Folder of weights, or work directory of a training run (its best checkpoint is used)."""
     out: OptionalPath = None
-    """JSON file to write the results to."""
+    """JSON file to write the figures to."""
     exact_padding: Switch = False
-    """Pad each picture to a multiple of 32 pixels and no further, as the reference does; compiles
-    once a size."""
+    """Pad each picture only to a multiple of 32 pixels, as MMDetection does. The program is then
+    compiled for each picture size."""
     platform: Platform = "auto"
 
     def run(self) -> None:
@@ -83,29 +85,31 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Propose:
-    """Write the proposals for pictures, folders of pictures or globs; no annotations needed."""
+    """Write the proposals of pictures. No annotations are needed."""
 
     config: Overrides
     pictures: Annotated[
         tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PICTURES")
     ] = tyro.MISSING
-    """Pictures, folders of pictures, or globs in quotes, all in one place."""
+    """Pictures, folders of pictures, or globs in quotes. Do not put flags between them."""
     weights: Path = tyro.MISSING
-    """Folder of weights, or a work directory of 'train'."""
+    """Folder of weights, or work directory of a training run (its best checkpoint is used)."""
     out: Path = tyro.MISSING
-    """Folder to write to: proposals.json, in COCO results format, and drawn pictures."""
+    """Folder for proposals.json (COCO results format), pictures.json and the drawn pictures."""
     draw: int = 0
-    """Proposals to draw on a copy of each picture, the best ones; 0 draws none."""
+    """Number of best proposals to draw on a copy of each picture. 0 draws nothing."""
     exact_padding: Switch = False
-    """Pad each picture to a multiple of 32 pixels and no further, as the reference does; compiles
-    once a size."""
+    """Pad each picture only to a multiple of 32 pixels, as MMDetection does. The program is then
+    compiled for each picture size."""
     platform: Platform = "auto"
 
     def run(self) -> None:
         if not self.pictures:
-            raise UserError("propose: no picture given; name pictures, folders or globs in quotes")
+            raise UserError(
+                "propose: no picture. Name pictures, folders of pictures, or globs in quotes."
+            )
         if self.draw < 0:
-            raise UserError(f"--draw {self.draw}: must be 0 or more")
+            raise UserError(f"--draw {self.draw}: must be 0 or more.")
         use_platform(self.platform)
         from rpn_jax import commands
 
@@ -121,25 +125,25 @@ class Propose:
 
 @dataclass(frozen=True)
 class Convert:
-    """Turn a published PyTorch file into a folder of weights, or such a folder back into a file."""
+    """Convert a PyTorch weights file to a folder of weights, or a folder to a PyTorch file."""
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")] = tyro.MISSING
-    """A .pth or .pkl file, an https URL, or a name such as torchvision://resnet50; with --to-torch
-    a folder of weights or a work directory."""
+    """Weights to convert: a .pth or .pkl file, an https URL, or a name such as
+    torchvision://resnet50. With --to-torch: a folder of weights, or a work directory."""
     out: Annotated[
         Path | None, tyro.conf.Positional, tyro.conf.DisallowNone, tyro.conf.arg(metavar="[OUT]")
     ] = None
-    """Folder to write, a new one."""
+    """Folder to write. It must not exist yet."""
     config: Annotated[str | None, tyro.conf.DisallowNone] = None
-    """Name or path of the config that the weights are for; by default the one that they fit."""
+    """Name or path of the config that the weights belong to. By default it is detected."""
     to_torch: OptionalPath = None
-    """The .pth file to write the weights of SOURCE to, under the original's key names."""
+    """PyTorch file (.pth) to write, with the key names of MMDetection."""
     platform: Platform = "auto"
 
     def run(self) -> None:
         if (self.out is None) == (self.to_torch is None):
             raise UserError(
-                "convert: give a folder OUT to write, or --to-torch FILE.pth, one of both"
+                "convert: needs either a folder OUT to write, or --to-torch FILE.pth, not both."
             )
         use_platform(self.platform)
         from rpn_jax import commands
@@ -152,10 +156,10 @@ class Convert:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Time a model's stages, its training step, and PyTorch beside them."""
+    """Measure the speed of a model's stages and its training step, and compare with PyTorch."""
 
     options: Options
-    """Read without tyro: ``python -m rpn_jax.benchmark`` runs where tyro is not installed."""
+    """Parsed without tyro, because ``python -m rpn_jax.benchmark`` must run without tyro."""
 
     def run(self) -> None:
         from rpn_jax.benchmark import command
@@ -165,10 +169,10 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Demo:
-    """Train, evaluate and draw a small model on the built-in pictures, in minutes on a CPU."""
+    """Train a small model on built-in pictures, evaluate it and draw its proposals, in minutes."""
 
     workdir: Path = Path("runs/demo")
-    """Folder of the run: its config, metrics, checkpoints and drawn pictures."""
+    """Folder for the run's config, metrics, checkpoints and drawn pictures."""
     platform: Platform = "auto"
 
     def run(self) -> None:
@@ -190,10 +194,16 @@ VERBS: dict[str, type[Verb]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command of the words ``arguments`` (those of the process by default).
+    """Run one command and return its exit code.
 
-    Returns the exit code: 0, 2 for bad input (told in one line on stderr), 130 when interrupted.
-    Raises SystemExit(0) after printing what ``--help`` or ``--version`` ask for.
+    Args:
+      arguments: words after the program's name. None takes them from `sys.argv`.
+
+    Returns:
+      0, or 2 for bad input (with one line on stderr), or 130 after an interrupt.
+
+    Raises:
+      SystemExit: with code 0, after ``--help`` or ``--version`` was printed.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
 
@@ -205,11 +215,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse(words: list[str]) -> Verb:
-    """What the words ask for: a verb with its config and flags.
+    """Return the verb that the words name, with its config and flags.
 
     Raises:
-      UserError: anything wrong with the words, or with a config's values.
-      SystemExit: after printing help or version.
+      UserError: the words or a value of the config are wrong.
+      SystemExit: after the help or the version was printed.
     """
     name, *rest = words or [""]
     if name in ("-h", "--help"):
@@ -217,9 +227,9 @@ def parse(words: list[str]) -> Verb:
     if name == "--version":
         _print_and_exit(f"rpn-jax {__version__}")
     if name not in VERBS:
-        verbs = ", ".join(VERBS)
-        said = f"unknown verb '{name}'{nearest(name, list(VERBS))}" if name else "no verb"
-        raise UserError(f"{said} (verbs: {verbs}; 'rpn-jax --help' explains them)")
+        hint = nearest(name, list(VERBS)) or "."
+        problem = f"unknown verb '{name}'{hint}" if name else "no verb."
+        raise UserError(f"{problem} Choose one of: {', '.join(VERBS)}. See 'rpn-jax --help'.")
     verb = VERBS[name]
     if issubclass(verb, Benchmark):
         return verb(parse_options(rest, f"rpn-jax {name}"))
@@ -238,11 +248,12 @@ usage: rpn-jax VERB [CONFIG] [flags]
 verbs:
 {verbs}
 
-configs, each a name, or the path of a .py or .json file:
+CONFIG is the path of a .py or .json file, or one of these names:
 {configs}
 
-'rpn-jax VERB --help' explains a verb's flags; 'rpn-jax VERB CONFIG --help' with the values of
-that config. 'rpn-jax --version' prints the version."""
+'rpn-jax VERB --help' explains the flags of a verb.
+'rpn-jax VERB CONFIG --help' also shows the values of that config.
+'rpn-jax --version' prints the version."""
 
 
 def _print_and_exit(text: str) -> NoReturn:
@@ -251,33 +262,36 @@ def _print_and_exit(text: str) -> NoReturn:
 
 
 def leading_config(verb: str, words: list[str]) -> tuple[Config, list[str]]:
-    """The config that the words begin with (for plain ``--help`` the defaults), and the rest."""
+    """Return the config that the first word names, and the other words.
+
+    Without a config, ``--help`` shows the default values.
+    """
     if words and not words[0].startswith("-"):
         return load_config(words[0]), words[1:]
     if "-h" in words or "--help" in words:
         return Config(), words
     raise UserError(
-        f"{verb}: CONFIG comes first, a name or the path of a .py or .json file "
-        "('rpn-jax --help' lists the names)"
+        f"{verb}: CONFIG is missing. Put it first: a name, or the path of a .py or .json file. "
+        "'rpn-jax --help' lists the names."
     )
 
 
 def read_flags(defaults: T, words: list[str], program: str) -> T:
-    """``defaults``, a dataclass, with the values that the words' flags give.
+    """Return a copy of the dataclass ``defaults`` with the values of the flags in ``words``.
 
     Raises:
-      UserError: an unknown flag, a value of another type, or an impossible one.
-      SystemExit: after printing help.
+      UserError: a flag is unknown, or its value has the wrong type or is impossible.
+      SystemExit: after the help was printed.
     """
     _check_flags(words, _flags_of(defaults))
-    complaint = io.StringIO()
+    output = io.StringIO()
     try:
-        with contextlib.redirect_stderr(complaint):
+        with contextlib.redirect_stderr(output):
             return tyro.cli(type(defaults), default=defaults, args=words, prog=program)
-    except SystemExit as done:
-        if done.code == 0:
+    except SystemExit as stop:
+        if stop.code == 0:
             raise
-        raise UserError(_one_line(complaint.getvalue())) from None
+        raise UserError(_one_line(output.getvalue())) from None
 
 
 def _flags_of(defaults: Any) -> list[str]:
@@ -292,7 +306,10 @@ def _flags_of(defaults: Any) -> list[str]:
 
 
 def _check_flags(words: list[str], known: list[str]) -> None:
-    """Refuse a flag that no field has, naming the nearest; tyro may report other faults first."""
+    """Raise UserError for the first unknown flag, with the nearest known one.
+
+    Checked before tyro parses, because tyro can report another error first.
+    """
     for word in words:
         flag = word.partition("=")[0].replace("_", "-")
         if flag.startswith("--") and flag not in ("--help", *known):
@@ -300,14 +317,19 @@ def _check_flags(words: list[str], known: list[str]) -> None:
 
 
 def _one_line(box: str) -> str:
-    """What tyro drew in a titled box: the text down to its first rule, and the flag's form."""
+    """Return tyro's error message as one line.
+
+    tyro draws a box with a title. The message ends at the first horizontal rule. The flag with the
+    type of its value follows below ``Argument helptext:``.
+    """
     plain = re.sub(r"\x1b\[[\d;]*m", "", box)
     rows = [row.strip("│ ") for row in plain.splitlines()[1:]]
-    body = itertools.dropwhile(_is_rule, rows)  # without Unicode a rule follows the title
+    body = itertools.dropwhile(_is_rule, rows)  # Without Unicode, the title is followed by a rule.
     text = " ".join(itertools.takewhile(lambda row: not _is_rule(row), body))
     if "Argument helptext:" in rows:
-        text += f"; it goes {rows[rows.index('Argument helptext:') + 1]}"
-    return re.sub(r"^Error parsing config[\w.]*: ", "", text)  # a config's own refusal
+        text += f". Usage: {rows[rows.index('Argument helptext:') + 1]}"
+    # The error of a config section names its key, so it needs no prefix.
+    return re.sub(r"^Error parsing config[\w.]*: ", "", text)
 
 
 def _is_rule(row: str) -> bool:

@@ -1,4 +1,4 @@
-"""The command line: words to verbs, overrides, help; bad input is one line and exit code 2."""
+"""The command line: verbs, overrides, help. Bad input gives one line and exit code 2."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_propose_passes_pictures_in_order(words: str, work: dict[str, Mock]) -> 
     )
 
 
-def test_convert_goes_either_way(work: dict[str, Mock]) -> None:
+def test_convert_works_in_both_directions(work: dict[str, Mock]) -> None:
     assert main(["convert", "a.pth", "out", "--config", R50]) == 0
     assert main(["convert", "mmdetection://x", "out"]) == 0
     assert main(["convert", "weights", "--to-torch", "a.pth"]) == 0
@@ -113,25 +113,25 @@ def test_convert_goes_either_way(work: dict[str, Mock]) -> None:
 
 
 @pytest.mark.parametrize("words", ["convert a.pth", "convert a.pth out --to-torch b.pth"])
-def test_convert_wants_one_way(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_convert_needs_exactly_one_output(words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words.split()) == 2
-    assert "give a folder OUT to write, or --to-torch FILE.pth" in capsys.readouterr().err
+    assert "needs either a folder OUT to write, or --to-torch FILE.pth" in capsys.readouterr().err
 
 
-def test_a_full_device_is_told_in_one_line(
+def test_full_device_memory_is_reported_in_one_line(
     work: dict[str, Mock], capsys: pytest.CaptureFixture[str]
 ) -> None:
     work["train"].side_effect = RuntimeError("RESOURCE_EXHAUSTED: Out of memory\nof 8 GB")
     assert main(TRAIN) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert "data.batch-size" in said
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert "data.batch-size" in message
     work["train"].side_effect = RuntimeError("a bug")
     with pytest.raises(RuntimeError, match="a bug"):
         main(TRAIN)
 
 
-def test_demo_needs_no_words(work: dict[str, Mock]) -> None:
+def test_demo_needs_no_arguments(work: dict[str, Mock]) -> None:
     assert main(["demo"]) == 0
     assert main(["demo", "--workdir", "elsewhere"]) == 0
     assert [call.args for call in work["demo"].call_args_list] == [
@@ -140,7 +140,7 @@ def test_demo_needs_no_words(work: dict[str, Mock]) -> None:
     ]
 
 
-def test_benchmark_hands_on_its_words(work: dict[str, Mock]) -> None:
+def test_benchmark_passes_its_flags_on(work: dict[str, Mock]) -> None:
     words = [R50, "--train", "--batch-sizes", "1", "16", "--precisions", "bfloat16"]
     assert main(["benchmark", *words]) == 0
     work["benchmark"].assert_called_once_with(parse_options(words, "any"))
@@ -149,13 +149,13 @@ def test_benchmark_hands_on_its_words(work: dict[str, Mock]) -> None:
 @pytest.mark.parametrize(
     "flag", [["--optim.learning_rate", "0.3"], ["--optim.learning-rate=0.3"]], ids=str
 )
-def test_flags_are_read_in_other_spellings(flag: list[str]) -> None:
+def test_flags_can_be_spelled_in_other_ways(flag: list[str]) -> None:
     verb = parse([*TRAIN, *flag])
     assert isinstance(verb, Train)
     assert verb.config.optim.learning_rate == 0.3
 
 
-def test_config_may_be_a_file(tmp_path: Path) -> None:
+def test_the_config_can_be_a_file(tmp_path: Path) -> None:
     config = replace(load_config("rpn_demo"), name="mine")
     save_config(config, tmp_path / "config.json")
     verb = parse(["train", str(tmp_path / "config.json"), "--workdir", "w"])
@@ -164,7 +164,7 @@ def test_config_may_be_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", config_names())
-def test_the_command_in_a_config_s_docstring_runs_it(name: str, work: dict[str, Mock]) -> None:
+def test_the_command_in_each_config_file_is_valid(name: str, work: dict[str, Mock]) -> None:
     [config_file] = (ROOT / "configs").rglob(f"{name}.py")
     docstring = ast.get_docstring(ast.parse(config_file.read_text()))
     assert docstring is not None
@@ -221,8 +221,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 BAD_INPUT = [
     ([], "no verb"),
     (["trian"], "unknown verb 'trian'; did you mean 'train'?"),
-    (["train"], "train: CONFIG comes first"),
-    (["train", "--workdir", "w", R50], "train: CONFIG comes first"),
+    (["train"], "train: CONFIG is missing. Put it first"),
+    (["train", "--workdir", "w", R50], "train: CONFIG is missing. Put it first"),
     (["train", "rpn_r50_fpn_1x"], f"did you mean '{R50}'?"),
     (["train", "absent.py"], "absent.py: no such file"),
     (["train", R50], "--workdir"),
@@ -247,7 +247,7 @@ BAD_INPUT = [
     ([*TRAIN, "--platform", "tpu"], "('auto', 'cpu', 'gpu')"),
     (["evaluate", R50], "--weights"),
     (["propose", R50], "--weights"),
-    (PROPOSE, "no picture given"),
+    (PROPOSE, "no picture. Name pictures"),
     ([*PROPOSE, "--draw", "-1", "a.jpg"], "--draw -1: must be 0 or more"),
     (["demo", "stray"], "stray"),
     (["benchmark"], "name one CONFIG, or pass --all"),
@@ -298,7 +298,7 @@ def test_a_user_error_from_the_work_is_one_line(
     assert capsys.readouterr().err == "error: data.root 'nowhere': no such folder\n"
 
 
-def test_an_interrupt_is_told_and_gives_130(
+def test_an_interrupt_prints_one_line_and_gives_130(
     work: dict[str, Mock], capsys: pytest.CaptureFixture[str]
 ) -> None:
     work["train"].side_effect = KeyboardInterrupt
@@ -312,7 +312,7 @@ def test_a_bug_keeps_its_traceback(work: dict[str, Mock]) -> None:
         main(TRAIN)
 
 
-def test_platform_gpu_without_one_names_what_jax_sees(
+def test_platform_gpu_without_a_gpu_names_the_backend(
     monkeypatch: pytest.MonkeyPatch, work: dict[str, Mock], capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
@@ -321,7 +321,7 @@ def test_platform_gpu_without_one_names_what_jax_sees(
     work["demo"].assert_not_called()
 
 
-def test_platform_gpu_with_one_goes_on(
+def test_platform_gpu_with_a_gpu_runs_the_command(
     monkeypatch: pytest.MonkeyPatch, work: dict[str, Mock]
 ) -> None:
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
@@ -329,7 +329,7 @@ def test_platform_gpu_with_one_goes_on(
     work["demo"].assert_called_once()
 
 
-def test_platform_cpu_is_told_to_jax(work: dict[str, Mock]) -> None:
+def test_platform_cpu_is_passed_to_jax(work: dict[str, Mock]) -> None:
     before = jax.config.jax_platforms
     try:
         assert main(["demo", "--platform", "cpu"]) == 0
@@ -338,7 +338,7 @@ def test_platform_cpu_is_told_to_jax(work: dict[str, Mock]) -> None:
         jax.config.update("jax_platforms", before)
 
 
-def test_a_jax_that_does_not_start_is_one_line(
+def test_a_failed_start_of_jax_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(jax, "default_backend", Mock(side_effect=RuntimeError("no cuda\nmore")))
