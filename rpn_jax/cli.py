@@ -328,8 +328,8 @@ def _one_line(box: str) -> str:
     text = " ".join(itertools.takewhile(lambda row: not _is_rule(row), body))
     if "Argument helptext:" in rows:
         text += f". Usage: {rows[rows.index('Argument helptext:') + 1]}"
-    # The error of a config section names its key, so it needs no prefix.
-    return re.sub(r"^Error parsing config[\w.]*: ", "", text)
+    # The error of a config section already names its key.
+    return re.sub(r"^Error parsing (config[\w.]*: )?", "", text)
 
 
 def _is_rule(row: str) -> bool:

@@ -1,4 +1,4 @@
-"""The console, and progress of long work: a bar on a terminal, a line now and then in a log."""
+"""The console, and the progress of long work: a bar on a terminal, some lines in a log."""
 
 from __future__ import annotations
 
@@ -15,33 +15,35 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 def make_console() -> Console:
-    """A console that prints paths as they are: no markup, no emoji, no colours of its own."""
+    """Return a console that prints paths unchanged: without markup, emoji and highlighting."""
     from rich.console import Console
 
     return Console(markup=False, emoji=False, highlight=False)
 
 
 @contextmanager
-def picture_progress(console: Console, doing: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show how many of ``total`` pictures are done.
+def picture_progress(
+    console: Console, activity: str, total: int
+) -> Iterator[Callable[[int], None]]:
+    """Show the progress of work on ``total`` pictures.
 
     Args:
-      console: to print to.
-      doing: what is done with the pictures, for example 'proposing'.
-      total: pictures in all.
+      console: console to print to.
+      activity: name of the work, for example 'proposing'.
+      total: number of pictures.
 
     Yields:
-      What is to be told how many more pictures are done.
+      A function to call with the number of pictures finished since the last call.
     """
-    if console.is_interactive:  # a terminal that can redraw a line
-        with _bar(console, doing, total) as advance:
+    if console.is_interactive:  # Only such a terminal can redraw the bar.
+        with _bar(console, activity, total) as advance:
             yield advance
     else:
-        yield _Lines(console, doing, total).advance
+        yield _Lines(console, activity, total).advance
 
 
 @contextmanager
-def _bar(console: Console, doing: str, total: int) -> Iterator[Callable[[int], None]]:
+def _bar(console: Console, activity: str, total: int) -> Iterator[Callable[[int], None]]:
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -52,7 +54,7 @@ def _bar(console: Console, doing: str, total: int) -> Iterator[Callable[[int], N
     )
 
     columns = (
-        TextColumn(doing),
+        TextColumn(activity),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("pictures"),
@@ -66,24 +68,24 @@ def _bar(console: Console, doing: str, total: int) -> Iterator[Callable[[int], N
 
 
 class _Lines:
-    """A line for a log, at most every `SECONDS_BETWEEN_LINES`."""
+    """Prints a line for a log, at most every `SECONDS_BETWEEN_LINES`."""
 
-    def __init__(self, console: Console, doing: str, total: int) -> None:
+    def __init__(self, console: Console, activity: str, total: int) -> None:
         self._console = console
-        self._doing = doing
+        self._activity = activity
         self._total = total
         self._done = 0
-        self._began = self._told = time.perf_counter()
+        self._start = self._last_line = time.perf_counter()
 
     def advance(self, pictures: int) -> None:
         self._done += pictures
         now = time.perf_counter()
-        if now - self._told < SECONDS_BETWEEN_LINES:
+        if now - self._last_line < SECONDS_BETWEEN_LINES:
             return
-        self._told = now
-        rate = self._done / (now - self._began)
+        self._last_line = now
+        rate = self._done / (now - self._start)
         left = timedelta(seconds=round((self._total - self._done) / rate))
         self._console.print(
-            f"{self._doing} {self._done}/{self._total} pictures, {rate:.1f}/s, {left} left",
+            f"{self._activity} {self._done}/{self._total} pictures, {rate:.1f}/s, {left} left",
             soft_wrap=True,
         )

@@ -287,7 +287,7 @@ def test_bad_input_is_one_line_in_any_encoding_and_without_colours(encoding: str
     os.close(stdout)
     os.close(terminal)
     assert done.returncode == 2
-    assert re.fullmatch(r"error: Error parsing --train\.epochs: [^\n\x1b]*INT\n", done.stderr)
+    assert re.fullmatch(r"error: --train\.epochs: [^\n\x1b]*INT\n", done.stderr)
 
 
 def test_a_user_error_from_the_work_is_one_line(

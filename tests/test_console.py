@@ -1,4 +1,4 @@
-"""A log is told of long work now and then, a terminal all the time."""
+"""Progress of long work: some lines in a log, a bar on a terminal."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_a_log_gets_a_line_at_most_every_ten_seconds(monkeypatch: pytest.MonkeyP
     )
 
 
-def test_short_work_leaves_no_line() -> None:
+def test_short_work_prints_no_line() -> None:
     log = io.StringIO()
     with picture_progress(Console(file=log), "drawing", 2) as advance:
         advance(2)

@@ -9,13 +9,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from rich.console import Console
 
 from rpn_jax.config import (
     BackboneConfig,
     Config,
-    DataConfig,
     TrainConfig,
     config_changes,
     load_config,
@@ -60,7 +58,10 @@ def train_run(config: Config, task: Task, workdir: Path, resume: bool, console: 
     train_data = open_dataset(data, data.train_split)
     epoch_steps = steps_per_epoch(train_data, data)
     last_step = epoch_steps * train.epochs
-    eval_data = _open_eval_split(data) if train.eval_every else None
+    eval_data = open_dataset(data, data.eval_split) if train.eval_every else None
+    if eval_data is not None:
+        remedy = "Use another --data.eval-split or --train.eval-every 0."
+        check_split(data.eval_split, eval_data.annotations, remedy)
     eval_steps = _eval_steps(train, epoch_steps)
     shapes = variable_shapes(config)
     trainable = trainable_parameters(shapes["params"], config.model.backbone)
@@ -76,7 +77,9 @@ def train_run(config: Config, task: Task, workdir: Path, resume: bool, console: 
         if last is not None:
             _check_resumable(last, workdir, resume, epoch_steps, data.batch_size, train.epochs)
             check_same_model(config, workdir)
-            state = _restore_state(last, workdir, shapes, optimizer)
+            expected = jax.eval_shape(partial(initial_state, optimizer=optimizer), shapes)
+            arrays = restore_state(workdir, last.step, expected.variables, expected.opt_state)
+            state = TrainState(jnp.asarray(last.step, jnp.int32), *arrays)
         else:
             if resume:
                 _say(console, f"--workdir {workdir}: has no checkpoint. Training starts at step 1.")
@@ -121,8 +124,8 @@ def train_run(config: Config, task: Task, workdir: Path, resume: bool, console: 
 
         # Loop over the epochs.
         if done < last_step:
-            compiled = compile_steps(step, state, batch_shapes(train_data, data), log)
             batches = prefetch(train_batches(train_data, data, train.seed, done), _to_devices)
+            compiled = compile_steps(step, state, batch_shapes(train_data, data), log)
         while done < last_step and not should_stop():
             log.restart_clock()
             steps = epoch_steps - done % epoch_steps
@@ -133,13 +136,6 @@ def train_run(config: Config, task: Task, workdir: Path, resume: bool, console: 
     # Finish. A run that was asked to stop ends like an interrupted program.
     if done < last_step:
         raise KeyboardInterrupt
-
-
-def _open_eval_split(data: DataConfig) -> Dataset:
-    dataset = open_dataset(data, data.eval_split)
-    remedy = "Use another --data.eval-split or --train.eval-every 0."
-    check_split(data.eval_split, dataset.annotations, remedy)
-    return dataset
 
 
 def _eval_steps(train: TrainConfig, epoch_steps: int) -> set[int]:
@@ -178,14 +174,6 @@ def _check_resumable(
             f"train.epochs = {epochs}: must be {started} or more, because the run in {workdir} has "
             "already started that epoch."
         )
-
-
-def _restore_state(
-    last: Saved, workdir: Path, shapes: Variables, optimizer: optax.GradientTransformation
-) -> TrainState:
-    expected = jax.eval_shape(partial(initial_state, optimizer=optimizer), shapes)
-    arrays = restore_state(workdir, last.step, expected.variables, expected.opt_state)
-    return TrainState(jnp.asarray(last.step, jnp.int32), *arrays)
 
 
 def _record(config: Config, workdir: Path, console: Console) -> None:

@@ -43,6 +43,7 @@ class Task:
 
 def rpn_task(config: Config) -> Task:
     """Return the task of an RPN: its two losses, and the recall of its proposals."""
+    loss_function = rpn_loss_function(config)
     propose_function = make_propose_function(config)
 
     def evaluate(variables: Variables, dataset: Dataset, console: Console) -> Figures:
@@ -51,7 +52,7 @@ def rpn_task(config: Config) -> Task:
 
     recalls = tuple(f"AR@{count}" for count in PROPOSAL_COUNTS)
     return Task(
-        loss_function=rpn_loss_function(config),
+        loss_function=loss_function,
         evaluate=evaluate,
         best_by=recalls[-1],
         summary=lambda figures: (
