@@ -1,4 +1,4 @@
-"""``python convert_torch_weights.py SOURCE OUT``, from a checkout: as ``rpn-jax convert``."""
+"""Run ``rpn-jax convert`` from a checkout: ``python convert_torch_weights.py SOURCE OUT``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""``python train.py CONFIG [flags]``, from a checkout: the same as ``rpn-jax train``."""
+"""Run ``rpn-jax train`` from a checkout: ``python train.py CONFIG [flags]``."""
 
 import sys
 

@@ -1,6 +1,6 @@
 """Three steps of a small RPN, every anchor sampled, on all local devices; prints its losses.
 
-A program of its own, because the number of devices is fixed when JAX starts.
+A separate program, because the number of devices is fixed when JAX starts.
 """
 
 import json

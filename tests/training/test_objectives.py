@@ -1,4 +1,4 @@
-"""What training minimises: the head at the sampled cells alone, against the whole of it."""
+"""The loss function of an RPN equals the public `rpn_loss` of outputs at all cells."""
 
 from dataclasses import replace
 
