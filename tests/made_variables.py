@@ -1,4 +1,4 @@
-"""Variables of a small made-up model, and their comparison."""
+"""Make the variables of a small model, and compare variables."""
 
 from __future__ import annotations
 

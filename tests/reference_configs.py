@@ -1,4 +1,4 @@
-"""The facts of the reference's eleven configs."""
+"""Values of the eleven configs of the reference."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ REFERENCE = {
     "rpn_x101-64x4d_fpn_2x_coco": (101, 64, 4, "pytorch", True, 24),
     "rpn_r50-caffe-c4_1x_coco": (50, 1, 64, "caffe", False, 12),
 }
-"""Name: depth, groups, base width, style, trained norms, epochs."""
+"""(depth, groups, base width, style, trained norms, epochs) by name."""
 
 ELEVEN = tuple(REFERENCE)

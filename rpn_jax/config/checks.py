@@ -8,10 +8,10 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from rpn_jax.errors import UserError
 
 
-def check(holds: bool, key: str, value: object, wanted: str) -> None:
-    """Raise a UserError unless ``holds``. It says that the value of ``key`` must be ``wanted``."""
+def check(holds: bool, key: str, value: object, allowed: str) -> None:
+    """Raise a UserError unless ``holds``. It says which values are allowed for a dotted key."""
     if not holds:
-        raise UserError(f"{key} = {value!r}: must be {wanted}")
+        raise UserError(f"{key} = {value!r}: must be {allowed}")
 
 
 def check_types(section: str, config: Any) -> None:
@@ -53,5 +53,5 @@ def _type_text(hint: Any) -> str:
     if origin is tuple:
         return str(hint)
     return {int: "a whole number", float: "a finite number", bool: "true or false"}.get(
-        hint, "a text" if hint is str else f"a {getattr(hint, '__name__', hint)}"
+        hint, "a string" if hint is str else f"a {getattr(hint, '__name__', hint)}"
     )

@@ -94,7 +94,7 @@ def _in_current_format(values: dict[str, Any], path: Path) -> dict[str, Any]:
     if number not in range(1, FORMAT + 1):
         raise UserError(
             f"config {path}: format = {number!r}: must be 1 to {FORMAT}. A newer version of "
-            "rpn_jax wrote this file; install that version."
+            "rpn_jax wrote this file. Install that version."
         )
     if number == 1:
         for old, new in (("loss", "rpn_loss"), ("proposals", "rpn_proposals")):

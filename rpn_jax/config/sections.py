@@ -11,7 +11,7 @@ from typing import Literal
 from rpn_jax.config.checks import check, check_types
 
 CANVAS_MULTIPLE = 32
-"""Pixels. The reference rounds the size of a canvas, and the area with anchors, up to multiples."""
+"""Canvas sizes, and the area that has anchors, are rounded up to this multiple, in pixels."""
 
 NORM_GROUPS = 32
 """Number of channel groups in a group norm."""
@@ -257,7 +257,7 @@ class DataConfig:
     of one grey level.
     'host': in the loader's threads.
     'device': on the GPU. Use it if data loading is the bottleneck. A picture of 640x480 pixels is
-    sent in 1.0 MB instead of 2.6 MB; one that is larger than its canvas needs more."""
+    sent in 1.0 MB instead of 2.6 MB. A picture that is larger than its canvas needs more."""
 
     def __post_init__(self) -> None:
         check_types("data", self)

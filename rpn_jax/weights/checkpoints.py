@@ -12,11 +12,17 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
 
 from rpn_jax.errors import UserError, reading
 from rpn_jax.files import make_folder
 from rpn_jax.weights.trees import (
+    Tree,
     by_name,
     check_arrays,
     check_variables,
@@ -25,14 +31,6 @@ from rpn_jax.weights.trees import (
     quieten_orbax,
     read_item,
 )
-
-if TYPE_CHECKING:
-    from pathlib import Path
-    from types import TracebackType
-
-    import orbax.checkpoint as ocp
-
-    from rpn_jax.weights.trees import Tree
 
 CHECKPOINTS, VARIABLES, OPTIMIZER, METRICS = "checkpoints", "variables", "optimizer", "metrics"
 EPOCH_STEPS, BEST_BY = "epoch_steps", "best_by"
@@ -98,8 +96,6 @@ class Checkpoints:
         Raises:
           UserError: the step is too small, or this or the previous checkpoint cannot be written.
         """
-        import orbax.checkpoint as ocp
-
         with self._writing():
             saved = self._manager.save(
                 step,
@@ -122,8 +118,6 @@ class Checkpoints:
         Raises:
           UserError: the metrics cannot be written.
         """
-        import orbax.checkpoint as ocp
-
         with self._writing():
             with ocp.Checkpointer(ocp.JsonCheckpointHandler(METRICS)) as checkpointer:
                 folder = self.folder / str(step) / METRICS
@@ -241,8 +235,6 @@ def _cause(error: Exception) -> str:
 
 @contextmanager
 def _reader(folder: Path) -> Iterator[ocp.CheckpointManager]:
-    import orbax.checkpoint as ocp
-
     quieten_orbax()
     options = ocp.CheckpointManagerOptions(read_only=True)
     try:
@@ -255,9 +247,6 @@ def _reader(folder: Path) -> Iterator[ocp.CheckpointManager]:
 
 
 def _manager(folder: Path, keep_last: int, best_by: str) -> ocp.CheckpointManager:
-    import orbax.checkpoint as ocp
-    from orbax.checkpoint import checkpoint_managers as policies
-
     def quality(metrics: dict[str, float]) -> float:
         return metrics[best_by]
 

@@ -8,15 +8,14 @@ from __future__ import annotations
 import functools
 import logging
 import sys
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 
 from rpn_jax.errors import UserError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 Tree = TypeVar("Tree")
 
@@ -97,8 +96,6 @@ def read_item(folder: Path) -> Any:
     Raises:
       UserError: the folder is damaged.
     """
-    import orbax.checkpoint as ocp
-
     quieten_orbax()
     try:
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
@@ -110,8 +107,6 @@ def read_item(folder: Path) -> Any:
 
 def write_item(folder: Path, tree: Any) -> None:
     """Write a tree of NumPy arrays to a new folder."""
-    import orbax.checkpoint as ocp
-
     quieten_orbax()
     with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
         checkpointer.save(folder.resolve(), args=ocp.args.StandardSave(tree))

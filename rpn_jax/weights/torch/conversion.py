@@ -11,7 +11,6 @@ import tempfile
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from rpn_jax.config import Config, load_config
 from rpn_jax.errors import UserError, writing
 from rpn_jax.files import written_whole
 from rpn_jax.models import variable_shapes
+from rpn_jax.structures import Variables
 from rpn_jax.weights.folders import check_new_folder, load_variables, save_variables
 from rpn_jax.weights.torch.download import compare_digits, local_file
 from rpn_jax.weights.torch.match import (
@@ -42,9 +42,6 @@ from rpn_jax.weights.torch.read import Checkpoint, read_checkpoint
 from rpn_jax.weights.torch.report import Report, write_report
 from rpn_jax.weights.torch.style import check_style, detect_style
 from rpn_jax.weights.trees import shape_differences
-
-if TYPE_CHECKING:
-    from rpn_jax.structures import Variables
 
 
 @dataclass(frozen=True)

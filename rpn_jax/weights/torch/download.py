@@ -18,14 +18,11 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from rpn_jax.errors import UserError, nearest, reading, writing
 from rpn_jax.files import cache_folder
 from rpn_jax.weights.torch.tables import NAMED_FILES
-
-if TYPE_CHECKING:
-    from http.client import HTTPResponse
 
 Progress = Callable[[int, int | None], None]
 """Called with the number of bytes received and, if it is known, the size of the file."""
@@ -199,11 +196,11 @@ def _fetch_rest(url: str, part: Path, progress: Progress) -> None:
         raise IncompleteDownload(f"the connection ended after {received} of {total} bytes")
 
 
-def _continues_at(response: HTTPResponse, offset: int) -> bool:
+def _continues_at(response: http.client.HTTPResponse, offset: int) -> bool:
     content_range = response.headers.get("Content-Range", "")
     return response.status == 206 and content_range.startswith(f"bytes {offset}-")
 
 
-def _total_bytes(response: HTTPResponse, offset: int) -> int | None:
+def _total_bytes(response: http.client.HTTPResponse, offset: int) -> int | None:
     length = response.headers.get("Content-Length")
     return offset + int(length) if length is not None else None

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from flax.traverse_util import flatten_dict
 
 from rpn_jax.config import BackboneConfig, Config
 from rpn_jax.errors import reading
 from rpn_jax.models import init_variables, variable_shapes
+from rpn_jax.structures import Variables
 from rpn_jax.weights.folders import check_same_model, load_variables
 from rpn_jax.weights.torch.conversion import read_converted
 from rpn_jax.weights.torch.names import nest
@@ -18,9 +18,6 @@ from rpn_jax.weights.trees import check_variables
 
 SHARED_SECTIONS = ("model.backbone.", "pixels.")
 """Config sections that must be the same in the weights and in the model that starts from them."""
-
-if TYPE_CHECKING:
-    from rpn_jax.structures import Variables
 
 
 def initial_variables(config: Config, source: str) -> Variables:

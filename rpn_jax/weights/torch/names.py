@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from flax.traverse_util import flatten_dict, unflatten_dict
+from numpy import ndarray
+
+from rpn_jax.structures import Variables
 
 if TYPE_CHECKING:
     from jaxtyping import Float
-    from numpy import ndarray
-
-    from rpn_jax.structures import Variables
 
 VariablePath = tuple[str, ...]
 """Keys into `Variables`: the collection, the modules, and the name of the leaf."""

@@ -67,7 +67,7 @@ def test_the_precision_is_the_one_asked_for(tmp_path: Path) -> None:
         ({"config": R50}, None, "case mine: seed = None: must be a whole number. Pass --seed"),
         ({"config": R50, "seed": 1.5}, None, "case mine: seed = 1.5"),
         ({"config": 7, "seed": 1}, None, "case mine: config = 7"),
-        ({"config": "rpn_r50", "seed": 1}, None, "config 'rpn_r50': no such name"),
+        ({"config": "rpn_r50", "seed": 1}, None, "config 'rpn_r50': is no known name"),
         ({}, "[]", "cases.json: must be"),
         ({}, "{", "cases.json: is not JSON"),
         ({}, '{"mine": {"confg": "x"}}', "unknown key 'confg'; did you mean 'config'?"),

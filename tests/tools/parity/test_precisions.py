@@ -183,7 +183,7 @@ def test_a_split_without_pictures_and_no_config_are_one_line(
     )
     assert main([*words, "--out", str(tmp_path)]) == 2
     assert capsys.readouterr().err == (
-        f"error: {tmp_path}: is a folder, where a file is to be written; name a file\n"
+        f"error: {tmp_path}: is a folder. Choose the path of a file.\n"
     )
     assert main([]) == 2
     assert capsys.readouterr().err.startswith("error: precisions: CONFIG comes first")

@@ -1,4 +1,4 @@
-"""Files of weights as they are published, made small."""
+"""Make small weights files in the formats of published ones."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def norm_shapes(name: str, features: int) -> Shapes:
 
 
 def tiny_backbone_shapes(prefix: str = "backbone.") -> Shapes:
-    """The state dict of `TINY`'s backbone, written down from PyTorch's ResNet."""
+    """Return the state dict's shapes of `TINY`'s backbone, copied from PyTorch's ResNet."""
     shapes: Shapes = {"conv1.weight": (64, 3, 7, 7), **norm_shapes("bn1", 64)}
     features = 64
     for stage, blocks in ((1, 3), (2, 4)):
@@ -76,7 +76,7 @@ def tiny_backbone_shapes(prefix: str = "backbone.") -> Shapes:
 
 
 def tiny_shapes() -> Shapes:
-    """The state dict of `TINY`, as MMDetection writes it."""
+    """Return the shapes of the state dict that MMDetection writes for `TINY`."""
     shapes = tiny_backbone_shapes()
     for level, features in enumerate((256, 512)):
         shapes[f"neck.lateral_convs.{level}.conv.weight"] = (8, features, 1, 1)
@@ -95,7 +95,7 @@ def golden_shapes(name: str) -> Shapes:
 
 
 def filled(shapes: Shapes, seed: int = 1) -> Arrays:
-    """Weights by the rule of the reference figures; counters of batch norms are 0."""
+    """Fill shapes by the rule of the reference figures. Counters of batch norms are 0."""
     return {
         key: np.zeros(shape, np.int64)
         if key.endswith("num_batches_tracked")
@@ -109,7 +109,7 @@ def tensors(arrays: Arrays) -> dict[str, torch.Tensor]:
 
 
 def caffe2_names(arrays: Arrays) -> Arrays:
-    """A backbone's arrays under Detectron's names, norms as scale and shift."""
+    """Rename a backbone's arrays to Detectron's names, without the statistics of norms."""
     renamed = {}
     for key, array in arrays.items():
         if key.endswith(("running_mean", "running_var", "num_batches_tracked")):
@@ -129,7 +129,7 @@ def caffe2_names(arrays: Arrays) -> Arrays:
 
 
 def detectron2_names(arrays: Arrays) -> Arrays:
-    """A backbone's arrays under detectron2's names."""
+    """Rename a backbone's arrays to detectron2's names."""
     renamed = {}
     for key, array in arrays.items():
         name = key if key.startswith("layer") else f"stem.{key}"
@@ -143,7 +143,7 @@ def detectron2_names(arrays: Arrays) -> Arrays:
 
 
 def expected_variables(arrays: Arrays) -> dict[tuple[str, ...], np.ndarray]:
-    """What MMDetection's arrays must become: flat path -> array in this package's layout."""
+    """Convert MMDetection's arrays to this package's layout, by flat path."""
     expected = {}
     for key, array in arrays.items():
         *modules, word = key.split(".")

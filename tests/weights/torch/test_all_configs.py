@@ -1,4 +1,4 @@
-"""Every config of the reference: a published file, filled by the rule, converts and proposes."""
+"""Conversion, loading and proposals of a full-size file for each config of the reference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files to folders and back, bit for bit, and every way in which that must fail."""
+"""Conversion of files to folders and back, bit for bit, and its errors."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_converting_to_torch_and_back_changes_no_bit(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ELEVEN)
 def test_every_config_has_the_state_dict_of_the_reference(name: str) -> None:
     shapes = golden_shapes(name)
-    # One number each, as a view: full-size arrays of eleven models would take minutes.
+    # Views of a single number: full-size arrays of eleven models would take minutes.
     arrays = {
         key: np.broadcast_to(np.float32(number), shape)
         for number, (key, shape) in enumerate(shapes.items())
@@ -126,7 +126,7 @@ def test_every_config_has_the_state_dict_of_the_reference(name: str) -> None:
 
 
 def _by_path(arrays: Arrays) -> dict[tuple[str, ...], np.ndarray]:
-    """As `expected_variables`, without copying."""
+    """Return the same as `expected_variables` without copies."""
     words = {"running_mean": ("batch_stats", "mean"), "running_var": ("batch_stats", "var")}
     paths = {}
     for key, array in arrays.items():
@@ -283,7 +283,6 @@ def test_group_norms_have_no_counters_in_torch() -> None:
 
 
 def test_converted_kernels_compute_the_same_as_torch(tmp_path: Path) -> None:
-    """The layouts are right: a converted stem and head give PyTorch's numbers."""
     source = save(tensors(WEIGHTS), tmp_path / "w.pth")
     convert(source, tmp_path / "out", tiny_config_file(tmp_path))
     images = np.random.default_rng(0).standard_normal((1, 64, 96, 3), np.float32)

@@ -21,13 +21,13 @@ NAME = f"rpn-{DIGITS}.pth"
 
 
 class Server(ThreadingHTTPServer):
-    """Serves CONTENT at every path and notes the requests."""
+    """Server that sends CONTENT for every path and records the requests."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.content = CONTENT
-        self.statuses: list[int] = []  # answered first, instead of the content
-        self.break_after: list[int] = []  # bytes sent before the connection is cut
+        self.statuses: list[int] = []  # status codes of the first answers
+        self.break_after: list[int] = []  # number of bytes after which the connection is closed
         self.with_ranges = True
         self.with_length = True
         self.redirect_to = ""

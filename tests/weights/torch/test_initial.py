@@ -1,4 +1,4 @@
-"""What training starts from."""
+"""Weights that training starts from."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ SMALLER = Config(
         rpn=RPNHeadConfig(channels=8, anchors=AnchorConfig(strides=(4,))),
     ),
 )
-"""One stage, so that its random variables are made quickly; the files below hold two."""
+"""A config with one stage, for fast random initialisation. The files below hold two stages."""
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Reading files of weights: every layout, and nothing that a file asks to run."""
+"""Reading of weights files in every layout, and errors for code in them."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_other_floating_dtypes_become_float32(dtype: torch.dtype, tmp_path: Path
 
 
 def mmengine_log(monkeypatch: pytest.MonkeyPatch) -> type:
-    """A module like MMEngine's, whose buffers note it when one is rebuilt."""
+    """Install a module like MMEngine's. Its buffers record when one is rebuilt."""
     module = types.ModuleType("mmengine.logging.history_buffer")
 
     class HistoryBuffer:
@@ -149,7 +149,7 @@ def test_reading_does_not_change_what_torch_allows(tmp_path: Path) -> None:
 
 
 class Payload:
-    """Unpickled, it calls ``function`` with ``arguments``."""
+    """Object whose unpickling calls ``function`` with ``arguments``."""
 
     def __init__(self, function, *arguments: object) -> None:
         self.call = (function, arguments)
@@ -213,7 +213,7 @@ def test_a_malicious_pickle_named_pth_is_an_error(tmp_path: Path) -> None:
 
 
 def as_python_2_wrote(content: object) -> bytes:
-    """Protocol 2 with the names of NumPy 1."""
+    """Pickle with protocol 2 and the module names of NumPy 1."""
     return pickle.dumps(content, 2).replace(b"numpy._core", b"numpy.core")
 
 

@@ -56,10 +56,8 @@ def shapes_of(arrays: dict) -> Shapes:
     ("arrays", "style"),
     [
         (BACKBONE, None),
-        (
-            detectron2_names(BACKBONE),
-            None,
-        ),  # torchvision's too
+        # The weights of torchvision are also published under these names.
+        (detectron2_names(BACKBONE), None),
         (AFFINE, "caffe"),
         (detectron2_names(AFFINE), "caffe"),
         (caffe2_names(BACKBONE), "caffe"),
