@@ -90,12 +90,7 @@ def _rows(report: Report) -> list[tuple[str, str]]:
     if any(dtype != "float32" for dtype in report.dtypes):
         rows.append(("dtypes", ", ".join(f"{n} {dtype}" for dtype, n in report.dtypes.items())))
     if report.assumed:
-        rows.append(
-            (
-                "assumed",
-                f"mean 0 and variance 1 in {len(report.assumed)} statistics of affine norms",
-            )
-        )
+        rows.append(("assumed", f"mean 0, variance 1: {len(report.assumed)} statistics of norms"))
     if report.initialised:
         rows.append(("not in the file", f"{_examples(report.initialised)}: random initial values"))
     for reason, keys in _by_reason(report.left_out).items():
