@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 def use_default_forms() -> None:
     """Make `jax.lax.platform_dependent` take its default branch from now on."""
-    jax.lax.platform_dependent = default_form
+    jax.lax.platform_dependent = default_form  # type: ignore[assignment]
 
 
 def default_form(*args: object, default: Callable[..., T], **forms: object) -> T:

@@ -12,14 +12,18 @@ import os
 import pkgutil
 import sys
 import typing
+from unittest import mock
 
 import beartype  # noqa: F401
 import flax.linen  # noqa: F401
-from jaxtyping import install_import_hook
+import jax
+import jaxtyping
+import numpy as np
 
 import rpn_jax  # noqa: F401
 
-CHECKED = ("rpn_jax.structures", "rpn_jax.ops", "rpn_jax.models")
+# Not structures: JAX rebuilds them with axes, shardings or shapes in place of arrays.
+CHECKED = ("rpn_jax.ops", "rpn_jax.models")
 
 
 def import_checked(names: tuple[str, ...]) -> None:
@@ -28,19 +32,19 @@ def import_checked(names: tuple[str, ...]) -> None:
     The package imports jaxtyping only for type checkers, because users do not need it. A name that
     is missing at run time would silently disable the checks of a function. `TYPE_CHECKING` is
     therefore true during these imports. All packages they use are imported above, so that it
-    changes nothing there.
+    changes nothing there. NumPy arrays are accepted in place of JAX arrays, as `jax.jit` does.
     """
     for name in sys.modules:
         assert not name.startswith(names), f"{name} is already imported, so it is not checked."
-    typing.TYPE_CHECKING = True
-    try:
-        with install_import_hook(names, typechecker="beartype.beartype"):
-            for name in names:
-                module = importlib.import_module(name)
-                for found in pkgutil.walk_packages(getattr(module, "__path__", ()), f"{name}."):
-                    importlib.import_module(found.name)
-    finally:
-        typing.TYPE_CHECKING = False
+    with (
+        mock.patch.object(typing, "TYPE_CHECKING", True),
+        mock.patch.object(jaxtyping, "Array", jax.Array | np.ndarray),
+        jaxtyping.install_import_hook(names, typechecker="beartype.beartype"),
+    ):
+        for name in names:
+            module = importlib.import_module(name)
+            for found in pkgutil.walk_packages(module.__path__, f"{name}."):
+                importlib.import_module(found.name)
 
 
 if os.environ.get("RPN_JAX_CHECK_SHAPES") == "1":

@@ -330,10 +330,10 @@ def test_platform_gpu_with_a_gpu_runs_the_command(
 
 
 def test_platform_cpu_is_passed_to_jax(work: dict[str, Mock]) -> None:
-    before = jax.config.jax_platforms
+    before = jax.config.jax_platforms  # type: ignore[attr-defined]
     try:
         assert main(["demo", "--platform", "cpu"]) == 0
-        assert jax.config.jax_platforms == "cpu"
+        assert jax.config.jax_platforms == "cpu"  # type: ignore[attr-defined]
     finally:
         jax.config.update("jax_platforms", before)
 

@@ -48,7 +48,8 @@ def proposals_of(image_id: int, boxes_xyxy: Any, scores: Any) -> PictureProposal
 def random_case(seed: int, proposals: int) -> tuple[dict[str, Any], list[PictureProposals]]:
     """Pictures with crowds, boxes of all size classes, near and far proposals, tied scores."""
     rng = np.random.default_rng(seed)
-    annotations, pictures = [], []
+    annotations: list[dict] = []
+    pictures = []
     for image_id in range(12):
         count = int(rng.integers(0, 9))
         corners = rng.uniform(0, 300, (count, 2))

@@ -50,7 +50,7 @@ def main() -> None:
     pictures = NamedSharding(device_mesh(PICTURE_AXIS), PartitionSpec(PICTURE_AXIS))
     prepared = prepare_variables(config, init_variables(config), on_all_devices())
     arguments = (prepared, *jax.device_put(host_batch, pictures))
-    shared = make_propose_function(config).lower(*arguments).compile()
+    shared = make_propose_function(config).lower(*arguments).compile()  # type: ignore[attr-defined]
     partitioned = jax.jit(partial(propose_pictures, config)).lower(*arguments).compile()
     first = jax.local_devices()[0]
     alone = jax.jit(partial(propose_pictures, config))(*jax.device_put(arguments, first))

@@ -37,10 +37,11 @@ def random_variables(config: Config) -> dict:
     leaves, tree = jax.tree.flatten(variable_shapes(config))
     keys = jax.random.split(jax.random.key(0), len(leaves))
     # Positive, as variances must be.
-    return tree.unflatten(
+    values = [
         jax.random.uniform(key, leaf.shape, minval=0.01, maxval=0.1)
         for key, leaf in zip(keys, leaves, strict=True)
-    )
+    ]
+    return jax.tree.unflatten(tree, values)
 
 
 @pytest.mark.parametrize("kernels_ohwi", [False, True])

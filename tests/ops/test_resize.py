@@ -70,7 +70,7 @@ def test_within_a_grey_level_of_opencv_from_any_size_to_any(old_size, new_size, 
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_a_batch_of_edge_cases_each_with_its_own_sizes(mirrored):
     pictures = random_pictures(len(EDGE_SIZES))
-    old_sizes, new_sizes = np.int32(EDGE_SIZES).transpose(1, 0, 2)
+    old_sizes, new_sizes = np.array(EDGE_SIZES, np.int32).transpose(1, 0, 2)
     flips = np.full(len(EDGE_SIZES), mirrored)
     resized = resize(pictures, old_sizes, new_sizes, flips, canvas=CANVAS)
     for picture, (old_size, new_size), got in zip(pictures, EDGE_SIZES, resized, strict=True):

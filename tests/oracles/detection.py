@@ -27,7 +27,7 @@ def iou_table(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def base_anchors(stride: int, scales: tuple, ratios: tuple) -> np.ndarray:
     """In float64, from the definition: area (stride * scale)^2, ratio height / width."""
-    boxes = []
+    boxes: list = []
     for ratio in ratios:
         for scale in scales:
             width = stride * scale / np.sqrt(ratio)
@@ -38,7 +38,7 @@ def base_anchors(stride: int, scales: tuple, ratios: tuple) -> np.ndarray:
 
 def grid_anchors(shape: tuple[int, int], stride: int, scales: tuple, ratios: tuple) -> np.ndarray:
     base = base_anchors(stride, scales, ratios)
-    boxes = []
+    boxes: list = []
     for row in range(shape[0]):
         for column in range(shape[1]):
             shift = np.array([column, row, column, row]) * stride
@@ -134,7 +134,7 @@ def propose(
     min_size: float,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Boxes and scores of one picture. A level is (logits, deltas, anchors, valid), all flat."""
-    found = []
+    found: list = []
     for logits, deltas, anchors, valid in levels:
         rows = [i for i in np.argsort(-logits, kind="stable") if valid[i]][:nms_pre]
         boxes = np.array([decode(anchors[i], deltas[i]) for i in rows], F).reshape(-1, 4)

@@ -122,14 +122,14 @@ def test_every_canvas_is_compiled_and_reported():
 
 def test_a_loss_that_is_not_finite_names_step_and_pictures_and_is_not_saved():
     batches = [batch_of([2, 4]), batch_of([255, 10]), batch_of([1, 1])]
-    saved = []
+    saved: list = []
     with pytest.raises(UserError, match=r"step 1: loss is nan on the pictures first, second\. Try"):
         run(batches, steps=3, save=saved.append)
     assert saved == []
 
 
 def test_the_last_state_is_saved_once():
-    saved = []
+    saved: list = []
     state, _ = run([batch_of([2])] * 3, steps=2, save=saved.append)
     assert saved == [state]
     assert int(state.step) == 2
@@ -145,7 +145,7 @@ class BrokenAfter(list):
 
 @pytest.mark.parametrize("loaded", [0, 2])
 def test_a_batch_that_cannot_be_loaded_keeps_the_steps_before_it(loaded):
-    saved = []
+    saved: list = []
     batches = BrokenAfter([batch_of([2])] * loaded)
     with pytest.raises(UserError, match=r"a\.jpg: cannot be read"):
         run(batches, steps=3, save=lambda state: saved.append(int(state.step)))

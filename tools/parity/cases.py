@@ -55,6 +55,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from rpn_jax.config import Config, Precision, load_config, with_precision
@@ -132,9 +133,8 @@ class Case:
         """The reference's head outputs, in this package's layout."""
         objectness = (_channels_last(self.fields[f"cls_{j}"]) for j in self.indexed("cls_"))
         deltas = (_channels_last(self.fields[f"reg_{j}"]) for j in self.indexed("reg_"))
-        return RPNOutputs(
-            tuple(objectness), tuple(level.reshape(*level.shape[:3], -1, 4) for level in deltas)
-        )
+        anchors = (level.reshape(*level.shape[:3], -1, 4) for level in deltas)
+        return RPNOutputs(tuple(map(jnp.asarray, objectness)), tuple(map(jnp.asarray, anchors)))
 
 
 def case_names(folder: Path) -> list[str]:

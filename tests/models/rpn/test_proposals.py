@@ -104,7 +104,7 @@ def test_a_larger_canvas_changes_nothing():
     beyond = [
         np.asarray(level).reshape(3, *x.shape[1:])
         for level, x in zip(
-            level_validity([x.shape[1:3] for x in narrow.objectness], ANCHORS, sizes),
+            level_validity(narrow.level_shapes, ANCHORS, sizes),
             narrow.objectness,
             strict=True,
         )

@@ -38,7 +38,7 @@ CONFIG = Config(
 SIZES = np.array([[45, 61], [33, 20], [45, 50]], np.int32)
 
 
-def inputs() -> dict[str, np.ndarray]:
+def inputs() -> dict:
     """Three pictures on a canvas of odd size; the last one without a box."""
     rng = np.random.default_rng(0)
     images = rng.standard_normal((3, 3, 45, 61)).astype(np.float32)

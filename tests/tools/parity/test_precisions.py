@@ -91,8 +91,8 @@ def test_figures_equal_plain_numpy_ones(
     dataset = CocoFolder(Path(tiny_config.data.root), "test", clip_boxes=False)
 
     reference = head_outputs(exact, variables, dataset)
-    for name, ours in head_outputs(rounded, variables, dataset).items():
-        error = np.sqrt(np.sum((ours - reference[name]) ** 2) / np.sum(reference[name] ** 2))
+    for name, outputs in head_outputs(rounded, variables, dataset).items():
+        error = np.sqrt(np.sum((outputs - reference[name]) ** 2) / np.sum(reference[name] ** 2))
         assert row["head_outputs"][name] == pytest.approx(error, rel=1e-3)
     assert len(row["head_outputs"]) == 6
 
@@ -150,7 +150,7 @@ def test_the_share_is_of_float32_s_proposals_of_all_pictures() -> None:
         (["--weights", "nowhere"], "weights nowhere: no such folder"),
         (["--data.eval-split", "tset"], "split 'tset'"),
         (["--model.rpn.channels", "48"], "do not match the config"),
-        (["--pixels.order", "bgr"], "pixels.order is 'rgb' in the weights and 'bgr' in the config"),
+        (["--pixels.order", "bgr"], "pixels.order is 'rgb' there and 'bgr' in the config"),
         (["--out", "file/rows.json"], "folder file: cannot be written"),
     ],
 )

@@ -301,7 +301,8 @@ def _torch_objectness(weights: dict[str, torch.Tensor], x: torch.Tensor) -> list
         w = weights[f"{conv}.weight"]
         x = f.conv2d(x, w, stride=stride, padding=w.shape[-1] // 2)
         words = ("running_mean", "running_var", "weight", "bias")
-        return f.batch_norm(x, *(weights[f"{norm}.{word}"] for word in words), eps=1e-5)
+        mean, variance, scale, shift = (weights[f"{norm}.{word}"] for word in words)
+        return f.batch_norm(x, mean, variance, scale, shift, eps=1e-5)
 
     def conv(x, name: str):
         w = weights[f"{name}.weight"]

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -183,7 +184,8 @@ def test_redirects_to_http_on_other_hosts_are_errors(
     second = []
 
     class Elsewhere:
-        status, headers, url = 200, {}, server.redirect_to
+        status, url = 200, server.redirect_to
+        headers: ClassVar[dict[str, str]] = {}
 
         def __enter__(self):
             return self

@@ -11,6 +11,7 @@ import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -94,7 +95,7 @@ def test_other_floating_dtypes_become_float32(dtype: torch.dtype, tmp_path: Path
     assert checkpoint.dtypes == {str(dtype).removeprefix("torch."): 1}
 
 
-def mmengine_log(monkeypatch: pytest.MonkeyPatch) -> type:
+def mmengine_log(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Install a module like MMEngine's. Its buffers record when one is rebuilt."""
     module = types.ModuleType("mmengine.logging.history_buffer")
 
@@ -115,7 +116,7 @@ def mmengine_log(monkeypatch: pytest.MonkeyPatch) -> type:
     HistoryBuffer.__qualname__ = "HistoryBuffer"
     HistoryBuffer.min.__module__ = module.__name__
     HistoryBuffer.min.__qualname__ = "HistoryBuffer.min"
-    module.HistoryBuffer = HistoryBuffer
+    module.HistoryBuffer = HistoryBuffer  # type: ignore[attr-defined]
     for name in ("mmengine", "mmengine.logging"):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     monkeypatch.setitem(sys.modules, module.__name__, module)
