@@ -186,4 +186,4 @@ def test_a_split_without_pictures_and_no_config_are_one_line(
         f"error: {tmp_path}: is a folder. Choose the path of a file.\n"
     )
     assert main([]) == 2
-    assert capsys.readouterr().err.startswith("error: precisions: CONFIG comes first")
+    assert capsys.readouterr().err.startswith("error: precisions: CONFIG is missing")
