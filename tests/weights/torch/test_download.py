@@ -14,7 +14,7 @@ import pytest
 
 from rpn_jax.errors import UserError
 from rpn_jax.weights.torch import download
-from rpn_jax.weights.torch.download import cache_path, local_file
+from rpn_jax.weights.torch.download import cache_path, digits_in_name, local_file
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
 DIGITS = hashlib.sha256(CONTENT).hexdigest()[:8]
@@ -252,3 +252,19 @@ def test_urls_with_different_queries_have_different_paths_in_the_cache() -> None
     one, two = (cache_path(f"https://example.org/uc?id={number}") for number in (1, 2))
     assert one != two
     assert cache_path("https://example.org/uc?id=1") == one
+
+
+@pytest.mark.parametrize(
+    ("name", "digits"),
+    [
+        ("resnet50-0676ba61.pth", "0676ba61"),
+        (f"resnet50-{'0676ba61' * 2}.pth", "0676ba61" * 2),
+        (f"resnet50-{'0676ba61' * 8}.pth", "0676ba61" * 8),
+        ("resnet50-0676ba6.pth", None),
+        (f"resnet50-{'0676ba61' * 8}0.pth", None),
+        ("resnet50-0676ba6z.pth", None),
+        ("resnet50-0676ba61-copy.pth", None),
+    ],
+)
+def test_between_8_and_64_digits_at_the_end_of_a_name_count(name: str, digits: str | None) -> None:
+    assert digits_in_name(name) == digits
