@@ -5,8 +5,10 @@ PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
 VENV := .venv
 BIN := $(VENV)/bin
+DEFAULT_FORMS_TESTS := tests/ops tests/models tests/training/test_objectives.py tests/training/test_step.py \
+	tests/tools/parity/test_ties.py tests/tools/parity/test_precisions.py
 
-.PHONY: demo test check format clean
+.PHONY: demo test test-default-forms gpu check format clean
 
 demo: $(VENV)/.installed
 	rm -rf runs/demo
@@ -14,6 +16,13 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(BIN)/pytest -n auto --dist loadfile
+
+# The forms of operations that GPUs run, on this machine.
+test-default-forms: $(VENV)/.installed-dev
+	$(BIN)/pytest -n auto --dist loadfile --default-forms $(DEFAULT_FORMS_TESTS)
+
+gpu: $(VENV)/.installed-dev
+	$(BIN)/python -m tools.gpu --out runs/gpu
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check

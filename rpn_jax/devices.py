@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rpn_jax.errors import UserError
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
+
+NVIDIA_PATHS = (Path("/proc/driver/nvidia"), Path("/dev/nvidia0"))
+"""Paths of which at least one exists where NVIDIA's driver runs."""
 
 
 def use_platform(platform: str) -> None:
@@ -30,6 +34,15 @@ def use_platform(platform: str) -> None:
             f"--platform gpu: JAX sees no GPU, only '{backend}' "
             "(the extras cuda12 and cuda13 install JAX for NVIDIA GPUs)"
         )
+
+
+def unused_nvidia_device() -> str | None:
+    """Return the path of an NVIDIA device if JAX runs on the CPU all the same, None otherwise."""
+    import jax
+
+    if jax.default_backend() != "cpu":
+        return None
+    return next((str(path) for path in NVIDIA_PATHS if path.exists()), None)
 
 
 def device_mesh(axis: str) -> Mesh:

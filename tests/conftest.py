@@ -23,6 +23,31 @@ from rpn_jax.config import (
     RPNHeadConfig,
 )
 from rpn_jax.data.shapes import Shapes
+from tools.gpu.forms import use_default_forms
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--default-forms",
+        action="store_true",
+        help="run the forms of operations for GPUs: every lax.platform_dependent takes its default",
+    )
+
+
+def pytest_configure(config):
+    config.addinivalue_line(
+        "markers", "cpu_forms: the test is about the forms of operations that CPUs run"
+    )
+    if config.getoption("--default-forms"):
+        use_default_forms()
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--default-forms"):
+        skip = pytest.mark.skip(reason="the test is about the forms that CPUs run")
+        for item in items:
+            if item.get_closest_marker("cpu_forms"):
+                item.add_marker(skip)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -19,7 +19,7 @@ from rpn_jax.devices import device_mesh
 from rpn_jax.inference.forward import prepare_variables, propose_pictures
 from rpn_jax.inference.proposer import PICTURE_AXIS, make_propose_function, on_all_devices
 from rpn_jax.models import init_variables
-from tests.default_forms import use_default_forms
+from tools.gpu.forms import use_default_forms
 
 COLLECTIVE = re.compile(
     r"= \S+ (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)"
