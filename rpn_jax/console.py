@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -36,14 +37,22 @@ def picture_progress(
       A function to call with the number of pictures finished since the last call.
     """
     if console.is_interactive:  # Only such a terminal can redraw the bar.
-        with _bar(console, activity, total) as advance:
-            yield advance
+        with make_bar(console, activity, "pictures", transient=True) as progress:
+            task = progress.add_task("", total=total)
+            yield lambda pictures: progress.advance(task, pictures)
     else:
         yield _Lines(console, activity, total).advance
 
 
-@contextmanager
-def _bar(console: Console, activity: str, total: int) -> Iterator[Callable[[int], None]]:
+def make_bar(console: Console, before: str, after: str, transient: bool = False) -> Progress:
+    """Return a progress bar that is shown only on a terminal.
+
+    Args:
+      console: console to print to.
+      before: text left of the bar. It can contain fields of the task, as in rich's `TextColumn`.
+      after: text right of the bar.
+      transient: remove the bar at the end.
+    """
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -53,18 +62,18 @@ def _bar(console: Console, activity: str, total: int) -> Iterator[Callable[[int]
         TimeRemainingColumn,
     )
 
-    columns = (
-        TextColumn(activity),
+    return Progress(
+        TextColumn(before),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("pictures"),
+        TextColumn(after),
         TimeElapsedColumn(),
         TextColumn("<"),
         TimeRemainingColumn(),
+        console=console,
+        transient=transient,
+        disable=not console.is_terminal,
     )
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("", total=total)
-        yield lambda pictures: progress.advance(task, pictures)
 
 
 class _Lines:

@@ -69,6 +69,13 @@ def test_training_writes_config_environment_metrics_and_checkpoints(run):
     assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["3", "6"]
 
 
+def test_every_figure_of_the_task_is_in_the_metrics(run):
+    config, workdir = run
+    task = tasks.rpn_task(config)
+    names = {name for line in lines_of(workdir / "metrics.jsonl") for name in line}
+    assert {task.best_by, *itertools.chain(*task.curves.values())} <= names
+
+
 def test_a_resumed_run_ends_with_the_same_bits(run, tmp_path):
     config, workdir = run
     # One epoch of the same schedule, then the rest.

@@ -1,1 +1,1 @@
-"""Training: the objective, the optimiser, the compiled step, and the run around it."""
+"""Training: loss functions, optimiser, compiled step, the loop around it, and whole runs."""

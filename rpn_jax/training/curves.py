@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,7 +56,7 @@ def _draw_panel(axes: Axes, title: str, names: tuple[str, ...], rows: list[Metri
     if not any(series.values()):
         axes.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axes.transAxes)
         return
-    for (name, points), (colour, marker) in zip(series.items(), LINE_STYLES, strict=False):
+    for (name, points), (colour, marker) in zip(series.items(), cycle(LINE_STYLES), strict=False):
         shown = marker if len(points) <= MOST_MARKERS else ""
         axes.plot(
             [step for step, _ in points], [value for _, value in points],

@@ -9,15 +9,8 @@ from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
+from rpn_jax.console import make_bar
 from rpn_jax.errors import writing
 from rpn_jax.files import json_figures, written_whole
 from rpn_jax.training.metrics import METRICS_FILE, MetricsRow, metrics_line, read_metrics
@@ -64,17 +57,7 @@ class RunLog:
         self._count = 0
         self._seconds = 0.0
         self._clock = time.perf_counter()
-        self._progress = Progress(
-            TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"),
-            TimeElapsedColumn(),
-            TextColumn("<"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
+        self._progress = make_bar(console, "epoch {task.fields[epoch]}", "{task.fields[figures]}")
         self._task = self._progress.add_task(
             "train",
             total=last_step,

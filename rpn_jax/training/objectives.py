@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
+import jax
+
+from rpn_jax.config import Config
 from rpn_jax.models import RPN
 from rpn_jax.models.rpn.loss import loss_terms
 from rpn_jax.models.rpn.targets import at_sampled_cells, batch_targets
 from rpn_jax.ops.pixels import normalize_images
-from rpn_jax.structures import Batch, Variables
+from rpn_jax.structures import Batch, RPNOutputs, Variables
 from rpn_jax.training.step import DEVICE_AXIS, LossFunction, Metrics
-
-if TYPE_CHECKING:
-    import jax
-
-    from rpn_jax.config import Config
-    from rpn_jax.structures import RPNOutputs
 
 
 def rpn_loss_function(config: Config) -> LossFunction:
@@ -43,7 +40,7 @@ def rpn_loss_function(config: Config) -> LossFunction:
         else:
             cells, targets = at_sampled_cells(targets, config.model.rpn.anchors.per_cell, samples)
             outputs = model.apply(variables, levels, cells, method="outputs_at")
-        return loss_terms(cast("RPNOutputs", outputs), targets, DEVICE_AXIS), {
+        return loss_terms(cast(RPNOutputs, outputs), targets, DEVICE_AXIS), {
             **variables,
             **updates,
         }

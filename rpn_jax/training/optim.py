@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
-if TYPE_CHECKING:
-    from jax import Array
-    from jax.typing import ArrayLike
-
-    from rpn_jax.config import BackboneConfig, OptimConfig
+from rpn_jax.config import BackboneConfig, OptimConfig
 
 STEM = 0
 
@@ -50,7 +47,7 @@ def learning_rate_schedule(
     if optim.warmup_steps == 0:
         return decay
 
-    def schedule(step: ArrayLike) -> Array:
+    def schedule(step: ArrayLike) -> jax.Array:
         progress = jnp.minimum(jnp.asarray(step) / optim.warmup_steps, 1.0)
         warmup = optim.warmup_ratio + (1 - optim.warmup_ratio) * progress
         return warmup * decay(step)

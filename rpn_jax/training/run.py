@@ -172,7 +172,7 @@ def _check_resumable(
     if epochs < started:
         raise UserError(
             f"train.epochs = {epochs}: must be {started} or more, because the run in {workdir} has "
-            "already started that epoch."
+            f"already started epoch {started}."
         )
 
 
