@@ -8,19 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int
 
 from rpn_jax.devices import device_mesh
 from rpn_jax.errors import UserError
 from rpn_jax.structures import Batch, Variables
-
-if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Int
 
 DEVICE_AXIS = "devices"
 """Name of the `pmap` axis."""
