@@ -9,9 +9,10 @@ from rich.console import Console
 from rpn_jax.config import Config, load_config, replace
 from rpn_jax.console import make_console, picture_progress
 from rpn_jax.data.catalog import open_dataset
-from rpn_jax.data.dataset import Dataset
+from rpn_jax.data.coco_file import coco_images
+from rpn_jax.data.dataset import Dataset, training_boxes
 from rpn_jax.data.files import PictureFiles, find_pictures
-from rpn_jax.data.pipeline import with_exact_padding
+from rpn_jax.data.plan import with_exact_padding
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation.recall import check_split
 from rpn_jax.files import check_out_file, json_figures, make_folder, write_json
@@ -71,7 +72,7 @@ def evaluate(config: Config, weights: Path, out: Path | None, exact_padding: boo
     set_up_compiling()
     split = config.data.eval_split
     dataset = open_dataset(config.data, split)
-    check_split(split, dataset.annotations, "Use another --data.eval-split.")
+    check_split(split, dataset.pictures, "Use another --data.eval-split.")
     variables = load_matching_weights(config, weights)
     if out is not None:
         check_out_file(out)
@@ -129,7 +130,7 @@ def propose(
         config = _with_exact_padding(config, dataset)
     results = _propose_all(config, variables, dataset, console)
     write_results(out / PROPOSALS_FILE, results)
-    write_json(out / PICTURES_FILE, {"images": dataset.annotations["images"]})
+    write_json(out / PICTURES_FILE, {"images": coco_images(dataset.pictures)})
     console.print(
         f"proposals are in {out / PROPOSALS_FILE}, the list of pictures in {out / PICTURES_FILE}",
         soft_wrap=True,
@@ -226,7 +227,7 @@ def _draw(
                 dataset.load_image(index),
                 result.boxes_xyxy[:best],
                 result.scores[:best],
-                picture.boxes_xyxy if with_truth else None,
+                training_boxes(picture)[0] if with_truth else None,
             )
             save_picture(folder / f"{result.image_id}_{Path(picture.name).stem}.png", drawn)
             advance(1)

@@ -22,7 +22,9 @@ from rpn_jax.config import (
     ModelConfig,
     RPNHeadConfig,
 )
+from rpn_jax.data.coco_file import coco_images
 from rpn_jax.data.shapes import Shapes
+from tests.data.coco_folder import coco_annotations
 from tools.gpu.forms import use_default_forms
 
 
@@ -113,16 +115,19 @@ def coco_root(tmp_path_factory):
 
 def write_split(root, split, shapes, count):
     (root / split).mkdir()
-    images = shapes.annotations["images"][:count]
-    ids = {image["id"] for image in images}
+    pictures = shapes.pictures[:count]
+    images = coco_images(pictures)
     for index, image in enumerate(images):
         image["file_name"] = f"{image['id']}.png"
         rgb = shapes.load_image(index)
         assert cv2.imwrite(str(root / split / image["file_name"]), rgb[..., ::-1])
     content = {
         "images": images,
-        "annotations": [a for a in shapes.annotations["annotations"] if a["image_id"] in ids],
-        "categories": shapes.annotations["categories"],
+        "annotations": coco_annotations(pictures, shapes.category_ids),
+        "categories": [
+            {"id": number, "name": name}
+            for number, name in zip(shapes.category_ids, shapes.class_names, strict=True)
+        ],
     }
     (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
 

@@ -337,7 +337,7 @@ def test_a_truncated_picture_leaves_no_proposals(run, tmp_path):
     shutil.copytree(config.data.root + "/test", pictures)
     whole = cv2.imencode(".jpg", np.arange(48000, dtype=np.uint8).reshape(120, 400))[1]
     (pictures / "z.jpg").write_bytes(whole.tobytes()[: whole.size // 2])
-    with pytest.raises(UserError, match=r"z\.jpg: is no picture that OpenCV can read$"):
+    with pytest.raises(UserError, match=r"z\.jpg: is not a picture that OpenCV can read$"):
         commands.propose(config, workdir, [str(pictures)], out, 0, exact_padding=False)
     assert list(out.iterdir()) == []
 

@@ -1,4 +1,4 @@
-"""Opens the dataset that a config names."""
+"""Open the dataset that a config names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def open_dataset(config: DataConfig, split: str) -> Dataset:
     """Open a split of the dataset that ``config.dataset`` names.
 
     Raises:
-      UserError: a split, file or box that is missing or broken.
+      UserError: the split or a file is missing, or an annotation is broken.
     """
     match config.dataset:
         case "coco":

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rpn_jax.data.annotations import pictures_from_coco
+from rpn_jax.data.coco_file import read_coco
 from rpn_jax.data.dataset import Picture
 from rpn_jax.data.images import check_size, read_image
 from rpn_jax.errors import UserError, reading
-from rpn_jax.files import read_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,23 +25,23 @@ class CocoFolder:
     Args:
       root: folder with ``annotations/`` and a folder of pictures for each split.
       split: for example 'train2017'.
-      clip_boxes: see `pictures_from_coco`.
+      clip_boxes: see `assign_objects`.
 
     Raises:
-      UserError: a folder, file or picture that is missing, or a broken annotation.
+      UserError: a folder, file or picture is missing, or an annotation is broken.
     """
 
     def __init__(self, root: Path, split: str, clip_boxes: bool) -> None:
         self._file = _annotation_file(root, split)
         self._folder = root / split
-        self.annotations: dict[str, Any] = _read_annotations(self._file)
-        self.pictures: Sequence[Picture] = pictures_from_coco(
-            self.annotations, str(self._file), clip_boxes
-        )
+        truth = read_coco(self._file, clip_boxes)
+        self.pictures: Sequence[Picture] = truth.pictures
+        self.class_names = truth.class_names
+        self.category_ids = truth.category_ids
         _check_files_exist(self._folder, self.pictures, self._file)
 
     def load_image(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
-        """RGB pixels. Raises UserError for a file that is no picture or has another size."""
+        """Return RGB pixels. Raises UserError if the file is not a picture or has another size."""
         picture = self.pictures[index]
         image = read_image(self._folder / picture.name)
         check_size(image, picture, str(self._file))
@@ -65,33 +65,29 @@ def _annotation_file(root: Path, split: str) -> Path:
     return file
 
 
-def _read_annotations(file: Path) -> dict[str, Any]:
-    coco = read_json(file)
-    for key in ("images", "annotations"):
-        if not isinstance(coco, dict) or not isinstance(coco.get(key), list):
-            raise UserError(f"{file}: is no COCO file, it has no list '{key}'")
-    coco.setdefault("categories", [])
-    for annotation in coco["annotations"]:
-        if isinstance(annotation, dict):
-            annotation.pop("segmentation", None)  # COCO's outlines take gigabytes, and no part here
-    return coco
-
-
 def _check_files_exist(folder: Path, pictures: Sequence[Picture], file: Path) -> None:
-    """One scan a folder: asking for each of 100,000 files is slow on a network drive."""
-    paths = [folder / picture.name for picture in pictures]
-    folders = sorted({path.parent for path in paths})  # outer ones first, for the same message
-    there = {path for parent in folders for path in _entries(parent)}
-    missing = [path for path in paths if path not in there]
+    # List each folder once: asking for each of 100,000 files is slow on a network drive.
+    names = [os.path.split(picture.name) for picture in pictures]
+    # Outer folders come first, so that the message names the outermost one that is unreadable.
+    folders = {head: folder / head for head in {head for head, _ in names}}
+    present = {
+        head: {path.name for path in _entries(parent)}
+        for head, parent in sorted(folders.items(), key=lambda item: item[1])
+    }
+    missing = [
+        picture.name
+        for picture, (head, tail) in zip(pictures, names, strict=True)
+        if tail not in present[head]
+    ]
     if missing:
         raise UserError(
-            f"{missing[0]}: no such picture, but {file} names it "
-            f"({len(missing)} of {len(paths)} pictures are missing)"
+            f"{folder / missing[0]}: no such picture, but {file} names it "
+            f"({len(missing)} of {len(names)} pictures are missing)"
         )
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What lies in a folder, nothing if there is none; `Path.glob` hides that one is unreadable."""
+    """List a folder, or nothing if there is none. `Path.glob` would hide an unreadable folder."""
     with reading(folder):
         try:
             return list(folder.iterdir())

@@ -1,20 +1,63 @@
-"""What a dataset is: pictures with their boxes, and a way to load each one's pixels."""
+"""The `Dataset` interface: pictures with their ground truth, and a way to load their pixels."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from jaxtyping import Float32, UInt8
+    from jaxtyping import Bool, Float32, Float64, Int32, Int64, Shaped, UInt8
+
+
+@dataclass(frozen=True, eq=False)
+class Objects:
+    """The annotated objects of a picture, crowds included, in the order of the annotations."""
+
+    boxes_xywh: Float64[np.ndarray, "M 4"]
+    """(x, y, width, height) in original pixels, as annotated; may reach out of the picture."""
+    labels: Int32[np.ndarray, " M"]
+    """Class of each object: a position in the dataset's ``class_names``."""
+    is_crowd: Bool[np.ndarray, " M"]
+    """True where one box covers a group of objects (COCO's 'iscrowd')."""
+    is_difficult: Bool[np.ndarray, " M"]
+    """True where neither training nor `proposal_fast` counts the object (COCO's 'ignore')."""
+    areas: Float64[np.ndarray, " M"]
+    """Square pixels, of the outline where the dataset has outlines."""
+    ids: Int64[np.ndarray, " M"]
+    """Id of each annotation."""
+
+    def select(self, rows: slice | Shaped[np.ndarray, " m"]) -> Objects:
+        """Return some of the objects.
+
+        Args:
+          rows: a slice, positions, or a mask.
+        """
+        return Objects(
+            self.boxes_xywh[rows],
+            self.labels[rows],
+            self.is_crowd[rows],
+            self.is_difficult[rows],
+            self.areas[rows],
+            self.ids[rows],
+        )
+
+
+NO_OBJECTS = Objects(
+    boxes_xywh=np.zeros((0, 4)),
+    labels=np.zeros(0, np.int32),
+    is_crowd=np.zeros(0, bool),
+    is_difficult=np.zeros(0, bool),
+    areas=np.zeros(0),
+    ids=np.zeros(0, np.int64),
+)
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """What is known of a picture before its pixels are read."""
+    """A picture and its ground truth, known before its pixels are read."""
 
     image_id: int
     """Id in the ground truth and in results."""
@@ -24,8 +67,7 @@ class Picture:
     """Pixels, after EXIF orientation."""
     width: int
     """Pixels, after EXIF orientation."""
-    boxes_xyxy: Float32[np.ndarray, "G 4"]
-    """Boxes to train on, in original pixels, inside the picture; crowd boxes are left out."""
+    objects: Objects = NO_OBJECTS
 
 
 class Dataset(Protocol):
@@ -33,24 +75,73 @@ class Dataset(Protocol):
 
     @property
     def pictures(self) -> Sequence[Picture]:
-        """All pictures, with and without boxes."""
+        """All pictures, with and without objects."""
 
     @property
-    def annotations(self) -> dict[str, Any]:
-        """COCO ground truth (images, annotations, categories), crowd boxes included."""
+    def class_names(self) -> Sequence[str]:
+        """Name of each class."""
+
+    @property
+    def category_ids(self) -> Sequence[int]:
+        """Id of each class in files of ground truth and results."""
 
     def load_image(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
-        """RGB pixels of ``pictures[index]``. Safe to call from several threads."""
+        """Return the RGB pixels of ``pictures[index]``. Safe to call from several threads."""
 
 
-def coco_images(pictures: Sequence[Picture]) -> list[dict[str, Any]]:
-    """The 'images' of a COCO file for such pictures."""
-    return [
-        {
-            "id": picture.image_id,
-            "file_name": picture.name,
-            "height": picture.height,
-            "width": picture.width,
-        }
-        for picture in pictures
-    ]
+def training_boxes(picture: Picture) -> tuple[Float32[np.ndarray, "G 4"], Int32[np.ndarray, " G"]]:
+    """Return the boxes of a picture to train on, as xyxy inside the picture, and their labels."""
+    size_wh = np.array([(picture.width, picture.height)])
+    boxes_xyxy, is_trained = clip_for_training(picture.objects, size_wh)
+    return boxes_xyxy[is_trained], picture.objects.labels[is_trained]
+
+
+def training_box_counts(pictures: Sequence[Picture]) -> Int64[np.ndarray, " N"]:
+    """Return for each picture the number of its `training_boxes`."""
+    objects = concatenate_objects([picture.objects for picture in pictures])
+    owner = np.repeat(
+        np.arange(len(pictures)), [len(picture.objects.labels) for picture in pictures]
+    )
+    sizes_wh = np.array([(picture.width, picture.height) for picture in pictures]).reshape(-1, 2)
+    _, is_trained = clip_for_training(objects, sizes_wh[owner])
+    return np.bincount(owner[is_trained], minlength=len(pictures))
+
+
+def concatenate_objects(parts: Sequence[Objects]) -> Objects:
+    """Return the objects of several pictures as one."""
+    parts = [NO_OBJECTS, *parts]
+    return Objects(
+        np.concatenate([part.boxes_xywh for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+        np.concatenate([part.is_crowd for part in parts]),
+        np.concatenate([part.is_difficult for part in parts]),
+        np.concatenate([part.areas for part in parts]),
+        np.concatenate([part.ids for part in parts]),
+    )
+
+
+def clip_for_training(
+    objects: Objects, sizes_wh: Int64[np.ndarray, "#M 2"]
+) -> tuple[Float32[np.ndarray, "M 4"], Bool[np.ndarray, " M"]]:
+    """Clip boxes to their pictures and decide which are trained on.
+
+    As in the reference, these are left out: crowds, difficult objects, boxes without area, and
+    boxes narrower or lower than one pixel. Boxes outside their picture are left out as well.
+
+    Args:
+      objects: objects of one or more pictures.
+      sizes_wh: (width, height) of each object's picture, pixels.
+
+    Returns:
+      The clipped boxes xyxy, and a mask of those to train on.
+    """
+    low, sides = objects.boxes_xywh[:, :2], objects.boxes_xywh[:, 2:]
+    boxes_xyxy = np.concatenate([low, low + sides], axis=1)
+    boxes_xyxy = np.clip(boxes_xyxy, 0, np.tile(sizes_wh, 2))
+    is_trained = (
+        ~(objects.is_crowd | objects.is_difficult)
+        & (objects.areas > 0)
+        & (sides >= 1).all(axis=1)
+        & (boxes_xyxy[:, 2:] > boxes_xyxy[:, :2]).all(axis=1)
+    )
+    return boxes_xyxy.astype(np.float32), is_trained

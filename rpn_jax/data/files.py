@@ -1,15 +1,15 @@
-"""Pictures without boxes: plain files, and arrays in memory."""
+"""Pictures without ground truth: files, and arrays in memory."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from glob import glob
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rpn_jax.data.dataset import Picture, coco_images
+from rpn_jax.data.dataset import Picture
 from rpn_jax.data.images import check_size, image_size, read_image
 from rpn_jax.errors import UserError, reading
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from jaxtyping import UInt8
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-"""Files of a folder that count as pictures; a file named by itself may have any suffix."""
+"""Suffixes of pictures in a folder. A file that is named directly may have any suffix."""
 
 
 class PictureFiles:
-    """Pictures in the given order, ids from 1, no boxes (a `Dataset`).
+    """Pictures in the given order, with ids from 1 and no objects (a `Dataset`).
 
     Args:
       items: picture files, or uint8 RGB arrays.
 
     Raises:
-      UserError: a file that is missing or is no picture, or an array that is none.
+      UserError: a file is missing or is not a picture, or an array has another shape or type.
     """
 
     def __init__(self, items: Sequence[Path | UInt8[np.ndarray, "H W 3"]]) -> None:
@@ -35,14 +35,11 @@ class PictureFiles:
         self.pictures: Sequence[Picture] = [
             _picture_of(item, number) for number, item in enumerate(self._items, start=1)
         ]
-        self.annotations: dict[str, Any] = {
-            "images": coco_images(self.pictures),
-            "annotations": [],
-            "categories": [],
-        }
+        self.class_names: tuple[str, ...] = ()
+        self.category_ids: tuple[int, ...] = ()
 
     def load_image(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
-        """RGB pixels. Raises UserError for a file that cannot be decoded."""
+        """Return RGB pixels. Raises UserError if the file cannot be decoded."""
         item = self._items[index]
         if not isinstance(item, Path):
             return item
@@ -52,10 +49,12 @@ class PictureFiles:
 
 
 def find_pictures(patterns: Sequence[str]) -> list[Path]:
-    """Picture files that paths, folders (not those inside them) and globs name, each once.
+    """Return the picture files that match paths, folders or globs, each once.
+
+    The folders inside a folder are not searched.
 
     Raises:
-      UserError: a pattern that names nothing, or a folder that cannot be read.
+      UserError: a pattern matches nothing, or a folder cannot be read.
     """
     return list(dict.fromkeys(path for pattern in patterns for path in _expand(pattern)))
 
@@ -65,7 +64,7 @@ def _picture_of(item: Path | UInt8[np.ndarray, "H W 3"], number: int) -> Picture
         name, (height, width) = str(item), image_size(item, str(item))
     else:
         name, (height, width) = f"array {number}", _array_size(item, number)
-    return Picture(number, name, height, width, np.zeros((0, 4), np.float32))
+    return Picture(number, name, height, width)
 
 
 def _array_size(array: UInt8[np.ndarray, "H W 3"], number: int) -> tuple[int, int]:

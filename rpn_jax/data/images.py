@@ -1,4 +1,4 @@
-"""Picture files to pixels: decoding as the reference does, and sizes from file headers."""
+"""Decode picture files as the reference does, and read sizes from file headers."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ if TYPE_CHECKING:
     from rpn_jax.data.dataset import Picture
 
 EXIF_ORIENTATION = 0x0112
-"""The EXIF tag of a picture's orientation; values from 5 exchange height and width."""
+"""EXIF tag of a picture's orientation. Values from 5 exchange height and width."""
 
 
 def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, "H W 3"]:
     """Decode a picture file's bytes to RGB with OpenCV, EXIF orientation applied.
 
     Raises:
-      UserError: not a picture, or a truncated one, or one of more than 2**30 pixels.
+      UserError: the data is not a picture, is truncated, or has more than 2**30 pixels.
     """
     encoded = np.frombuffer(data, np.uint8)
     try:
         bgr = cv2.imdecode(encoded, cv2.IMREAD_COLOR) if encoded.size else None
-    except cv2.error as error:  # it raises above its limits
-        raise UserError(f"{name}: is no picture that OpenCV can read ({error.err})") from None
+    except cv2.error as error:  # it raises for pictures above its limits
+        raise UserError(f"{name}: is not a picture that OpenCV can read ({error.err})") from None
     if bgr is None:
-        raise UserError(f"{name}: is no picture that OpenCV can read")
+        raise UserError(f"{name}: is not a picture that OpenCV can read")
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 
 
 def read_image(path: Path) -> UInt8[np.ndarray, "H W 3"]:
-    """`decode_image` of a file. Raises UserError where it cannot be read."""
+    """Decode a picture file, see `decode_image`. Raises UserError if it cannot be read."""
     with reading(path):
         data = path.read_bytes()
     return decode_image(data, str(path))
 
 
 def image_size(file: Path | BinaryIO, name: str) -> tuple[int, int]:
-    """(height, width) in pixels from a picture's header alone, EXIF orientation applied.
+    """Return (height, width) in pixels from a picture's header, EXIF orientation applied.
 
     Raises:
-      UserError: the file is missing, is no picture, or its EXIF data is broken.
+      UserError: the file is missing, is not a picture, or its EXIF data is broken.
     """
     from PIL import Image
 
@@ -61,32 +61,32 @@ def image_size(file: Path | BinaryIO, name: str) -> tuple[int, int]:
     except Image.DecompressionBombError as error:
         raise UserError(f"{name}: is too large ({error})") from None
     except OSError as error:
-        # Pillow's own complaints about a file's content carry no system error.
-        reason = f"cannot be read ({error.strerror})" if error.strerror else "is no picture"
+        # Errors that Pillow raises about a file's content have no `strerror`.
+        reason = f"cannot be read ({error.strerror})" if error.strerror else "is not a picture"
         raise UserError(f"{name}: {reason}") from None
     except Exception as error:  # broken EXIF can make Pillow raise anything
         raise UserError(
-            f"{name}: its header or EXIF data is broken ({error}); save the picture anew"
+            f"{name}: its header or EXIF data is broken ({error}); save the picture again"
         ) from None
     if is_tiff:
-        # Pillow gives its size turned already, or not, by its version: only pixels are sure.
+        # Some Pillow versions apply the EXIF rotation to `size`, others do not: decode the pixels.
         height, width, _ = decode_image(_bytes_of(file), name).shape
         return height, width
     return (width, height) if turned else (height, width)
 
 
 def _quiet_on_large_pictures() -> AbstractContextManager[None]:
-    """From half of the size that it refuses Pillow warns of what a picture may cost to decode."""
+    """Hide Pillow's warning about pictures above half of the size that it refuses."""
     from PIL import Image
 
     return warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning)
 
 
 def _exif_of(image: Image.Image) -> Image.Exif:
-    """What OpenCV heeds: Pillow's own way takes an orientation from XMP or a PNG's text too."""
+    """Return the EXIF data as OpenCV sees it. Pillow would also use XMP or a PNG's text."""
     from PIL import Image
 
-    image.getexif()  # reads on to where a PNG may have it
+    image.getexif()  # reads on to the place where a PNG may have it
     exif = Image.Exif()
     exif.load(image.info.get("exif", b""))
     return exif
@@ -100,10 +100,10 @@ def _bytes_of(file: Path | BinaryIO) -> bytes:
 
 
 def check_size(image: UInt8[np.ndarray, "H W 3"], picture: Picture, source: str) -> None:
-    """Raise UserError where the decoded picture has another size than ``source`` says."""
+    """Raise UserError if the decoded picture has another size than ``source`` says."""
     height, width = image.shape[:2]
     if (height, width) != (picture.height, picture.width):
         raise UserError(
             f"{picture.name}: is {width}x{height} (width x height, EXIF orientation applied), "
-            f"but {source} says {picture.width}x{picture.height}; correct the one that is wrong"
+            f"but {source} says {picture.width}x{picture.height}. Correct the one that is wrong"
         )

@@ -1,55 +1,55 @@
 """The built-in dataset: overlapping figures over a busy background, drawn by code.
 
 Every picture is a pure function of its split and its position. `plan_scene` decides the figures
-and so the boxes; `draw_scene` makes the pixels, when they are asked for. A figure differs from
-what lies under it by a contrast of its own. Lines and specks of the background are not objects.
+and their boxes. `draw_scene` draws the pixels on request. The contrast between a figure and what
+lies under it is random. Lines and specks of the background are not objects.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
-from rpn_jax.data.dataset import Picture, coco_images
+from rpn_jax.data.dataset import Objects, Picture
 from rpn_jax.errors import UserError
 
 if TYPE_CHECKING:
     from jaxtyping import Float32, UInt8
 
 SPLIT_SIZES = {"train": 2048, "eval": 64}
-"""Pictures of each split."""
+"""Number of pictures of each split."""
 SPLIT_SEEDS = {"train": 1, "eval": 2}
-"""Part of the seed of each picture: no two splits share one."""
+"""Part of each picture's seed that depends on the split."""
 SEED = 20150604
-"""The other part, fixed."""
+"""Part of each picture's seed that is the same for all."""
 LANDSCAPE = (240, 320)
 """(height, width) in pixels of most pictures."""
 PORTRAIT = (320, 240)
 """(height, width) in pixels of the others."""
 PORTRAIT_SHARE = 0.25
-"""Probability of a portrait."""
+"""Probability that a picture is a portrait."""
 FIGURES = (3, 9)
-"""Figures put on a picture: at least, and below."""
+"""Number of figures tried in a picture: from the first number, below the second."""
 FIGURE_SIZES = (48.0, 180.0)
-"""Smallest and largest diameter, pixels; logarithms of diameters are uniform."""
+"""Smallest and largest diameter, pixels. Logarithms of diameters are uniform."""
 CONTRASTS = (60.0, 130.0)
-"""Lowest and highest difference in grey levels to what lies under a figure; as diameters."""
+"""Lowest and highest contrast of a figure, grey levels. Logarithms are uniform."""
 MIN_VISIBLE = 0.7
-"""A figure of which less can be seen is not put there."""
+"""Smallest visible share of a figure. Figures that are hidden more are left out."""
 MIN_SIDE = 12
-"""A figure whose part in the picture is narrower or lower, pixels, is not put there."""
+"""Smallest side of a figure's box, pixels. Smaller figures are left out."""
 SPECKS = (15, 60)
-"""Specks on a background: at least, and below; each is 2 to 6 pixels wide."""
+"""Number of specks on a background, like `FIGURES`. Each is 2 to 6 pixels wide."""
 LINES = (2, 8)
-"""Lines on a background: at least, and below."""
+"""Number of lines on a background, like `FIGURES`."""
 
 
 def _regular(corners: int, radii: Sequence[float] = (1.0,)) -> Float32[np.ndarray, "P 2"]:
-    """Corners at equal angles, their distances from the centre taken from ``radii`` in turn."""
+    """Return corners at equal angles. Their distances from the centre repeat ``radii``."""
     angles = np.arange(corners) * (2 * np.pi / corners)
     radius = np.resize(radii, corners)
     return np.stack([radius * np.cos(angles), radius * np.sin(angles)], axis=1).astype(np.float32)
@@ -75,7 +75,7 @@ OUTLINES: dict[str, tuple[Float32[np.ndarray, "P 2"], ...]] = {
         ),
     ),
 }
-"""The kinds of figures: outlines within the unit circle; a second one is a hole."""
+"""The kinds of figures, as outlines within the unit circle. A second outline is a hole."""
 KINDS = tuple(OUTLINES)
 
 
@@ -85,13 +85,13 @@ class Figure:
 
     kind: str
     outlines: tuple[Float32[np.ndarray, "P 2"], ...]
-    """(x, y) in pixels; may reach out of the picture."""
+    """(x, y) in pixels. May reach out of the picture."""
     colour: Float32[np.ndarray, " 3"]
-    """RGB difference to what lies under the figure, grey levels."""
+    """RGB difference between the figure and what lies under it, grey levels."""
     shade: Float32[np.ndarray, " 2"]
-    """Change of that difference from the box's centre to its edges, along x and y."""
+    """Relative change of ``colour`` from the box's centre to its edges, along x and y."""
     box_xyxy: tuple[int, int, int, int]
-    """Tight round the figure's part inside the picture, hidden or not, pixels."""
+    """Tight box of the part inside the picture, hidden parts included, pixels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,27 +108,30 @@ class Shapes:
     """A split of the built-in dataset, 'train' or 'eval' (a `Dataset`).
 
     Raises:
-      UserError: another split.
+      UserError: there is no such split.
     """
 
     def __init__(self, split: str) -> None:
         if split not in SPLIT_SIZES:
             raise UserError(f"split '{split}': the built-in shapes have {', '.join(SPLIT_SIZES)}")
         self._scenes = [plan_scene(split, index) for index in range(SPLIT_SIZES[split])]
+        counts = [len(scene.figures) for scene in self._scenes]
+        first_ids = np.cumsum([1, *counts[:-1]]).tolist()
+        self.class_names = KINDS
+        self.category_ids = tuple(range(1, len(KINDS) + 1))
         self.pictures: Sequence[Picture] = [
             Picture(
                 image_id=index + 1,
                 name=f"shapes_{split}_{index:04d}",
                 height=scene.height,
                 width=scene.width,
-                boxes_xyxy=np.array([figure.box_xyxy for figure in scene.figures], np.float32),
+                objects=_objects_of(scene, first_id),
             )
-            for index, scene in enumerate(self._scenes)
+            for index, (scene, first_id) in enumerate(zip(self._scenes, first_ids, strict=True))
         ]
-        self.annotations = _coco_annotations(self.pictures, self._scenes)
 
     def load_image(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
-        """RGB pixels, drawn anew."""
+        """Draw a picture. Returns RGB pixels."""
         return draw_scene(self._scenes[index])
 
 
@@ -158,7 +161,7 @@ def _plan_figure(rng: np.random.Generator, height: int, width: int) -> Figure:
     kind = KINDS[rng.integers(len(KINDS))]
     radius = np.exp(rng.uniform(*np.log(FIGURE_SIZES))) / 2
     angle = rng.uniform(0, 2 * np.pi)
-    # The centre lies in the picture, so at most about half of a figure is cut away.
+    # The centre lies in the picture, so at most about half of a figure lies outside.
     centre = rng.uniform((0.05 * width, 0.05 * height), (0.95 * width, 0.95 * height))
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     outlines = tuple(
@@ -176,7 +179,7 @@ def _plan_figure(rng: np.random.Generator, height: int, width: int) -> Figure:
 
 
 def _visible_shares(figures: Sequence[Figure], height: int, width: int) -> list[float]:
-    """The share of each figure's pixels in the picture that no later figure hides."""
+    """Return for each figure the share of its pixels that no later figure hides."""
     masks = [_mask(figure.outlines, height, width) > 0 for figure in figures]
     hidden = np.zeros((height, width), bool)
     shares = []
@@ -189,7 +192,7 @@ def _visible_shares(figures: Sequence[Figure], height: int, width: int) -> list[
 def _mask(
     outlines: Sequence[Float32[np.ndarray, "P 2"]], height: int, width: int
 ) -> UInt8[np.ndarray, "H W"]:
-    """255 inside the outlines, 0 outside, between them at smoothed edges."""
+    """Return a mask: 255 inside the outlines, 0 outside, values between at smooth edges."""
     subpixel_bits = 4
     corners = [np.round(outline * 2**subpixel_bits).astype(np.int32) for outline in outlines]
     mask = np.zeros((height, width), np.uint8)
@@ -209,7 +212,7 @@ def _shorter_side(box_xyxy: tuple[int, int, int, int]) -> int:
 def _draw_background(
     rng: np.random.Generator, height: int, width: int
 ) -> Float32[np.ndarray, "H W 3"]:
-    """Coarse and fine clouds, mostly grey, then lines and specks of any colour."""
+    """Draw coarse and fine clouds, mostly grey, then lines and specks of any colour."""
     base = rng.uniform(70, 185, 3)
     canvas = np.full((height, width, 3), base, np.float32)
     for cells, strength in ((2, 45.0), (6, 25.0), (24, 12.0)):
@@ -237,7 +240,7 @@ def _draw_figure(canvas: Float32[np.ndarray, "H W 3"], figure: Figure) -> None:
     outlines = [outline - (x1, y1) for outline in figure.outlines]
     mask = _mask(outlines, y2 - y1, x2 - x1)
     under = np.array(cv2.mean(part, mask)[:3], np.float32)
-    # Where the colour would leave the range of a channel, the difference goes the other way.
+    # Flip the sign of the difference in channels where the colour would leave 0 to 255.
     inside = (under + figure.colour >= 0) & (under + figure.colour <= 255)
     difference = np.where(inside, figure.colour, -figure.colour)
     across = figure.shade[0] * np.linspace(-1, 1, x2 - x1, dtype=np.float32)[None, :, None]
@@ -246,32 +249,15 @@ def _draw_figure(canvas: Float32[np.ndarray, "H W 3"], figure: Figure) -> None:
     part += mask[..., None] * np.float32(1 / 255) * (paint - part)
 
 
-def _coco_annotations(pictures: Sequence[Picture], scenes: Sequence[Scene]) -> dict[str, Any]:
-    boxes = [
-        (picture.image_id, figure)
-        for picture, scene in zip(pictures, scenes, strict=True)
-        for figure in scene.figures
-    ]
-    return {
-        "images": coco_images(pictures),
-        "annotations": [
-            _coco_annotation(number, image_id, figure)
-            for number, (image_id, figure) in enumerate(boxes, start=1)
-        ],
-        "categories": [
-            {"id": number, "name": kind, "supercategory": "figure"}
-            for number, kind in enumerate(KINDS, start=1)
-        ],
-    }
-
-
-def _coco_annotation(number: int, image_id: int, figure: Figure) -> dict[str, Any]:
-    x1, y1, x2, y2 = figure.box_xyxy
-    return {
-        "id": number,
-        "image_id": image_id,
-        "category_id": KINDS.index(figure.kind) + 1,
-        "bbox": [x1, y1, x2 - x1, y2 - y1],
-        "area": (x2 - x1) * (y2 - y1),
-        "iscrowd": 0,
-    }
+def _objects_of(scene: Scene, first_id: int) -> Objects:
+    boxes_xyxy = np.array([figure.box_xyxy for figure in scene.figures], np.float64).reshape(-1, 4)
+    sides = boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]
+    labels = [KINDS.index(figure.kind) for figure in scene.figures]
+    return Objects(
+        boxes_xywh=np.concatenate([boxes_xyxy[:, :2], sides], axis=1),
+        labels=np.array(labels, np.int32),
+        is_crowd=np.zeros(len(labels), bool),
+        is_difficult=np.zeros(len(labels), bool),
+        areas=sides.prod(axis=1),
+        ids=first_id + np.arange(len(labels)),
+    )

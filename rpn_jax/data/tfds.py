@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rpn_jax.data.annotations import pictures_from_coco
-from rpn_jax.data.dataset import Picture
+from rpn_jax.data.annotations import assign_objects
+from rpn_jax.data.dataset import Objects, Picture, concatenate_objects
 from rpn_jax.data.images import decode_image, image_size
 from rpn_jax.errors import UserError
 
@@ -20,45 +20,52 @@ if TYPE_CHECKING:
 NAME = "coco/2017"
 """Dataset and its config, and so the folder below the root."""
 SPLITS = {"train2017": "train", "val2017": "validation"}
-"""COCO's names of the splits to those of TensorFlow Datasets, which are taken too."""
+"""COCO's names of the splits, and those of TensorFlow Datasets. Both are accepted."""
 
 
 class TfdsCoco:
     """A split of ``ROOT/coco/2017/VERSION`` in ArrayRecord format (a `Dataset`).
 
-    Opening reads every record once, for the boxes and the sizes of the pictures. Areas are whole
-    pixels there, and boxes float32 shares of the picture.
+    Opening reads every record once, for the boxes and the sizes of the pictures. The records store
+    areas in whole pixels, and boxes as float32 shares of the picture.
 
     Args:
       root: the data_dir of TensorFlow Datasets.
       split: 'train' or 'validation', or COCO's name for it.
-      clip_boxes: see `pictures_from_coco`.
+      clip_boxes: see `assign_objects`.
 
     Raises:
-      UserError: the package or the prepared dataset is missing, or has no such split.
+      UserError: the package or the prepared dataset is missing, or it has no such split.
     """
 
     def __init__(self, root: str, split: str, clip_boxes: bool) -> None:
-        self._records, categories = _open_records(root, SPLITS.get(split, split))
-        self.annotations: dict[str, Any] = _coco_annotations(self._records, categories)
-        self.pictures: Sequence[Picture] = pictures_from_coco(
-            self.annotations, f"{NAME} of {root}", clip_boxes
+        self._records, names = _open_records(root, SPLITS.get(split, split))
+        self.class_names = tuple(names)
+        self.category_ids = tuple(range(1, len(names) + 1))
+        pictures, objects = [], []
+        for position in range(len(self._records)):
+            record = self._records[position]
+            pictures.append(_picture(record))
+            objects.append(_objects(record, pictures[-1]))
+        owner = np.repeat(np.arange(len(pictures)), [len(each.ids) for each in objects])
+        self.pictures: Sequence[Picture] = assign_objects(
+            pictures, concatenate_objects(objects), owner, f"{NAME} of {root}", clip_boxes
         )
 
     def load_image(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
-        """RGB pixels. Raises UserError for a record that cannot be decoded."""
+        """Return RGB pixels. Raises UserError if the record cannot be decoded."""
         return decode_image(self._records[index]["image"], self.pictures[index].name)
 
 
 def _open_records(root: str, split: str) -> tuple[Sequence[dict[str, Any]], list[str]]:
-    """Records with encoded pictures, and the names of the categories."""
+    """Return the records, with encoded pictures, and the names of the categories."""
     try:
         import tensorflow_datasets as tfds
     except ImportError:
         raise UserError(
             "data.dataset = 'tfds': needs TensorFlow Datasets: pip install 'rpn-jax[tfds]'"
         ) from None
-    # By folder: asking for the dataset by name imports TensorFlow where it is not prepared.
+    # Open by folder: by name, TensorFlow Datasets imports TensorFlow if nothing is prepared.
     versions = sorted(path.parent for path in Path(root, NAME).glob("*/dataset_info.json"))
     if not versions:
         raise UserError(f"data.root = {root!r}: has no {NAME}/VERSION/dataset_info.json")
@@ -73,52 +80,29 @@ def _open_records(root: str, split: str) -> tuple[Sequence[dict[str, Any]], list
         )
     except NotImplementedError:
         raise UserError(
-            f"{versions[-1]}: is stored for reading in order; prepare {NAME} with "
+            f"{versions[-1]}: can only be read in order. Prepare {NAME} with "
             "file_format='array_record'"
         ) from None
     return records, builder.info.features["objects"]["label"].names
 
 
-def _coco_annotations(
-    records: Sequence[dict[str, Any]], categories: Sequence[str]
-) -> dict[str, Any]:
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for position in range(len(records)):
-        record = records[position]
-        image = _coco_image(record)
-        images.append(image)
-        annotations += _coco_objects(record["objects"], image)
-    return {
-        "images": images,
-        "annotations": annotations,
-        "categories": [
-            {"id": number, "name": name} for number, name in enumerate(categories, start=1)
-        ],
-    }
-
-
-def _coco_image(record: dict[str, Any]) -> dict[str, Any]:
+def _picture(record: dict[str, Any]) -> Picture:
     name = record["image/filename"].decode()
     height, width = image_size(BytesIO(record["image"]), name)
-    return {"id": int(record["image/id"]), "file_name": name, "height": height, "width": width}
+    return Picture(int(record["image/id"]), name, height, width)
 
 
-def _coco_objects(objects: dict[str, Any], image: dict[str, Any]) -> list[dict[str, Any]]:
-    """The objects of one picture; their boxes are (ymin, xmin, ymax, xmax) shares of it."""
+def _objects(record: dict[str, Any], picture: Picture) -> Objects:
+    """Return the objects of a record. It stores boxes as shares: (ymin, xmin, ymax, xmax)."""
+    objects = record["objects"]
     y1, x1, y2, x2 = np.asarray(objects["bbox"], np.float64).reshape(-1, 4).T
-    boxes_xywh = np.stack([x1, y1, x2 - x1, y2 - y1], axis=1) * np.tile(
-        [image["width"], image["height"]], 2
+    size = np.tile([picture.width, picture.height], 2)
+    is_crowd = np.asarray(objects["is_crowd"], bool)
+    return Objects(
+        boxes_xywh=np.stack([x1, y1, x2 - x1, y2 - y1], axis=1) * size,
+        labels=np.asarray(objects["label"], np.int32),
+        is_crowd=is_crowd,
+        is_difficult=np.zeros_like(is_crowd),
+        areas=np.asarray(objects["area"], np.float64),
+        ids=np.asarray(objects["id"], np.int64),
     )
-    fields = (objects["id"], objects["label"], objects["area"], objects["is_crowd"])
-    return [
-        {
-            "id": int(number),
-            "image_id": image["id"],
-            "category_id": int(label) + 1,
-            "bbox": bbox,
-            "area": float(area),
-            "iscrowd": int(is_crowd),
-        }
-        for bbox, number, label, area, is_crowd in zip(boxes_xywh.tolist(), *fields, strict=True)
-    ]

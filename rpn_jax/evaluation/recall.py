@@ -1,18 +1,18 @@
-"""Average recall of proposals, by two protocols.
+"""Compute the average recall of proposals, by two protocols.
 
 Average recall (AR) is the share of ground-truth boxes that are found, averaged over the IoU
 thresholds 0.50, 0.55 .. 0.95 (Hosang et al. 2015). ``@k`` counts the k best proposals of each
 picture.
 
 ``proposal``
-    COCOeval of pycocotools without categories: in the order of their scores, proposals take the
-    best free box above the threshold. Its figures are named ``AR...``.
+    COCOeval of pycocotools without categories. Proposals are matched in the order of their scores.
+    Each takes the free box with the best IoU above the threshold. Figures are named ``AR...``.
 ``proposal_fast``
-    The reference's own measure: of each picture's IoU matrix the largest entry is taken, with its
-    row and column, until no box is left. Its figures are named ``fast_AR...``; the AR1000 that
-    the reference publishes are of this kind.
+    The reference's own measure. It takes the largest entry of a picture's IoU matrix, removes its
+    row and column, and repeats this until no box is left. Figures are named ``fast_AR...``. The
+    AR1000 that the reference publishes are of this kind.
 
-Both leave crowd boxes out; a figure for which there is no box is NaN.
+Both leave out crowd boxes. A figure without any box to find is NaN.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pycocotools import mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from rpn_jax.errors import UserError
 from rpn_jax.inference.results import PictureProposals, best_first, to_xywh
@@ -33,50 +35,46 @@ if TYPE_CHECKING:
 
     from jaxtyping import Float
     from numpy import ndarray
-    from rich.table import Table
+
+    from rpn_jax.data.dataset import Objects, Picture
 
 PROPOSAL_COUNTS = (100, 300, 1000)
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 AREAS = ("small", "medium", "large")
 MIN_UNION = 1e-6
 """Square pixels; the reference's guard against a division by zero."""
-
-MEANINGS = {
-    "AR@100": "100 best proposals a picture",
-    "AR@300": "300 best",
-    "AR@1000": "1000 best",
-    "AR_small@1000": "... boxes below 32 x 32 pixels",
-    "AR_medium@1000": "... up to 96 x 96 pixels",
-    "AR_large@1000": "... above 96 x 96 pixels",
-}
+RECALL_FIGURES = tuple(f"AR@{count}" for count in PROPOSAL_COUNTS)
+"""Figures of the protocol ``proposal`` over boxes of all sizes."""
+BEST_BY = "AR@1000"
+"""Figure that selects the best checkpoint, the larger the better."""
 
 
-def evaluate(annotations: dict[str, Any], pictures: Sequence[PictureProposals]) -> dict[str, float]:
-    """The figures of both protocols.
+def evaluate(
+    pictures: Sequence[Picture], proposals: Sequence[PictureProposals]
+) -> dict[str, float]:
+    """Return the figures of both protocols.
 
     Args:
-      annotations: ground truth as in a COCO file: lists ``images`` and ``annotations``.
-      pictures: at most one entry a picture; a picture of the annotations without an entry counts
-        as one without proposals.
+      pictures: pictures with their ground truth.
+      proposals: at most one entry for each picture. A picture without an entry counts as one
+        without proposals.
 
     Raises:
-      UserError: annotations without a box to find, or proposals for an unknown picture.
+      UserError: there is no box to find, or there are proposals for an unknown picture.
     """
-    return coco_recall(annotations, pictures) | fast_recall(annotations, pictures)
+    return coco_recall(pictures, proposals) | fast_recall(pictures, proposals)
 
 
 def coco_recall(
-    annotations: dict[str, Any], pictures: Sequence[PictureProposals]
+    pictures: Sequence[Picture], proposals: Sequence[PictureProposals]
 ) -> dict[str, float]:
-    """AR@100, AR@300, AR@1000 and AR_{small,medium,large}@1000 of protocol ``proposal``.
+    """Return AR@100, AR@300, AR@1000 and AR_{small,medium,large}@1000 of protocol ``proposal``.
 
-    Arguments and errors are those of `evaluate`. A box's size class is that of its ``area``
-    (COCO: of its outline), or of width times height where that is missing.
+    Arguments and errors are those of `evaluate`. The area in the ground truth decides the size
+    class of a box. In COCO it is the area of the outline.
     """
-    _check(annotations, pictures)
-    by_area = {
-        count: _coco_recall_by_area(annotations, pictures, count) for count in PROPOSAL_COUNTS
-    }
+    _check(pictures, proposals)
+    by_area = {count: _coco_recall_by_area(pictures, proposals, count) for count in PROPOSAL_COUNTS}
     most = PROPOSAL_COUNTS[-1]
     return {f"AR@{count}": by_area[count]["all"] for count in PROPOSAL_COUNTS} | {
         f"AR_{area}@{most}": by_area[most][area] for area in AREAS
@@ -84,21 +82,21 @@ def coco_recall(
 
 
 def fast_recall(
-    annotations: dict[str, Any], pictures: Sequence[PictureProposals]
+    pictures: Sequence[Picture], proposals: Sequence[PictureProposals]
 ) -> dict[str, float]:
-    """fast_AR@100, fast_AR@300 and fast_AR@1000 of protocol ``proposal_fast``.
+    """Return fast_AR@100, fast_AR@300 and fast_AR@1000 of protocol ``proposal_fast``.
 
-    Arguments and errors are those of `evaluate`. Boxes marked ``ignore`` are left out as well.
+    Arguments and errors are those of `evaluate`. Difficult objects are left out as well.
     """
-    _check(annotations, pictures)
-    truth = _ground_truth_xyxy(annotations)
+    _check(pictures, proposals)
+    truth = {picture.image_id: _boxes_to_find(picture.objects) for picture in pictures}
     ious = [
-        pairwise_iou(truth[picture.image_id], picture.boxes_xyxy[best_first(picture.scores)])
-        for picture in pictures
-        if picture.image_id in truth
+        pairwise_iou(truth[found.image_id], found.boxes_xyxy[best_first(found.scores)])
+        for found in proposals
+        if len(truth[found.image_id])
     ]
     total = sum(map(len, truth.values()))
-    # Compared in float32, so that an IoU of exactly 0.7 reaches the threshold 0.7.
+    # Compare in float32, so that an IoU of exactly 0.7 reaches the threshold 0.7.
     thresholds = IOU_THRESHOLDS.astype(np.float32)
     figures = {}
     for count in PROPOSAL_COUNTS:
@@ -112,7 +110,7 @@ def fast_recall(
 def pairwise_iou(
     boxes_xyxy: Float[ndarray, "G 4"], others_xyxy: Float[ndarray, "n 4"]
 ) -> Float[ndarray, "G n"]:
-    """float32 IoU of all pairs, in the reference's order of operations."""
+    """Return the float32 IoU of all pairs, in the reference's order of operations."""
     boxes, others = (boxes.astype(np.float32) for boxes in (boxes_xyxy, others_xyxy))
     low = np.maximum(boxes[:, None, :2], others[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
@@ -123,10 +121,10 @@ def pairwise_iou(
 
 
 def greedy_match(ious: Float[ndarray, "G n"]) -> Float[ndarray, " G"]:
-    """IoU with which each box is found, greedily by IoU, in the order in which they are found.
+    """Return the IoU with which each box is found, in the order in which the boxes are found.
 
-    Each round takes the largest entry of the matrix (the first of equal ones) and strikes out its
-    row and column; boxes for which no proposal is left get -1.
+    Each round takes the largest entry of the matrix (the first of equal ones) and removes its row
+    and column. Boxes without a proposal left get -1.
     """
     left = ious.copy()
     found = np.full(len(ious), -1, np.float32)
@@ -138,78 +136,44 @@ def greedy_match(ious: Float[ndarray, "G n"]) -> Float[ndarray, " G"]:
     return found
 
 
-def recall_table(figures: dict[str, float]) -> Table:
-    """The figures of `evaluate` as a table that explains itself."""
-    from rich.table import Table
-
-    table = Table(
-        title="Average recall (AR) of the proposals",
-        caption="AR: share of the ground-truth boxes found, mean over IoU 0.50, 0.55 .. 0.95. "
-        "proposal: COCOeval without categories. proposal_fast: greedy match by IoU, the measure "
-        "of the published AR1000. Both leave crowd boxes out. A dash: not measured, or no such "
-        "box.",
-        caption_justify="left",
-    )
-    table.add_column("figure")
-    table.add_column("counted")
-    table.add_column("proposal", justify="right")
-    table.add_column("proposal_fast", justify="right")
-    for name, meaning in MEANINGS.items():
-        table.add_row(name, meaning, *map(_cell, (figures.get(name), figures.get(f"fast_{name}"))))
-    return table
+def check_split(split: str, pictures: Sequence[Picture], remedy: str) -> None:
+    """Raise UserError, before any inference, if a split has no box to find."""
+    if not _has_box_to_find(pictures):
+        raise UserError(f"split '{split}': has no box to find, or only crowds; {remedy}")
 
 
-def check_split(split: str, annotations: dict[str, Any], remedy: str) -> None:
-    """Refuse, before any inference, a split that has no box to find; raises UserError."""
-    if not _has_box_to_find(annotations):
-        raise UserError(f"split '{split}': has no box to find, or crowds alone; {remedy}")
+def _has_box_to_find(pictures: Sequence[Picture]) -> bool:
+    return not all(picture.objects.is_crowd.all() for picture in pictures)
 
 
-def _has_box_to_find(annotations: dict[str, Any]) -> bool:
-    return not all(annotation.get("iscrowd", 0) for annotation in annotations["annotations"])
-
-
-def _check(annotations: dict[str, Any], pictures: Sequence[PictureProposals]) -> None:
-    for key in ("images", "annotations"):
-        if not isinstance(annotations.get(key), list):
-            raise UserError(f"annotations: '{key}' is no list; recall needs ground truth as COCO's")
-    if not _has_box_to_find(annotations):
-        raise UserError("annotations: hold no box but crowds, so there is no recall to measure")
-    known = {image["id"] for image in annotations["images"]}
-    for annotation in annotations["annotations"]:
-        if annotation["image_id"] not in known:
-            raise UserError(
-                f"annotation {annotation.get('id')}: image_id {annotation['image_id']} is none of "
-                "the images'"
-            )
+def _check(pictures: Sequence[Picture], proposals: Sequence[PictureProposals]) -> None:
+    if not _has_box_to_find(pictures):
+        raise UserError("ground truth: has no box, or only crowds, so recall is undefined")
+    known = {picture.image_id for picture in pictures}
     seen: set[int] = set()
-    for picture in pictures:
-        if picture.image_id not in known:
-            raise UserError(f"proposals of image {picture.image_id}: no such id in the annotations")
-        if picture.image_id in seen:
-            raise UserError(f"proposals of image {picture.image_id}: there are two sets; give one")
-        seen.add(picture.image_id)
+    for found in proposals:
+        where = f"proposals of image {found.image_id}"
+        if found.image_id not in known:
+            raise UserError(f"{where}: the ground truth has no image with this id")
+        if found.image_id in seen:
+            raise UserError(f"{where}: there are two sets. Pass one for each image")
+        seen.add(found.image_id)
 
 
-def _ground_truth_xyxy(annotations: dict[str, Any]) -> dict[int, Float[ndarray, "G 4"]]:
-    boxes = defaultdict(list)
-    for annotation in annotations["annotations"]:
-        if not (annotation.get("iscrowd", 0) or annotation.get("ignore", 0)):
-            x, y, width, height = annotation["bbox"]
-            boxes[annotation["image_id"]].append((x, y, x + width, y + height))
-    return {image_id: np.array(rows, np.float32) for image_id, rows in boxes.items()}
+def _boxes_to_find(objects: Objects) -> Float[ndarray, "G 4"]:
+    boxes_xywh = objects.boxes_xywh[~(objects.is_crowd | objects.is_difficult)]
+    corners = (boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:])
+    return np.concatenate(corners, axis=1).astype(np.float32)
 
 
 def _coco_recall_by_area(
-    annotations: dict[str, Any], pictures: Sequence[PictureProposals], count: int
+    pictures: Sequence[Picture], proposals: Sequence[PictureProposals], count: int
 ) -> dict[str, float]:
-    from pycocotools.cocoeval import COCOeval
-
-    truth = _class_agnostic(annotations)
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress.
+    images = [{"id": picture.image_id} for picture in pictures]
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         evaluator = COCOeval(
-            _coco(annotations["images"], truth),
-            _coco(annotations["images"], _detections_that_can_match(truth, pictures, count)),
+            _coco(images, _coco_truth(pictures)),
+            _coco(images, _detections_that_can_match(pictures, proposals, count)),
             "bbox",
         )
         evaluator.params.useCats = 0
@@ -224,9 +188,7 @@ def _coco_recall_by_area(
     }
 
 
-def _coco(images: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> Any:
-    from pycocotools.coco import COCO
-
+def _coco(images: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> COCO:
     coco = COCO()
     coco.dataset = {
         "images": images,
@@ -237,57 +199,60 @@ def _coco(images: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> An
     return coco
 
 
-def _class_agnostic(annotations: dict[str, Any]) -> list[dict[str, Any]]:
-    # Ids from 1: COCOeval takes a box with id 0 for "no match".
+def _coco_truth(pictures: Sequence[Picture]) -> list[dict[str, Any]]:
+    """Return the annotations of pycocotools, all of one category."""
+    rows = [
+        (picture.image_id, *values)
+        for picture in pictures
+        for values in zip(
+            picture.objects.boxes_xywh.tolist(),
+            picture.objects.areas.tolist(),
+            picture.objects.is_crowd.tolist(),
+            strict=True,
+        )
+    ]
+    # Ids start at 1, because COCOeval treats a match with id 0 as no match.
     return [
         {
             "id": number,
-            "image_id": annotation["image_id"],
+            "image_id": image_id,
             "category_id": 1,
-            "bbox": annotation["bbox"],
-            "area": annotation.get("area", annotation["bbox"][2] * annotation["bbox"][3]),
-            "iscrowd": annotation.get("iscrowd", 0),
+            "bbox": bbox,
+            "area": area,
+            "iscrowd": int(is_crowd),
         }
-        for number, annotation in enumerate(annotations["annotations"], start=1)
+        for number, (image_id, bbox, area, is_crowd) in enumerate(rows, start=1)
     ]
 
 
 def _detections_that_can_match(
-    truth: list[dict[str, Any]], pictures: Sequence[PictureProposals], count: int
+    pictures: Sequence[Picture], proposals: Sequence[PictureProposals], count: int
 ) -> list[dict[str, Any]]:
-    """Of each picture's ``count`` best proposals those that reach the lowest threshold.
+    """Return those of each picture's ``count`` best proposals that reach the lowest threshold.
 
-    The others match at no threshold, so they change no recall; COCOeval would spend most of its
-    time and memory on them, one by one, in Python.
+    The others match at no threshold, so they do not change the recall. COCOeval would spend most
+    of its time and memory on them, in Python loops.
     """
-    from pycocotools import mask
-
-    boxes_xywh = defaultdict(list)
-    for annotation in truth:
-        if not annotation["iscrowd"]:
-            boxes_xywh[annotation["image_id"]].append(annotation["bbox"])
+    objects = {picture.image_id: picture.objects for picture in pictures}
     detections: list[dict[str, Any]] = []
-    for picture in pictures:
-        truth_xywh = np.array(boxes_xywh[picture.image_id], np.float64)
-        if not len(truth_xywh) or not len(picture.scores):
+    for found in proposals:
+        of_picture = objects[found.image_id]
+        truth_xywh = of_picture.boxes_xywh[~of_picture.is_crowd]
+        if not len(truth_xywh) or not len(found.scores):
             continue
-        best = best_first(picture.scores)[:count]
-        found_xywh = to_xywh(picture.boxes_xyxy[best])
+        best = best_first(found.scores)[:count]
+        found_xywh = to_xywh(found.boxes_xyxy[best])
         ious = mask.iou(found_xywh, truth_xywh, [0] * len(truth_xywh))
         for index in np.flatnonzero(ious.max(axis=1) >= IOU_THRESHOLDS[0]):
             width, height = found_xywh[index, 2:]
             detections.append(
                 {
                     "id": len(detections) + 1,
-                    "image_id": picture.image_id,
+                    "image_id": found.image_id,
                     "category_id": 1,
                     "bbox": found_xywh[index].tolist(),
                     "area": width * height,
-                    "score": float(picture.scores[best[index]]),
+                    "score": float(found.scores[best[index]]),
                 }
             )
     return detections
-
-
-def _cell(figure: float | None) -> str:
-    return "-" if figure is None or math.isnan(figure) else f"{figure:.3f}"

@@ -22,7 +22,8 @@ from rpn_jax.config import (
 from rpn_jax.data.catalog import open_dataset
 from rpn_jax.data.dataset import Dataset
 from rpn_jax.data.on_device import finish_resize
-from rpn_jax.data.pipeline import batch_shapes, prefetch, steps_per_epoch, train_batches
+from rpn_jax.data.pipeline import prefetch, train_batches
+from rpn_jax.data.plan import TrainingPlan, plan_training
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation.recall import check_split
 from rpn_jax.files import write_json
@@ -56,12 +57,13 @@ def train_run(config: Config, task: Task, workdir: Path, resume: bool, console: 
     data, train = config.data, config.train
     check_divisible("data.batch_size", data.batch_size)
     train_data = open_dataset(data, data.train_split)
-    epoch_steps = steps_per_epoch(train_data, data)
+    plan = plan_training(train_data, data)
+    epoch_steps = plan.epoch_steps
     last_step = epoch_steps * train.epochs
     eval_data = open_dataset(data, data.eval_split) if train.eval_every else None
     if eval_data is not None:
         remedy = "Use another --data.eval-split or --train.eval-every 0."
-        check_split(data.eval_split, eval_data.annotations, remedy)
+        check_split(data.eval_split, eval_data.pictures, remedy)
     eval_steps = _eval_steps(train, epoch_steps)
     shapes = variable_shapes(config)
     trainable = trainable_parameters(shapes["params"], config.model.backbone)
@@ -98,7 +100,7 @@ def train_run(config: Config, task: Task, workdir: Path, resume: bool, console: 
         )
         should_stop = stack.enter_context(stop_on_signals(console))
         _record(config, workdir, console)
-        _print_start(config, train_data, epoch_steps, done, console)
+        _print_start(config, plan, done, console)
 
         def evaluate(state: TrainState) -> Figures:
             assert eval_data is not None
@@ -124,8 +126,8 @@ def train_run(config: Config, task: Task, workdir: Path, resume: bool, console: 
 
         # Loop over the epochs.
         if done < last_step:
-            batches = prefetch(train_batches(train_data, data, train.seed, done), _to_devices)
-            compiled = compile_steps(step, state, batch_shapes(train_data, data), log)
+            batches = prefetch(train_batches(train_data, plan, train.seed, done), _to_devices)
+            compiled = compile_steps(step, state, plan.batch_shapes(), log)
         while done < last_step and not should_stop():
             log.restart_clock()
             steps = epoch_steps - done % epoch_steps
@@ -186,16 +188,15 @@ def _record(config: Config, workdir: Path, console: Console) -> None:
     write_json(workdir / ENVIRONMENT_FILE, environment())
 
 
-def _print_start(
-    config: Config, dataset: Dataset, epoch_steps: int, done: int, console: Console
-) -> None:
+def _print_start(config: Config, plan: TrainingPlan, done: int, console: Console) -> None:
     devices = jax.local_devices()
-    boxes = sum(len(picture.boxes_xyxy) for picture in dataset.pictures)
+    counts = plan.layout.box_counts
     _say(
         console,
         f"training {config.name} on {len(devices)} x {devices[0].device_kind}: "
-        f"{len(dataset.pictures)} pictures with {boxes} boxes in '{config.data.train_split}', "
-        f"{config.train.epochs} epochs of {epoch_steps} steps of {config.data.batch_size} pictures",
+        f"{len(counts)} pictures with {counts.sum()} boxes in '{config.data.train_split}', "
+        f"{config.train.epochs} epochs of {plan.epoch_steps} steps "
+        f"of {config.data.batch_size} pictures",
     )
     backbone = config.model.backbone
     if done:

@@ -13,8 +13,9 @@ from rich.table import Table
 
 from rpn_jax.config import Config
 from rpn_jax.data.dataset import Dataset
-from rpn_jax.evaluation.recall import PROPOSAL_COUNTS, recall_table
+from rpn_jax.evaluation.recall import BEST_BY, RECALL_FIGURES
 from rpn_jax.evaluation.recall import evaluate as evaluate_recall
+from rpn_jax.evaluation.tables import recall_line, recall_table
 from rpn_jax.inference.proposer import make_propose_function, propose_with_progress
 from rpn_jax.structures import Variables
 from rpn_jax.training.objectives import rpn_loss_function
@@ -48,20 +49,17 @@ def rpn_task(config: Config) -> Task:
 
     def evaluate(variables: Variables, dataset: Dataset, console: Console) -> Figures:
         results = propose_with_progress(propose_function, variables, dataset, config, console)
-        return evaluate_recall(dataset.annotations, results)
+        return evaluate_recall(dataset.pictures, results)
 
-    recalls = tuple(f"AR@{count}" for count in PROPOSAL_COUNTS)
     return Task(
         loss_function=loss_function,
         evaluate=evaluate,
-        best_by=recalls[-1],
-        summary=lambda figures: (
-            ", ".join(f"{name} {figures[name]:.3f}" for name in recalls) + " (proposal)"
-        ),
+        best_by=BEST_BY,
+        summary=recall_line,
         table=recall_table,
         curves={
             "loss": ("loss", "loss_rpn_cls", "loss_rpn_bbox"),
             "learning rate": ("learning_rate",),
-            "average recall (protocol proposal)": recalls,
+            "average recall (protocol proposal)": RECALL_FIGURES,
         },
     )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+
+from rpn_jax.data.dataset import Picture
 
 
 def picture(index: int, height: int, width: int) -> np.ndarray:
@@ -26,6 +29,31 @@ def box_entry(number: int, image_id: int, bbox: Any, **more: Any) -> dict[str, A
     if "area" not in more and isinstance(bbox, list) and len(bbox) == 4:
         entry["area"] = bbox[2] * bbox[3]
     return {**entry, **more}
+
+
+def coco_annotations(
+    pictures: Sequence[Picture], category_ids: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Return the 'annotations' of a COCO file that hold all the ground truth of the pictures."""
+    return [
+        {
+            "id": int(number),
+            "image_id": picture.image_id,
+            "category_id": category_ids[label],
+            "bbox": bbox.tolist(),
+            "area": float(area),
+            "iscrowd": int(is_crowd),
+        }
+        for picture in pictures
+        for number, label, bbox, area, is_crowd in zip(
+            picture.objects.ids,
+            picture.objects.labels,
+            picture.objects.boxes_xywh,
+            picture.objects.areas,
+            picture.objects.is_crowd,
+            strict=True,
+        )
+    ]
 
 
 def write_coco_folder(

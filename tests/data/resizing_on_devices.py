@@ -16,13 +16,15 @@ from rpn_jax.config import replace
 from rpn_jax.data.catalog import open_dataset
 from rpn_jax.data.on_device import finish_resize
 from rpn_jax.data.pipeline import train_batches
+from rpn_jax.data.plan import plan_training
 from rpn_jax.training.metrics import METRICS_FILE
 from rpn_jax.training.step import split_batch
 
 
 def shard_shape(data):
     dataset = open_dataset(data, data.train_split)
-    batch = finish_resize(split_batch(next(train_batches(dataset, data, seed=0, first_step=0))))
+    plan = plan_training(dataset, data)
+    batch = finish_resize(split_batch(next(train_batches(dataset, plan, seed=0, first_step=0))))
     (shape,) = {shard.data.shape for shard in batch.images.addressable_shards}
     return shape
 

@@ -10,6 +10,7 @@ import pytest
 from rpn_jax.config import DataConfig
 from rpn_jax.data.catalog import open_dataset
 from rpn_jax.data.coco import CocoFolder
+from rpn_jax.data.dataset import training_box_counts, training_boxes
 from rpn_jax.errors import UserError
 from tests.data.coco_folder import (
     annotation_file,
@@ -25,9 +26,8 @@ BCCD = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "bccd"
 def refusal(root, **options) -> str:
     with pytest.raises(UserError) as caught:
         CocoFolder(root, **{"split": "train", "clip_boxes": False, **options})
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
 def test_pictures_and_boxes(tmp_path):
@@ -40,12 +40,12 @@ def test_pictures_and_boxes(tmp_path):
     dataset = CocoFolder(write_coco_folder(tmp_path, images, boxes), "train", clip_boxes=False)
     assert [p.image_id for p in dataset.pictures] == [7, 3, 9]
     assert [(p.height, p.width) for p in dataset.pictures] == [(40, 60), (50, 30), (40, 60)]
-    np.testing.assert_array_equal(dataset.pictures[0].boxes_xyxy, [[0, 0, 60, 40]])
+    np.testing.assert_array_equal(training_boxes(dataset.pictures[0])[0], [[0, 0, 60, 40]])
     np.testing.assert_array_equal(
-        dataset.pictures[1].boxes_xyxy, [[1.5, 2, 11.5, 22], [5, 6, 12.25, 14]]
+        training_boxes(dataset.pictures[1])[0], [[1.5, 2, 11.5, 22], [5, 6, 12.25, 14]]
     )
-    assert dataset.pictures[2].boxes_xyxy.shape == (0, 4)
-    assert all(p.boxes_xyxy.dtype == np.float32 for p in dataset.pictures)
+    assert training_boxes(dataset.pictures[2])[0].shape == (0, 4)
+    assert all(training_boxes(p)[0].dtype == np.float32 for p in dataset.pictures)
     np.testing.assert_array_equal(dataset.load_image(1), picture(1, 50, 30))
 
 
@@ -64,16 +64,24 @@ def test_which_boxes_are_trained_on(tmp_path):
     ]
     root = write_coco_folder(tmp_path, [image_entry(1)], boxes)
     dataset = CocoFolder(root, "train", clip_boxes=False)
-    np.testing.assert_array_equal(dataset.pictures[0].boxes_xyxy, [[1, 1, 10, 10], [2, 2, 3, 3]])
+    (picture,) = dataset.pictures
+    np.testing.assert_array_equal(training_boxes(picture)[0], [[1, 1, 10, 10], [2, 2, 3, 3]])
+    np.testing.assert_array_equal(training_box_counts([picture, picture]), [2, 2])
     # Evaluation needs the others too.
-    assert dataset.annotations == json.loads(annotation_file(root).read_text())
+    np.testing.assert_array_equal(picture.objects.boxes_xywh, [box["bbox"] for box in boxes])
+    assert picture.objects.ids.tolist() == [*range(1, 11)]
+    assert picture.objects.areas.tolist() == [box["area"] for box in boxes]
+    assert (np.flatnonzero(picture.objects.is_crowd) + 1).tolist() == [2, 9]
+    assert (np.flatnonzero(picture.objects.is_difficult) + 1).tolist() == [3, 10]
 
 
 def test_area_and_crowd_that_are_left_out_are_filled_in(tmp_path):
     box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}
     dataset = CocoFolder(write_coco_folder(tmp_path, [image_entry(1)], [box]), "train", False)
-    assert dataset.annotations["annotations"] == [{**box, "area": 12, "iscrowd": 0}]
-    np.testing.assert_array_equal(dataset.pictures[0].boxes_xyxy, [[1, 2, 4, 6]])
+    (picture,) = dataset.pictures
+    assert picture.objects.areas.tolist() == [12]
+    assert picture.objects.is_crowd.tolist() == [False]
+    np.testing.assert_array_equal(training_boxes(picture)[0], [[1, 2, 4, 6]])
 
 
 @pytest.mark.parametrize(
@@ -85,13 +93,13 @@ def test_box_out_of_its_picture_is_refused_or_cut(tmp_path, bbox):
     message = refusal(root)
     for part in ("instances_train.json", "annotation 12", "001.png", str(bbox), "60x40"):
         assert part in message
-    assert message.endswith("correct it, or cut such boxes with --data.clip-boxes")
+    assert message.endswith("Correct it, or clip such boxes with --data.clip-boxes")
 
     x, y, width, height = bbox
     cut = [max(x, 0), max(y, 0), min(x + width, 60), min(y + height, 40)]
     expected = [[1, 1, 6, 6]] + ([cut] if cut[0] < cut[2] else [])
     clipped = CocoFolder(root, "train", clip_boxes=True)
-    np.testing.assert_allclose(clipped.pictures[0].boxes_xyxy, expected, rtol=1e-6)
+    np.testing.assert_allclose(training_boxes(clipped.pictures[0])[0], expected, rtol=1e-6)
 
 
 def test_rounding_over_the_border_is_cut_without_complaint(tmp_path):
@@ -103,7 +111,7 @@ def test_rounding_over_the_border_is_cut_without_complaint(tmp_path):
     root = write_coco_folder(tmp_path, [image_entry(1)], boxes)
     dataset = CocoFolder(root, "train", clip_boxes=False)
     np.testing.assert_allclose(
-        dataset.pictures[0].boxes_xyxy, [[0, 0, 19.1, 19], [50, 30, 60, 40]], rtol=1e-6
+        training_boxes(dataset.pictures[0])[0], [[0, 0, 19.1, 19], [50, 30, 60, 40]], rtol=1e-6
     )
 
 
@@ -111,11 +119,12 @@ def test_crowd_out_of_its_picture_does_not_matter(tmp_path):
     root = write_coco_folder(
         tmp_path, [image_entry(1)], [box_entry(1, 1, [50, 0, 30, 9], iscrowd=1)]
     )
-    assert len(CocoFolder(root, "train", clip_boxes=False).pictures[0].boxes_xyxy) == 0
+    (picture,) = CocoFolder(root, "train", clip_boxes=False).pictures
+    assert len(training_boxes(picture)[0]) == 0
 
 
 @pytest.mark.parametrize(
-    ("broken", "told"),
+    ("broken", "message"),
     [
         ({"bbox": [1, 2, 3]}, "annotation 5: 'bbox' is [1, 2, 3], must be [x, y, width, height]"),
         ({"bbox": None}, "annotation 5: 'bbox' is None"),
@@ -134,47 +143,108 @@ def test_crowd_out_of_its_picture_does_not_matter(tmp_path):
         ({"iscrowd": None}, "annotation 5: 'iscrowd' is None, must be 0 or 1"),
         ({"ignore": 2}, "annotation 5: 'ignore' is 2, must be 0 or 1"),
         ({"id": None}, "annotation number 1 must be an object with a whole 'id'"),
-        ({"id": 4}, "two annotations have the id 4; ids must differ"),
+        ({"category_id": 7}, "annotation 5: 'category_id' is 7, but the file has no such category"),
+        ({"id": 2**63}, "annotation number 1 must be an object with a whole 'id'"),
+        ({"bbox": [1, 2, float("inf"), 4]}, "annotation 5: 'bbox' is [1, 2, inf, 4]"),
+        ({"id": 4}, "two annotations have the id 4. Ids must differ"),
     ],
 )
-def test_broken_annotation_is_named(tmp_path, broken, told):
+def test_broken_annotation_is_named(tmp_path, broken, message):
     boxes = [box_entry(4, 1, [1, 2, 3, 4]), {**box_entry(5, 1, [1, 2, 3, 4]), **broken}]
     root = write_coco_folder(tmp_path, [image_entry(1)], boxes)
-    assert refusal(root).startswith(f"{annotation_file(root)}: {told}")
+    assert refusal(root).startswith(f"{annotation_file(root)}: {message}")
 
 
 @pytest.mark.parametrize(
-    ("broken", "told"),
+    ("broken", "message"),
     [
         ({"height": "40"}, "image number 1: 'height' is '40', must be a whole number"),
         ({"width": 0}, "image number 1: 'width' is 0, must be 1 or more"),
         ({"file_name": None}, "image number 1: 'file_name' is None, must be a text"),
         ({"id": "a"}, "image number 1: 'id' is 'a', must be a whole number"),
-        ({"id": 1}, "two images have the id 1; ids must differ"),
+        ({"id": 1}, "two images have the id 1. Ids must differ"),
     ],
 )
-def test_broken_image_is_named(tmp_path, broken, told):
+def test_broken_image_is_named(tmp_path, broken, message):
     root = write_coco_folder(tmp_path, [image_entry(1), image_entry(2)], [])
     coco = json.loads(annotation_file(root).read_text())
     coco["images"][1].update(broken)
     annotation_file(root).write_text(json.dumps(coco))
-    assert refusal(root) == f"{annotation_file(root)}: {told}"
+    assert refusal(root) == f"{annotation_file(root)}: {message}"
+
+
+def write_categories(root, categories):
+    coco = json.loads(annotation_file(root).read_text())
+    if categories is None:
+        del coco["categories"]
+    else:
+        coco["categories"] = categories
+    annotation_file(root).write_text(json.dumps(coco))
+
+
+def test_labels_are_positions_in_the_list_of_categories(tmp_path):
+    boxes = [box_entry(k, 1, [1, 1, 9, 9], category_id=k) for k in (3, 90, 7)]
+    root = write_coco_folder(tmp_path, [image_entry(1), image_entry(2)], boxes)
+    write_categories(
+        root, [{"id": 7, "name": "a"}, {"id": 90, "name": "b"}, {"id": 3, "name": "c"}]
+    )
+    dataset = CocoFolder(root, "train", clip_boxes=False)
+    assert dataset.class_names == ("a", "b", "c")
+    assert dataset.category_ids == (7, 90, 3)
+    assert dataset.pictures[0].objects.labels.tolist() == [2, 1, 0]
+    assert training_boxes(dataset.pictures[0])[1].tolist() == [2, 1, 0]
+
+
+@pytest.mark.parametrize("categories", [None, []])
+def test_without_categories_all_boxes_are_of_one_class(tmp_path, categories):
+    boxes = [box_entry(1, 1, [1, 1, 9, 9], category_id=5)]
+    root = write_coco_folder(tmp_path, [image_entry(1)], boxes)
+    write_categories(root, categories)
+    dataset = CocoFolder(root, "train", clip_boxes=False)
+    assert (dataset.class_names, dataset.category_ids) == (("object",), (1,))
+    assert dataset.pictures[0].objects.labels.tolist() == [0]
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("categories", "message"),
+    [
+        ([3], "category number 0 is 3: must be an object"),
+        ([{"id": "1", "name": "x"}], "category number 0: 'id' is '1', must be a whole number"),
+        ([{"id": 1}], "category number 0: 'name' is None, must be a text"),
+        ([{"id": 1, "name": "x"}] * 2, "two categories have the id 1. Ids must differ"),
+    ],
+)
+def test_broken_category_is_named(tmp_path, categories, message):
+    root = write_coco_folder(tmp_path, [image_entry(1)], [])
+    write_categories(root, categories)
+    assert refusal(root) == f"{annotation_file(root)}: {message}"
+
+
+def test_values_that_only_python_reads_are_accepted_in_unused_fields(tmp_path):
+    box = box_entry(1, 1, [1, 1, 9, 9], score=float("nan"))
+    root = write_coco_folder(tmp_path, [image_entry(1)], [box])
+    assert "NaN" in annotation_file(root).read_text()
+    (picture,) = CocoFolder(root, "train", clip_boxes=False).pictures
+    np.testing.assert_array_equal(training_boxes(picture)[0], [[1, 1, 10, 10]])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
     [
         ("{", "is not JSON (Expecting"),
-        ("[]", "is no COCO file, it has no list 'images'"),
-        ('{"images": []}', "is no COCO file, it has no list 'annotations'"),
-        ('{"images": {}, "annotations": []}', "is no COCO file, it has no list 'images'"),
+        ("[]", "is not a COCO file, because it has no list 'images'"),
+        ('{"images": []}', "is not a COCO file, because it has no list 'annotations'"),
+        (
+            '{"images": {}, "annotations": []}',
+            "is not a COCO file, because it has no list 'images'",
+        ),
         ('{"images": [3], "annotations": []}', "image number 0 is 3: must be an object"),
     ],
 )
-def test_file_that_is_no_ground_truth_is_refused(tmp_path, text, told):
+def test_file_that_is_no_ground_truth_is_refused(tmp_path, text, message):
     root = write_coco_folder(tmp_path, [image_entry(1)], [])
     annotation_file(root).write_text(text)
-    assert refusal(root).startswith(f"{annotation_file(root)}: {told}")
+    assert refusal(root).startswith(f"{annotation_file(root)}: {message}")
 
 
 def test_missing_folders_and_splits_are_named(tmp_path):
@@ -221,7 +291,7 @@ def test_wrong_pixels_are_told_when_loaded(tmp_path):
     root = write_coco_folder(tmp_path, [image_entry(1), image_entry(2)], [])
     dataset = CocoFolder(root, "train", clip_boxes=False)
     (root / "train" / "001.png").write_text("no picture")
-    with pytest.raises(UserError, match=r"^.*train/001\.png: is no picture that OpenCV can read$"):
+    with pytest.raises(UserError, match=r"^.*train/001\.png: is not a picture that OpenCV can"):
         dataset.load_image(0)
     write_coco_folder(tmp_path / "other", [image_entry(2, 60, 40)], [])
     (tmp_path / "other" / "train" / "002.png").rename(root / "train" / "002.png")
@@ -237,8 +307,9 @@ def test_wrong_pixels_are_told_when_loaded(tmp_path):
 def test_bccd():
     dataset = open_dataset(DataConfig(root=str(BCCD)), "test")
     assert len(dataset.pictures) == 72
-    assert sum(len(p.boxes_xyxy) for p in dataset.pictures) == 945
+    assert training_box_counts(dataset.pictures).sum() == 945
     assert dataset.load_image(0).shape == (480, 640, 3)
-    first = dataset.annotations["annotations"][0]
-    x, y, width, height = first["bbox"]
-    np.testing.assert_array_equal(dataset.pictures[0].boxes_xyxy[0], [x, y, x + width, y + height])
+    assert set(dataset.class_names) == {"RBC", "WBC", "Platelets"}
+    x, y, width, height = dataset.pictures[0].objects.boxes_xywh[0]
+    boxes_xyxy, _ = training_boxes(dataset.pictures[0])
+    np.testing.assert_array_equal(boxes_xyxy[0], [x, y, x + width, y + height])

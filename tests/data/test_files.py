@@ -67,20 +67,19 @@ def test_sizes_are_known_without_decoding_and_right(folder):
     dataset = PictureFiles(find_pictures([str(folder)]))
     assert [(p.height, p.width) for p in dataset.pictures] == [(31, 17), (20, 30), (8, 9)]
     assert [p.image_id for p in dataset.pictures] == [1, 2, 3]
-    assert [entry["id"] for entry in dataset.annotations["images"]] == [1, 2, 3]
     for index, entry in enumerate(dataset.pictures):
         assert dataset.load_image(index).shape == (entry.height, entry.width, 3)
-        assert entry.boxes_xyxy.shape == (0, 4)
+        assert entry.objects.boxes_xywh.shape == (0, 4)
 
 
 def test_named_file_that_is_no_picture_is_refused(folder):
-    with pytest.raises(UserError, match=r"notes\.txt: is no picture$"):
+    with pytest.raises(UserError, match=r"notes\.txt: is not a picture$"):
         PictureFiles([folder / "notes.txt"])
 
 
 def test_every_header_is_read_before_any_picture(folder):
     (folder / "z.jpg").write_bytes((folder / "b.jpg").read_bytes()[:20])
-    with pytest.raises(UserError, match=r"z\.jpg: is no picture$"):
+    with pytest.raises(UserError, match=r"z\.jpg: is not a picture$"):
         PictureFiles(find_pictures([str(folder)]))
 
 

@@ -101,9 +101,9 @@ def test_jpeg_equals_opencv(tmp_path):
 def test_what_is_no_picture_is_refused(tmp_path, data):
     path = tmp_path / "a.jpg"
     path.write_bytes(data)
-    with pytest.raises(UserError, match=r"^.*a\.jpg: is no picture that OpenCV can read$"):
+    with pytest.raises(UserError, match=r"^.*a\.jpg: is not a picture that OpenCV can read$"):
         read_image(path)
-    with pytest.raises(UserError, match=r"^.*a\.jpg: is no picture$"):
+    with pytest.raises(UserError, match=r"^.*a\.jpg: is not a picture$"):
         image_size(path, str(path))
 
 
@@ -111,7 +111,7 @@ def test_what_is_no_picture_is_refused(tmp_path, data):
 @pytest.mark.parametrize("share", [0.5, 0.9])
 def test_a_picture_that_breaks_off_is_refused(kind, share):
     data = encoded(picture(0, 240, 400), kind)
-    with pytest.raises(UserError, match=r"^a: is no picture that OpenCV can read$"):
+    with pytest.raises(UserError, match=r"^a: is not a picture that OpenCV can read$"):
         decode_image(data[: int(len(data) * share)], "a")
 
 
@@ -127,7 +127,7 @@ def test_the_header_of_a_panorama_is_read_without_a_warning():
 
 
 def test_more_pixels_than_opencv_reads_are_told():
-    with pytest.raises(UserError, match=r"^a: is no picture that OpenCV can read \(pixels <= "):
+    with pytest.raises(UserError, match=r"^a: is not a picture that OpenCV can read \(pixels <= "):
         decode_image(bmp_of_size(40_000, 40_000), "a")
 
 
@@ -136,7 +136,7 @@ def test_more_pixels_than_opencv_reads_are_told():
 def test_broken_exif_is_told(kind, exif):
     file = io.BytesIO()
     Image.fromarray(picture(0, 24, 40)).save(file, kind, exif=exif)
-    with pytest.raises(UserError, match=r"^a: its header or EXIF .*; save the picture anew$"):
+    with pytest.raises(UserError, match=r"^a: its header or EXIF .*; save the picture again$"):
         image_size(file, "a")
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rpn_jax.config import DataConfig
-from rpn_jax.data import pipeline
+from rpn_jax.data import pipeline, plan
 from rpn_jax.data.coco import CocoFolder
 from rpn_jax.data.dataset import Picture
 from rpn_jax.data.on_device import finish_resize
@@ -43,7 +43,9 @@ def dataset(tmp_path_factory):
 
 
 def trained_on(dataset, config, count=8):
-    return list(islice(pipeline.train_batches(dataset, config, seed=0, first_step=1), count))
+    planned = plan.plan_training(dataset, config)
+    batches = pipeline.train_batches(dataset, planned, seed=0, first_step=1)
+    return list(islice(batches, count))
 
 
 def assert_same_but_for_a_grey_level(batch, other):
@@ -102,7 +104,7 @@ def test_originals_travel_as_decoded_on_a_canvas_that_holds_the_largest(dataset)
     [([(1, 1)], (128, 128)), ([(128, 129)], (128, 256)), ([(480, 640), (640, 427)], (640, 640))],
 )
 def test_canvas_of_originals(sizes, canvas):
-    pictures = [Picture(1, "a", *size, np.zeros((0, 4), np.float32)) for size in sizes]
+    pictures = [Picture(1, "a", *size) for size in sizes]
     assert pipeline.originals_canvas(pictures) == canvas
 
 
@@ -110,12 +112,13 @@ def test_the_step_is_compiled_for_the_same_shapes_both_ways(dataset):
     def described(batch):
         return [(leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(batch)]
 
-    assert list(map(described, pipeline.batch_shapes(dataset, DEVICE))) == list(
-        map(described, pipeline.batch_shapes(dataset, HOST))
+    on_device, stated = (
+        [described(shapes) for shapes in plan.plan_training(dataset, config).batch_shapes()]
+        for config in (DEVICE, HOST)
     )
-    told = [described(shapes) for shapes in pipeline.batch_shapes(dataset, HOST)]
+    assert on_device == stated
     for source in trained_on(dataset, DEVICE):
-        assert described(finish_resize(jax.device_put(source))) in told
+        assert described(finish_resize(jax.device_put(source))) in stated
 
 
 def test_a_broken_picture_reaches_the_caller_as_user_error(tmp_path):
@@ -124,5 +127,5 @@ def test_a_broken_picture_reaches_the_caller_as_user_error(tmp_path):
     root = write_coco_folder(tmp_path, images, boxes)
     folder = CocoFolder(root, "train", clip_boxes=False)
     (root / "train" / "004.png").write_text("no picture")
-    with pytest.raises(UserError, match=r"^[^\n]*004\.png: is no picture that OpenCV can read$"):
+    with pytest.raises(UserError, match=r"^[^\n]*004\.png: is not a picture that OpenCV can read$"):
         list(pipeline.eval_batches(folder, DEVICE))

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from rpn_jax.config import DataConfig
-from rpn_jax.data import pipeline
+from rpn_jax.data import pipeline, plan
 from rpn_jax.data.catalog import open_dataset
 from rpn_jax.data.coco import CocoFolder
-from rpn_jax.data.dataset import Picture
+from rpn_jax.data.dataset import Picture, training_boxes
 from rpn_jax.errors import UserError
 from tests.data.coco_folder import box_entry, image_entry, write_coco_folder
 
@@ -42,8 +42,12 @@ def dataset(tmp_path_factory):
     return CocoFolder(root, "train", clip_boxes=False)
 
 
+def train_batches(dataset, config, seed=0, first_step=0):
+    return pipeline.train_batches(dataset, plan.plan_training(dataset, config), seed, first_step)
+
+
 def take(dataset, count, seed=0, first_step=0, config=CONFIG):
-    return list(islice(pipeline.train_batches(dataset, config, seed, first_step), count))
+    return list(islice(train_batches(dataset, config, seed, first_step), count))
 
 
 def assert_equal(batch, other):
@@ -51,34 +55,34 @@ def assert_equal(batch, other):
 
 
 def test_smallest_bucket_that_holds_a_picture():
-    def of(height, width):
-        return Picture(1, "a", height, width, np.zeros((0, 4), np.float32))
-
-    # 40x60 becomes 64x96, 60x40 96x64, 50x50 64x64, 30x40 64x85.
-    pictures = [of(40, 60), of(60, 40), of(50, 50), of(30, 40), of(51, 50)]
-    np.testing.assert_array_equal(pipeline.assign_buckets(pictures, CONFIG), [1, 0, 2, 1, 0])
+    sizes = [(40, 60), (60, 40), (50, 50), (30, 40), (51, 50)]
+    layout = plan.plan_layout([Picture(1, "a", *size) for size in sizes], CONFIG)
+    resized = [(64, 96), (96, 64), (64, 64), (64, 85), (65, 64)]
+    np.testing.assert_array_equal(layout.sizes, resized)
+    np.testing.assert_array_equal(layout.buckets, [1, 0, 2, 1, 0])
 
 
 def test_exact_padding_adds_a_bucket_for_each_size_that_occurs(dataset):
     """The resized sizes are multiples of 32 already, so nothing is added to them."""
     config = replace(CONFIG, buckets=((96, 96),))
-    exact = pipeline.with_exact_padding(dataset, config)
+    exact = plan.with_exact_padding(dataset, config)
     assert exact == replace(config, buckets=((64, 64), (64, 96), (96, 64), (96, 96)))
 
 
 def test_only_large_pictures_with_boxes_are_trained_on(dataset):
-    np.testing.assert_array_equal(pipeline.training_indices(dataset, CONFIG), range(9))
+    def trained(config):
+        return sorted(np.concatenate(plan.plan_training(dataset, config).groups).tolist())
+
+    assert trained(CONFIG) == [*range(9)]
     # Both sides count: the last picture has 20x30 pixels.
-    between = replace(CONFIG, min_image_size=25)
-    np.testing.assert_array_equal(pipeline.training_indices(dataset, between), range(9))
-    with_small = replace(CONFIG, min_image_size=20)
-    np.testing.assert_array_equal(pipeline.training_indices(dataset, with_small), [*range(9), 10])
+    assert trained(replace(CONFIG, min_image_size=25)) == [*range(9)]
+    assert trained(replace(CONFIG, min_image_size=20)) == [*range(9), 10]
     with pytest.raises(UserError, match=r"none of 11 has .* data\.min_image_size = 1000 pixels$"):
-        pipeline.train_batches(dataset, replace(CONFIG, min_image_size=1000), 0, 0)
+        plan.plan_training(dataset, replace(CONFIG, min_image_size=1000))
 
 
 def test_an_epoch_shows_every_picture_in_full_batches_of_one_bucket(dataset):
-    steps = pipeline.steps_per_epoch(dataset, CONFIG)
+    steps = plan.plan_training(dataset, CONFIG).epoch_steps
     assert steps == 2 + 1 + 1  # 5 landscape, 3 portrait, 1 square, 4 a batch
     shapes = {(64, 96, 3): {0, 1, 2, 3, 4}, (96, 64, 3): {5, 6, 7}, (64, 64, 3): {8}}
     for epoch in range(3):
@@ -96,8 +100,8 @@ def test_an_epoch_shows_every_picture_in_full_batches_of_one_bucket(dataset):
 
 def test_order_and_flips_change_with_epoch_and_seed(dataset):
     def order(seed, epoch):
-        plan = pipeline.plan_epoch([np.arange(50)], 4, 0.5, seed, epoch)
-        return plan.indices.tolist(), plan.flips.tolist()
+        planned = plan.plan_epoch([np.arange(50)], 4, 0.5, seed, epoch)
+        return planned.indices.tolist(), planned.flips.tolist()
 
     assert order(0, 0) == order(0, 0)
     assert len({str(order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4
@@ -105,16 +109,16 @@ def test_order_and_flips_change_with_epoch_and_seed(dataset):
 
 
 def test_the_pictures_of_a_batch_change_and_are_flipped_one_by_one():
-    epochs = [pipeline.plan_epoch([np.arange(40)], 4, 0.5, 0, epoch) for epoch in (0, 1)]
-    together = [{frozenset(row) for row in plan.indices.tolist()} for plan in epochs]
+    epochs = [plan.plan_epoch([np.arange(40)], 4, 0.5, 0, epoch) for epoch in (0, 1)]
+    together = [{frozenset(row) for row in each.indices.tolist()} for each in epochs]
     assert together[0] != together[1]
-    flips = np.concatenate([plan.flips for plan in epochs])
+    flips = np.concatenate([each.flips for each in epochs])
     assert (flips.any(axis=1) & ~flips.all(axis=1)).any()
 
 
 def test_batches_of_buckets_are_mixed():
     groups = [np.arange(40), np.arange(40, 80)]
-    first = pipeline.plan_epoch(groups, 4, 0.5, 0, 0).indices[:, 0] < 40
+    first = plan.plan_epoch(groups, 4, 0.5, 0, 0).indices[:, 0] < 40
     assert sorted(first.tolist()) != first.tolist()
     assert sorted(first.tolist(), reverse=True) != first.tolist()
 
@@ -132,7 +136,7 @@ def test_resumed_run_sees_what_an_uninterrupted_one_would(dataset, threads):
 def expected_picture(dataset, index, flipped):
     """Resized with OpenCV, and its boxes, worked out by hand for pictures of 40x60."""
     image = cv2.resize(dataset.load_image(index), (96, 64), interpolation=cv2.INTER_LINEAR)
-    x1, y1, x2, y2 = (dataset.pictures[index].boxes_xyxy * 1.6).T
+    x1, y1, x2, y2 = (training_boxes(dataset.pictures[index])[0] * 1.6).T
     if flipped:
         image, x1, x2 = cv2.flip(image, 1), 96 - x2, 96 - x1
     return image, np.stack([x1, y1, x2, y2], axis=1)
@@ -178,7 +182,8 @@ def test_boxes_are_padded_to_a_multiple_of_eight(tmp_path):
     for count, padded in ((0, 8), (1, 8), (8, 8), (9, 16)):
         boxes = [box_entry(k + 1, 1, [k, 0, 9, 9]) for k in range(count)]
         root = write_coco_folder(tmp_path, [image_entry(1)], boxes)
-        assert pipeline.padded_boxes(CocoFolder(root, "train", clip_boxes=False)) == padded
+        pictures = CocoFolder(root, "train", clip_boxes=False).pictures
+        assert plan.plan_layout(pictures, CONFIG).num_boxes == padded
 
 
 def test_shapes_for_compilation_are_those_of_the_batches(dataset):
@@ -186,12 +191,12 @@ def test_shapes_for_compilation_are_those_of_the_batches(dataset):
         return tuple((leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(batch))
 
     seen = {described(batch) for batch in take(dataset, 4)}
-    told = [described(shapes) for shapes in pipeline.batch_shapes(dataset, CONFIG)]
-    assert len(told) == 3
-    assert set(told) == seen
+    stated = [described(shapes) for shapes in plan.plan_training(dataset, CONFIG).batch_shapes()]
+    assert len(stated) == 3
+    assert set(stated) == seen
     # A bucket that only pictures without boxes would use is not compiled.
     wide = replace(CONFIG, buckets=(*CONFIG.buckets, (96, 96)))
-    assert len(pipeline.batch_shapes(dataset, wide)) == 3
+    assert len(plan.plan_training(dataset, wide).batch_shapes()) == 3
 
 
 def test_evaluation_shows_every_picture_once_in_order(dataset):
@@ -220,9 +225,9 @@ def test_a_broken_picture_reaches_the_caller_as_user_error(tmp_path):
     root = write_coco_folder(tmp_path, images, boxes)
     folder = CocoFolder(root, "train", clip_boxes=False)
     (root / "train" / "004.png").write_text("no picture")
-    with pytest.raises(UserError, match=r"^[^\n]*004\.png: is no picture that OpenCV can read$"):
+    with pytest.raises(UserError, match=r"^[^\n]*004\.png: is not a picture that OpenCV can read$"):
         take(folder, 2)
-    with pytest.raises(UserError, match=r"^[^\n]*004\.png: is no picture that OpenCV can read$"):
+    with pytest.raises(UserError, match=r"^[^\n]*004\.png: is not a picture that OpenCV can read$"):
         list(pipeline.eval_batches(folder, CONFIG))
 
 
@@ -259,9 +264,10 @@ def test_bccd_in_small():
         loader_threads=2,
     )
     train = open_dataset(config, "train")
-    assert pipeline.steps_per_epoch(train, config) == 52  # 205 pictures
-    assert len(pipeline.batch_shapes(train, config)) == 1
-    batch = next(pipeline.train_batches(train, config, seed=0, first_step=0))
+    planned = plan.plan_training(train, config)
+    assert planned.epoch_steps == 52  # 205 pictures
+    assert len(planned.batch_shapes()) == 1
+    batch = next(train_batches(train, config))
     assert batch.images.shape == (4, 256, 320, 3)
     assert batch.images.dtype == np.uint8
     assert not batch.images[:, 240:].any()

@@ -6,6 +6,7 @@ import pytest
 from rpn_jax.config import DataConfig
 from rpn_jax.data import shapes
 from rpn_jax.data.catalog import open_dataset
+from rpn_jax.data.dataset import training_boxes
 from rpn_jax.errors import UserError
 
 
@@ -25,20 +26,20 @@ def box_iou(a: np.ndarray, b: np.ndarray) -> float:
     return overlap / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - overlap)
 
 
-def test_a_picture_depends_on_split_and_index_alone(held_out):
+def test_a_picture_depends_only_on_split_and_index(held_out):
     again = shapes.Shapes("eval")
     for index in (0, 7, 7, 3):  # in any order, any number of times
         np.testing.assert_array_equal(held_out.load_image(index), again.load_image(index))
-        np.testing.assert_array_equal(
-            held_out.pictures[index].boxes_xyxy, again.pictures[index].boxes_xyxy
-        )
+        one, other = (each.pictures[index].objects for each in (held_out, again))
+        np.testing.assert_array_equal(one.boxes_xywh, other.boxes_xywh)
+        np.testing.assert_array_equal(one.labels, other.labels)
     alone = shapes.draw_scene(shapes.plan_scene("eval", 7))
     np.testing.assert_array_equal(alone, held_out.load_image(7))
 
 
 def test_no_picture_is_in_both_splits_or_twice(train, held_out):
     scenes = [
-        tuple(picture.boxes_xyxy.ravel().tolist())
+        tuple(picture.objects.boxes_xywh.ravel().tolist())
         for picture in (*train.pictures, *held_out.pictures)
     ]
     assert len(set(scenes)) == len(scenes) == sum(shapes.SPLIT_SIZES.values())
@@ -48,13 +49,14 @@ def test_no_picture_is_in_both_splits_or_twice(train, held_out):
 def test_sizes_and_boxes(train, held_out):
     for picture in (*train.pictures, *held_out.pictures):
         assert (picture.height, picture.width) in {(240, 320), (320, 240)}
-        x1, y1, x2, y2 = picture.boxes_xyxy.T
+        boxes_xyxy, _ = training_boxes(picture)
+        x1, y1, x2, y2 = boxes_xyxy.T
         assert (x1 >= 0).all()
         assert (y1 >= 0).all()
         assert (x2 <= picture.width).all()
         assert (y2 <= picture.height).all()
         assert (np.minimum(x2 - x1, y2 - y1) >= shapes.MIN_SIDE).all()
-        assert 1 <= len(picture.boxes_xyxy) < shapes.FIGURES[1]
+        assert 1 <= len(boxes_xyxy) < shapes.FIGURES[1]
     portraits = np.mean([picture.height > picture.width for picture in train.pictures])
     assert 0.15 < portraits < 0.35
     image = held_out.load_image(0)
@@ -90,7 +92,7 @@ def test_enough_of_each_figure_can_be_seen():
 
 def test_it_is_hard_enough(train):
     """Several figures, of many sizes and kinds, that overlap."""
-    boxes = [picture.boxes_xyxy for picture in train.pictures]
+    boxes = [training_boxes(picture)[0] for picture in train.pictures]
     sides = np.concatenate([np.sqrt(np.prod(b[:, 2:] - b[:, :2], axis=1)) for b in boxes])
     assert len(sides) > 4 * len(boxes)
     small, large = np.mean(sides < 64), np.mean(sides > 96)
@@ -102,22 +104,19 @@ def test_it_is_hard_enough(train):
         for position, box in enumerate(of_picture)
     )
     assert overlapping > 0.2 * len(sides)
-    kinds = {annotation["category_id"] for annotation in train.annotations["annotations"]}
-    assert kinds == {category["id"] for category in train.annotations["categories"]}
+    labels = np.concatenate([picture.objects.labels for picture in train.pictures])
+    assert set(labels.tolist()) == set(range(len(train.class_names)))
 
 
-def test_ground_truth_is_what_is_trained_on(held_out):
-    for picture in held_out.pictures:
-        of_picture = [
-            [x, y, x + width, y + height]
-            for annotation in held_out.annotations["annotations"]
-            if annotation["image_id"] == picture.image_id
-            for x, y, width, height in [annotation["bbox"]]
-        ]
-        np.testing.assert_array_equal(picture.boxes_xyxy, of_picture)
-    ids = [annotation["id"] for annotation in held_out.annotations["annotations"]]
-    assert len(set(ids)) == len(ids)
-    assert min(ids) == 1
+def test_all_objects_are_trained_on(held_out):
+    for picture, scene in zip(held_out.pictures, held_out._scenes, strict=True):
+        boxes_xyxy, labels = training_boxes(picture)
+        expected = np.array([figure.box_xyxy for figure in scene.figures]).reshape(-1, 4)
+        np.testing.assert_array_equal(boxes_xyxy, expected)
+        kinds = [held_out.class_names[label] for label in labels]
+        assert kinds == [figure.kind for figure in scene.figures]
+    ids = np.concatenate([picture.objects.ids for picture in held_out.pictures])
+    assert ids.tolist() == [*range(1, len(ids) + 1)]
 
 
 def test_other_splits_are_refused():

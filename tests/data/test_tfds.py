@@ -11,6 +11,7 @@ import pytest
 
 from rpn_jax.config import DataConfig
 from rpn_jax.data.catalog import open_dataset
+from rpn_jax.data.dataset import training_boxes
 from rpn_jax.errors import UserError
 from tests.data.coco_folder import picture
 
@@ -90,11 +91,15 @@ def test_records_become_pictures_in_pixels(monkeypatch, root, split, count):
     assert [p.image_id for p in dataset.pictures] == [101, 102][:count]
     assert (dataset.pictures[0].height, dataset.pictures[0].width) == (40, 80)
     # (ymin, xmin, ymax, xmax) shares of 40 x 80 pixels; the crowd is left out.
-    np.testing.assert_allclose(dataset.pictures[0].boxes_xyxy, [[8, 10, 48, 30]], rtol=1e-6)
+    np.testing.assert_allclose(training_boxes(dataset.pictures[0])[0], [[8, 10, 48, 30]], rtol=1e-6)
     np.testing.assert_array_equal(dataset.load_image(0), picture(1, 40, 80))
-    crowd = [annotation["iscrowd"] for annotation in dataset.annotations["annotations"]]
-    assert crowd == [0, 1]
-    assert dataset.annotations["categories"][1] == {"id": 2, "name": "bicycle"}
+    objects = dataset.pictures[0].objects
+    np.testing.assert_allclose(objects.boxes_xywh, [[8, 10, 40, 20], [0, 0, 80, 40]], rtol=1e-6)
+    assert objects.is_crowd.tolist() == [False, True]
+    assert objects.labels.tolist() == [0, 1]
+    assert objects.ids.tolist() == [10, 11]
+    assert dataset.class_names == ("person", "bicycle")
+    assert dataset.category_ids == (1, 2)
 
 
 def test_missing_package_names_the_extra(monkeypatch, root):
@@ -111,4 +116,4 @@ def test_what_is_missing_is_named(monkeypatch, root, tmp_path):
         f"split 'test': {root / 'coco' / '2017' / '1.1.0'} has the splits train, validation"
     )
     install(monkeypatch, random_access=False)
-    assert refusal(root).endswith("prepare coco/2017 with file_format='array_record'")
+    assert refusal(root).endswith("Prepare coco/2017 with file_format='array_record'")

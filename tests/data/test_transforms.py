@@ -21,14 +21,15 @@ from rpn_jax.data import transforms
         ((1, 5000), (1333, 800), (1, 1333)),  # never without pixels
     ],
 )
-def test_resized_size_by_hand(size, scale, expected):
-    assert transforms.resized_size(*size, scale) == expected
+def test_resized_sizes_by_hand(size, scale, expected):
+    assert transforms.resized_sizes(np.array([size]), scale).tolist() == [[*expected]]
 
 
-def test_resized_size_fits_and_keeps_ratio():
+def test_resized_sizes_fits_and_keeps_ratio():
     rng = np.random.default_rng(0)
-    for height, width in rng.integers(100, 3000, (300, 2)):
-        rows, columns = transforms.resized_size(int(height), int(width), (1333, 800))
+    sizes = rng.integers(100, 3000, (300, 2))
+    resized = transforms.resized_sizes(sizes, (1333, 800))
+    for (height, width), (rows, columns) in zip(sizes, resized, strict=True):
         assert max(rows, columns) <= 1333
         assert min(rows, columns) <= 800
         assert max(rows, columns) == 1333 or min(rows, columns) == 800
@@ -74,7 +75,7 @@ def test_resize_boxes_scales_each_axis_and_stays_inside():
 def test_rounding_moves_no_box_over_the_border():
     """In float32, the factor times the old width exceeds the new width for 3 of these widths."""
     for width in range(100, 200):
-        size = transforms.resized_size(480, width, (1333, 800))
+        (size,) = transforms.resized_sizes(np.array([(480, width)]), (1333, 800)).tolist()
         factors = transforms.scale_factors((480, width), size)
         (box,) = transforms.resize_boxes(np.float32([[0, 0, width, 480]]), factors, size)
         assert box[2] <= size[1]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from rpn_jax.data.dataset import Objects, Picture
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation.recall import (
     IOU_THRESHOLDS,
@@ -21,22 +22,54 @@ from rpn_jax.evaluation.recall import (
     fast_recall,
     greedy_match,
     pairwise_iou,
-    recall_table,
 )
+from rpn_jax.evaluation.tables import recall_line, recall_table
 from rpn_jax.files import json_figures
 from rpn_jax.inference.results import PictureProposals
 
 
-def truth_of(boxes_xywh: dict[int, list[list[float]]], **extra: Any) -> dict[str, Any]:
-    """A COCO dict without categories; ``extra`` goes into every annotation."""
-    rows = [(image_id, box) for image_id, boxes in boxes_xywh.items() for box in boxes]
-    return {
-        "images": [{"id": image_id} for image_id in boxes_xywh],
-        "annotations": [
-            {"id": number, "image_id": image_id, "bbox": box, **extra}
-            for number, (image_id, box) in enumerate(rows)
-        ],
-    }
+def truth_of(
+    boxes_xywh: dict[int, list[list[float]]], is_crowd: bool = False, is_difficult: bool = False
+) -> list[Picture]:
+    """Return pictures with boxes by their id. The flags are those of every box."""
+    return [
+        picture_of(
+            image_id,
+            [
+                {
+                    "id": number,
+                    "bbox": box,
+                    "area": box[2] * box[3],
+                    "iscrowd": is_crowd,
+                    "ignore": is_difficult,
+                }
+                for number, box in enumerate(boxes)
+            ],
+        )
+        for image_id, boxes in boxes_xywh.items()
+    ]
+
+
+def picture_of(image_id: int, annotations: list[dict[str, Any]]) -> Picture:
+    def column(name: str, dtype: type) -> np.ndarray:
+        return np.array([annotation.get(name, 0) for annotation in annotations], dtype)
+
+    objects = Objects(
+        boxes_xywh=column("bbox", np.float64).reshape(-1, 4),
+        labels=column("category_id", np.int32),
+        is_crowd=column("iscrowd", bool),
+        is_difficult=column("ignore", bool),
+        areas=column("area", np.float64),
+        ids=column("id", np.int64),
+    )
+    return Picture(image_id, f"{image_id}.png", 600, 600, objects)
+
+
+def pictures_of(coco: dict[str, Any]) -> list[Picture]:
+    return [
+        picture_of(image["id"], [a for a in coco["annotations"] if a["image_id"] == image["id"]])
+        for image in coco["images"]
+    ]
 
 
 def proposals_of(image_id: int, boxes_xyxy: Any, scores: Any) -> PictureProposals:
@@ -159,7 +192,7 @@ def test_coco_recall_equals_cocoeval_on_every_proposal(
     seed: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     annotations, pictures = random_case(seed, proposals=350)
-    figures = coco_recall(annotations, pictures)
+    figures = coco_recall(pictures_of(annotations), pictures)
     assert capsys.readouterr().out == ""
     assert figures == pytest.approx(plain_cocoeval(annotations, pictures), abs=1e-9)
     assert figures["AR@100"] < figures["AR@300"] < figures["AR@1000"]
@@ -168,7 +201,7 @@ def test_coco_recall_equals_cocoeval_on_every_proposal(
 @pytest.mark.parametrize("seed", range(3))
 def test_fast_recall_equals_a_plain_loop(seed: int) -> None:
     annotations, pictures = random_case(seed, proposals=120)
-    figures = fast_recall(annotations, pictures)
+    figures = fast_recall(pictures_of(annotations), pictures)
     for count in (100, 300):
         expected = loop_fast_recall(annotations, pictures, count)
         assert figures[f"fast_AR@{count}"] == pytest.approx(expected, abs=1e-9)
@@ -207,18 +240,22 @@ def test_a_count_takes_the_best_scores_only() -> None:
         assert evaluate(annotations, first)[name.format(100)] == 1
 
 
-def test_only_the_fast_protocol_leaves_out_boxes_marked_ignore() -> None:
-    annotations = truth_of({1: [[0, 0, 50, 50], [100, 100, 50, 50]]})
-    annotations["annotations"][1]["ignore"] = 1
-    figures = evaluate(annotations, [proposals_of(1, [[0, 0, 50, 50]], [1])])
+def test_a_box_with_id_0_is_found_like_any_other() -> None:
+    annotations = truth_of({1: [[0, 0, 50, 50]]})
+    assert annotations[0].objects.ids.tolist() == [0]
+    assert coco_recall(annotations, [proposals_of(1, [[0, 0, 50, 50]], [1])])["AR@100"] == 1
+
+
+def test_difficult_boxes_count_in_protocol_proposal_only() -> None:
+    easy, difficult = truth_of({1: [[0, 0, 50, 50]]}), truth_of({2: [[0, 0, 9, 9]]}, False, True)
+    figures = evaluate([*easy, *difficult], [proposals_of(1, [[0, 0, 50, 50]], [1])])
     assert figures["AR@100"] == 0.5
     assert figures["fast_AR@100"] == 1
 
 
-def test_a_box_with_id_0_is_found_like_any_other() -> None:
-    annotations = truth_of({1: [[0, 0, 50, 50]]})
-    assert annotations["annotations"][0]["id"] == 0
-    assert coco_recall(annotations, [proposals_of(1, [[0, 0, 50, 50]], [1])])["AR@100"] == 1
+def test_the_line_names_the_figures_of_all_sizes() -> None:
+    figures = {"AR@100": 0.1234, "AR@300": 0.5, "AR@1000": 1.0, "AR_small@1000": math.nan}
+    assert recall_line(figures) == "AR@100 0.123, AR@300 0.500, AR@1000 1.000 (proposal)"
 
 
 def test_pictures_without_proposals_count_as_missed() -> None:
@@ -253,17 +290,15 @@ def test_a_size_class_without_boxes_is_nan_null_and_a_dash() -> None:
 @pytest.mark.parametrize(
     ("annotations", "pictures", "message"),
     [
-        ({"images": []}, [], "'annotations' is no list"),
-        ({"annotations": []}, [], "'images' is no list"),
-        (truth_of({1: []}), [], "no box but crowds"),
-        (truth_of({1: [[0, 0, 5, 5]]}, iscrowd=1), [], "no box but crowds"),
+        ([], [], "no box, or only crowds"),
+        (truth_of({1: []}), [], "no box, or only crowds"),
+        (truth_of({1: [[0, 0, 5, 5]]}, is_crowd=True), [], "no box, or only crowds"),
         (truth_of({1: [[0, 0, 5, 5]]}), [proposals_of(7, [], [])], "image 7"),
         (truth_of({1: [[0, 0, 5, 5]]}), [proposals_of(1, [], [])] * 2, "two sets"),
-        (truth_of({1: [[0, 0, 5, 5]]}) | {"images": [{"id": 2}]}, [], "image_id 1"),
     ],
 )
 def test_input_without_a_recall_is_refused(
-    annotations: dict[str, Any], pictures: list[PictureProposals], message: str
+    annotations: list[Picture], pictures: list[PictureProposals], message: str
 ) -> None:
     for recall in (coco_recall, fast_recall):
         with pytest.raises(UserError, match=message) as error:

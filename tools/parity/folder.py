@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rpn_jax.config import config_names, load_config
+from rpn_jax.data.coco_file import read_coco
 from rpn_jax.evaluation.recall import evaluate
 from rpn_jax.files import read_json
 from rpn_jax.inference.results import read_results
@@ -51,6 +52,6 @@ def _recall(folder: Path) -> Measured | None:
     if not folder.is_dir():
         return None
     expected = read_json(folder / "expected.json")
-    annotations = read_json(folder / "annotations.json")
-    figures = evaluate(annotations, read_results(folder / "proposals.json"))
+    truth = read_coco(folder / "annotations.json", clip_boxes=True)
+    figures = evaluate(truth.pictures, read_results(folder / "proposals.json"))
     return worst({name: abs(figures[name] - value) for name, value in expected.items()})

@@ -14,8 +14,8 @@ from jax.sharding import SingleDeviceSharding
 
 from rpn_jax.config import Config
 from rpn_jax.data.files import SUFFIXES, PictureFiles, find_pictures
-from rpn_jax.data.loading import load_picture
-from rpn_jax.data.pipeline import with_exact_padding
+from rpn_jax.data.loading import Slot, load_picture
+from rpn_jax.data.plan import plan_layout, with_exact_padding
 from rpn_jax.inference.forward import prepare_variables, run_network
 from rpn_jax.inference.proposer import Proposer
 from rpn_jax.inference.results import picture_proposals
@@ -73,7 +73,8 @@ def run(case: Case, path: Path) -> Ours:
     dataset = PictureFiles([path])
     config = replace(case.config, data=with_exact_padding(dataset, case.config.data))
     canvas = config.data.buckets[0]  # the picture's own; those of the config follow
-    batch = load_picture(dataset, 0, config.data.scale, canvas, num_boxes=0, flipped=False)
+    height, width = plan_layout(dataset.pictures, config.data).sizes[0].tolist()
+    batch = load_picture(dataset, Slot(0, (height, width), canvas, num_boxes=0))
     variables = variables_by_rule(config, case.seed)
     (proposed,) = Proposer(config, variables)([path])
     proposals = settled = proposal_rows(proposed)

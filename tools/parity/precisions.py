@@ -25,7 +25,7 @@ from rpn_jax.data.on_device import finish_resize
 from rpn_jax.data.pipeline import eval_batches
 from rpn_jax.devices import use_platform
 from rpn_jax.errors import UserError, exit_code
-from rpn_jax.evaluation.recall import PROPOSAL_COUNTS, coco_recall
+from rpn_jax.evaluation.recall import RECALL_FIGURES, coco_recall
 from rpn_jax.files import check_out_file, json_figures, write_json
 from rpn_jax.inference.forward import prepare_variables, run_network
 from rpn_jax.inference.results import PictureProposals, picture_proposals
@@ -45,7 +45,6 @@ BOX_TOLERANCE = 1.0
 """Pixels of the original that each side of a proposal that counts as found may differ by."""
 SCORE_TOLERANCE = 0.01
 """Its score may differ by this."""
-RECALLS = tuple(f"AR@{count}" for count in PROPOSAL_COUNTS)
 
 Forward = Callable[[Batch], tuple[RPNOutputs, Proposals]]
 
@@ -250,8 +249,8 @@ def _relative_l2(config: Config, own: Computed, reference: Computed) -> dict[str
 
 
 def _recalls(dataset: Dataset, pictures: list[PictureProposals]) -> dict[str, float]:
-    figures = coco_recall(dataset.annotations, pictures)
-    return {name: figures[name] for name in RECALLS}
+    figures = coco_recall(dataset.pictures, pictures)
+    return {name: figures[name] for name in RECALL_FIGURES}
 
 
 def _by_level(outputs: RPNOutputs, pictures: int) -> list[ndarray]:
@@ -278,7 +277,7 @@ def _table(rows: list[PrecisionRow], title: str) -> Table:
         box=SIMPLE,
     )
     table.add_column("precision")
-    for heading in ("best level", "worst level", "found", *RECALLS):
+    for heading in ("best level", "worst level", "found", *RECALL_FIGURES):
         table.add_column(heading, justify="right")
     for row in rows:
         best = min(row.head_outputs, key=lambda name: row.head_outputs[name])

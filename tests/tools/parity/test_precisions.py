@@ -55,7 +55,8 @@ def head_outputs(
     """All pictures' outputs, computed picture by picture, as one vector a level and kind."""
     found: dict[str, list[np.ndarray]] = {}
     for index, picture in enumerate(dataset.pictures):
-        size = transforms.resized_size(picture.height, picture.width, config.data.scale)
+        sizes = np.array([(picture.height, picture.width)])
+        (size,) = transforms.resized_sizes(sizes, config.data.scale).tolist()
         resized = transforms.resize(dataset.load_image(index), size)
         image = transforms.pad_to(resized, config.data.buckets[0])[None]
         normalized = normalize_images(jnp.asarray(image), jnp.array([size]), config.pixels)
@@ -104,7 +105,7 @@ def test_figures_equal_plain_numpy_ones(
     assert 0 < share < 1
     assert row["found"] == pytest.approx(share, abs=2e-3)
     for precision, found in (("float32", theirs), ("bfloat16", ours)):
-        expected = coco_recall(dataset.annotations, found)
+        expected = coco_recall(dataset.pictures, found)
         for count in (100, 300, 1000):
             figure = rows[precision]["recall"][f"AR@{count}"]
             assert figure == pytest.approx(expected[f"AR@{count}"], abs=0.01)

@@ -1,0 +1,155 @@
+"""The plan of the input pipeline: sizes, canvases, and the pictures of each step.
+
+A picture goes to the smallest canvas (bucket) that holds it after resizing, and a batch holds
+pictures of one bucket. All this is computed once for a dataset, over arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import jax
+import numpy as np
+
+from rpn_jax.config import CANVAS_MULTIPLE
+from rpn_jax.data.dataset import training_box_counts
+from rpn_jax.data.loading import empty_picture
+from rpn_jax.data.transforms import resized_sizes
+from rpn_jax.errors import UserError
+from rpn_jax.structures import Batch
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Int
+
+    from rpn_jax.config import DataConfig
+    from rpn_jax.data.dataset import Dataset, Picture
+
+BOXES_MULTIPLE = 8
+"""Boxes of a picture are padded to a multiple of this."""
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """How the pictures of a dataset are resized and padded."""
+
+    sizes: Int[np.ndarray, "N 2"]
+    """(height, width) of each picture after resizing, pixels."""
+    buckets: Int[np.ndarray, " N"]
+    """Position in ``config.buckets`` of the smallest bucket that holds the picture."""
+    box_counts: Int[np.ndarray, " N"]
+    """Number of boxes to train on in each picture."""
+
+    @property
+    def num_boxes(self) -> int:
+        """G of every batch: the largest number of boxes, rounded up to `BOXES_MULTIPLE`."""
+        largest = int(self.box_counts.max(initial=1))
+        return -(-largest // BOXES_MULTIPLE) * BOXES_MULTIPLE
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingPlan:
+    """All that training needs to know about its pictures before it reads them."""
+
+    config: DataConfig
+    layout: Layout
+    groups: tuple[Int[np.ndarray, " m"], ...]
+    """Positions of the pictures to train on: one array for each bucket that is used."""
+
+    @property
+    def epoch_steps(self) -> int:
+        """Training steps that show every picture at least once."""
+        return sum(-(-len(group) // self.config.batch_size) for group in self.groups)
+
+    def batch_shapes(self) -> list[Batch]:
+        """Return a `Batch` of `jax.ShapeDtypeStruct` for each used bucket, to compile ahead."""
+        canvases = [self.config.buckets[self.layout.buckets[group[0]]] for group in self.groups]
+        return [
+            jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(
+                    (self.config.batch_size, *leaf.shape[1:]), leaf.dtype
+                ),
+                empty_picture(canvas, self.layout.num_boxes, original_canvas=None),
+            )
+            for canvas in canvases
+        ]
+
+
+@dataclass(frozen=True, eq=False)
+class Epoch:
+    """The pictures that an epoch shows, in order."""
+
+    indices: Int[np.ndarray, "steps B"]
+    """Positions in the dataset; each row is of one bucket."""
+    flips: Bool[np.ndarray, "steps B"]
+    """True where a picture is flipped left to right."""
+
+
+def plan_layout(pictures: Sequence[Picture], config: DataConfig) -> Layout:
+    """Compute the resized size, the bucket and the number of boxes of each picture."""
+    sizes = _resized(pictures, config)
+    by_area = np.array(sorted(range(len(config.buckets)), key=lambda i: _area(config.buckets[i])))
+    canvases = np.array(config.buckets)[by_area]
+    fits = (sizes[:, None] <= canvases).all(axis=2)  # [pictures, buckets]
+    return Layout(sizes, by_area[fits.argmax(axis=1)], training_box_counts(pictures))
+
+
+def plan_training(dataset: Dataset, config: DataConfig) -> TrainingPlan:
+    """Plan the training on a dataset's pictures: those with a box that are not too small.
+
+    Raises:
+      UserError: there is no such picture.
+    """
+    layout = plan_layout(dataset.pictures, config)
+    shorter = np.array([min(picture.height, picture.width) for picture in dataset.pictures])
+    indices = np.flatnonzero((layout.box_counts > 0) & (shorter >= config.min_image_size))
+    if not len(indices):
+        raise UserError(
+            f"no picture to train on: none of {len(dataset.pictures)} has a box and sides of at "
+            f"least data.min_image_size = {config.min_image_size} pixels"
+        )
+    buckets = layout.buckets[indices]
+    groups = tuple(indices[buckets == bucket] for bucket in np.unique(buckets))
+    return TrainingPlan(config, layout, groups)
+
+
+def plan_epoch(
+    groups: Sequence[Int[np.ndarray, " m"]],
+    batch_size: int,
+    flip_probability: float,
+    seed: int,
+    epoch: int,
+) -> Epoch:
+    """Decide the order of an epoch, a pure function of the arguments.
+
+    The pictures of each group are shuffled and cut into batches. The last batch is filled up with
+    the group's first pictures. Then the batches of all groups are shuffled.
+    """
+    rng = np.random.default_rng((seed, epoch))
+    batches = [
+        np.resize(rng.permutation(group), (-(-len(group) // batch_size), batch_size))
+        for group in groups
+    ]
+    indices = rng.permutation(np.concatenate(batches))
+    return Epoch(indices, rng.random(indices.shape) < flip_probability)
+
+
+def with_exact_padding(dataset: Dataset, config: DataConfig) -> DataConfig:
+    """Return a config whose buckets pad every picture as little as the reference does.
+
+    Each size that occurs, rounded up to a multiple of `CANVAS_MULTIPLE`, becomes a bucket. Each
+    bucket costs a compilation.
+    """
+    tight = -(-_resized(dataset.pictures, config) // CANVAS_MULTIPLE) * CANVAS_MULTIPLE
+    canvases = [(height, width) for height, width in np.unique(tight, axis=0).tolist()]
+    return replace(config, buckets=(*canvases, *config.buckets))
+
+
+def _resized(pictures: Sequence[Picture], config: DataConfig) -> Int[np.ndarray, "N 2"]:
+    sizes = [(picture.height, picture.width) for picture in pictures]
+    return resized_sizes(np.array(sizes).reshape(-1, 2), config.scale)
+
+
+def _area(canvas: tuple[int, int]) -> int:
+    return canvas[0] * canvas[1]
