@@ -1,11 +1,13 @@
-"""The same numbers as the reference: measured against figures that the original computed.
+"""Compare this package with figures that the original implementation computed.
 
     python -m tools.parity FOLDER
 
-``cases`` reads a folder of such figures and ``weights`` fills a network by the rule they were made
-with. ``network`` runs this package on a case, ``network_rows`` measures how far it is from the
-figures; ``picture`` and ``folder`` do both for their kinds of case. Each lists its quantities
-(``quantities``) and makes rows of the table (``rows``). ``compare`` holds the arithmetic, ``ties``
-what equal scores need. ``precisions`` measures what the other precisions change, on any pictures
-and weights. The format of a case is in ``docs/parity.md``.
+- ``cases`` loads the figures and documents their format.
+- ``weights`` fills a network by the rule that the figures were computed with.
+- ``network`` runs this package on a case, and ``network_rows`` compares the results.
+- ``picture`` does both for a picture file, ``folder`` for published keys and for recall.
+- ``quantities`` and ``rows`` define what is compared and the rows of the table.
+- ``compare`` holds the arithmetic. ``ties`` orders proposals with equal scores.
+- ``precisions`` is a command of its own. It measures what `tf32` and `bfloat16` change, on any
+  pictures and weights.
 """

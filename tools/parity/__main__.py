@@ -1,4 +1,4 @@
-"""``python -m tools.parity FOLDER``: print how far this package is from the reference."""
+"""``python -m tools.parity FOLDER``: compare this package with the reference."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ from tools.parity.rows import Row, table, write_rows
 
 @dataclass(frozen=True)
 class Options:
-    """Print how far this package is from figures that the original computed.
+    """Compare this package with figures that the original computed.
 
-    Ends with 0 where every figure reaches its bar, with 1 where one does not or there is no picture
-    to measure it on, and with 2 for bad input. docs/parity.md describes the folder.
+    The exit code is 0 if every figure passes, 1 if a figure fails or a picture is missing, and 2
+    for wrong input. docs/parity.md describes the folder.
     """
 
     folder: Annotated[Path, tyro.conf.Positional] = tyro.MISSING
     """Folder of cases, NAME.npz."""
     cases: tuple[str, ...] = ()
-    """Cases to run, or 'keys' or 'recall'; all that the folder has by default."""
+    """Names of cases to run, also 'keys' and 'recall'. The default is all in the folder."""
     config: Annotated[str | None, tyro.conf.DisallowNone] = None
-    """Config of the cases, a name or path; by default each case tells its own."""
+    """Name or path of a config for all cases. The default is each case's own."""
     seed: Annotated[int | None, tyro.conf.DisallowNone] = None
-    """Seed of the cases' weights; by default each case tells its own."""
+    """Seed of the weights for all cases. The default is each case's own."""
     precision: Precision = "float32"
-    """Arithmetic of the network, whatever the configs ask for; the bars are those of float32."""
+    """Precision of the network. It replaces the configs'. The limits are those of float32."""
     picture: OptionalPath = None
-    """Picture of the cases image_*; by default the first in the folder, or in ../data/bccd/test
-    seen from it."""
+    """Picture file of the cases image_*. The default is the first in the folder, or the first in
+    FOLDER/../data/bccd/test."""
     out: OptionalPath = None
     """JSON file to write the rows to."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command on ``arguments`` (those of the process by default); returns its exit code."""
+    """Run the command on ``arguments`` (by default the process's) and return its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     return exit_code(lambda: _run(read_flags(Options(), words, "python -m tools.parity")))
 
@@ -72,14 +72,14 @@ def _run(options: Options) -> int:
         write_rows(options.out, rows)
     failed = sum(row.failed for row in rows)
     console.print(table(rows))
-    console.print(f"{failed} of {sum(row.measured is not None for row in rows)} figures miss")
+    console.print(f"{failed} of {sum(row.measured is not None for row in rows)} figures fail")
     if without_picture:
-        console.print(f"not measured for want of a --picture: {', '.join(without_picture)}")
+        console.print(f"not measured, pass --picture: {', '.join(without_picture)}")
     return int(failed > 0 or bool(without_picture))
 
 
 def _chosen(options: Options) -> list[str]:
-    """Names of what to run."""
+    """Return the names of the cases to run, also 'keys' and 'recall'."""
     available = [
         *(name for name in (KEYS,) if (options.folder / name).is_dir()),
         *case_names(options.folder),
@@ -91,7 +91,7 @@ def _chosen(options: Options) -> list[str]:
                 f"--cases {name}: {options.folder} has no such case{nearest(name, available)}"
             )
     if not available:
-        raise UserError(f"{options.folder}: holds no case, that is no NAME.npz")
+        raise UserError(f"{options.folder}: contains no case, that is no file NAME.npz")
     return list(options.cases) or available
 
 

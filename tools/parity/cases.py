@@ -131,10 +131,12 @@ class Case:
     @property
     def outputs(self) -> RPNOutputs:
         """The reference's head outputs, in this package's layout."""
-        objectness = (_channels_last(self.fields[f"cls_{j}"]) for j in self.indexed("cls_"))
-        deltas = (_channels_last(self.fields[f"reg_{j}"]) for j in self.indexed("reg_"))
-        anchors = (level.reshape(*level.shape[:3], -1, 4) for level in deltas)
-        return RPNOutputs(tuple(map(jnp.asarray, objectness)), tuple(map(jnp.asarray, anchors)))
+        objectness = [_channels_last(self.fields[f"cls_{j}"]) for j in self.indexed("cls_")]
+        deltas = [_channels_last(self.fields[f"reg_{j}"]) for j in self.indexed("reg_")]
+        return RPNOutputs(
+            tuple(map(jnp.asarray, objectness)),
+            tuple(jnp.asarray(level.reshape(*level.shape[:3], -1, 4)) for level in deltas),
+        )
 
 
 def case_names(folder: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""The arithmetic of the comparison, in NumPy."""
+"""Arithmetic of the comparison, in NumPy."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ if TYPE_CHECKING:
     from numpy import ndarray
 
 BOX_TOLERANCE = 0.05
-"""Pixels that each side of the same proposal may differ by."""
+"""Maximum difference of each side of two proposals that count as the same, in pixels."""
 SCORE_TOLERANCE = 1e-4
-"""Its score may differ by this."""
+"""Maximum difference of their scores."""
 ORDER_MARGIN = 1e-5
-"""Proposals whose scores differ by more than this keep their order."""
+"""Proposals whose scores differ by more than this must be in the same order."""
 SMALLEST_NORM = 1e-12
-"""Stands for the norm of zeros, so that nothing is divided by 0."""
+"""Replaces the norm of zeros, to avoid division by 0."""
 
 
 def relative_l2(ours: Float[ndarray, "..."], reference: Float[ndarray, "..."]) -> float:
-    """|ours - reference| / |reference|, in float64."""
+    """Return |ours - reference| / |reference|, computed in float64."""
     reference = reference.astype(np.float64)
     distance = float(np.linalg.norm(ours.astype(np.float64) - reference))
     return distance / max(float(np.linalg.norm(reference)), SMALLEST_NORM)
 
 
 def relative(ours: float, reference: float) -> float:
-    """|ours - reference| / |reference|."""
+    """Return |ours - reference| / |reference|."""
     return abs(ours - reference) / max(abs(reference), SMALLEST_NORM)
 
 
 def worst(figures: dict[str, float]) -> Measured:
-    """The largest figure (a NaN before all others) and its name."""
+    """Return the largest figure and its name. NaN counts as larger than all others."""
     names = list(figures)
     index = int(np.argmax([figures[name] for name in names]))
     return Measured(figures[names[index]], names[index])
@@ -45,9 +45,9 @@ def worst(figures: dict[str, float]) -> Measured:
 def compare_labels(
     ours: Int[ndarray, " K"], reference: Int[ndarray, " K"], anchors_xyxy: Float[ndarray, "K 4"]
 ) -> Measured:
-    """Number of anchors of a picture whose labels differ, and the first of them.
+    """Return how many anchors of a picture have different labels, and describe the first.
 
-    Labels are -2 absent, -1 ignored, 0 negative, k positive for box k - 1.
+    Labels: -2 no such anchor, -1 ignored, 0 negative, k positive for box k - 1.
     """
     different = np.flatnonzero(ours != reference)
     if not len(different):
@@ -59,25 +59,25 @@ def compare_labels(
 
 
 def proposal_rows(picture: PictureProposals) -> Float[ndarray, "n 5"]:
-    """The proposals of a picture as they are compared here: xyxy and score."""
+    """Return the proposals of a picture in one array: xyxy and score."""
     return np.concatenate([picture.boxes_xyxy, picture.scores[:, None]], axis=1)
 
 
 class ProposalAgreement(NamedTuple):
-    """How the proposals of one picture agree."""
+    """Agreement of two sets of proposals of one picture."""
 
     found: float
-    """Share of the same proposals among the larger of both sets."""
+    """Number of matched proposals divided by the size of the larger set."""
     out_of_order: int
-    """Proposals that come before a clearly better one."""
+    """Number of proposals that come before a clearly better one."""
     repeated: int
-    """Proposals of ours that repeat another one, beyond those that the reference repeats."""
+    """Number of repeated proposals in ours, minus those in the reference."""
 
 
 def compare_proposals(
     ours: Float[ndarray, "n 5"], reference: Float[ndarray, "m 5"]
 ) -> ProposalAgreement:
-    """Compare two sets of proposals, xyxy and score, both best first."""
+    """Compare two sets of proposals. Rows are xyxy and score, best first."""
     partners = match_proposals(ours, reference)
     most = max(len(ours), len(reference))
     return ProposalAgreement(
@@ -93,18 +93,18 @@ def match_proposals(
     box_tolerance: float = BOX_TOLERANCE,
     score_tolerance: float = SCORE_TOLERANCE,
 ) -> Int[ndarray, " m"]:
-    """For each proposal of the reference the position of the same one in ours, or -1.
+    """Return, for each proposal of the reference, the index of the same proposal in ours, or -1.
 
-    The same is within both tolerances; of several the nearest box is taken, and none is taken
-    twice.
+    Two proposals are the same if they are within both tolerances. If several are, the nearest box
+    is used. Each of ours is used once at most.
 
     Args:
-      ours: xyxy pixels and score.
-      reference: likewise; the first is matched first.
-      box_tolerance: pixels that each side may differ by.
-      score_tolerance: the score may differ by this.
+      ours: xyxy in pixels, and score.
+      reference: as ``ours``. They are matched in their order.
+      box_tolerance: maximum difference of each side, in pixels.
+      score_tolerance: maximum difference of the scores.
     """
-    by_x1 = np.argsort(ours[:, 0])  # so that few boxes need to be looked at; NaN come last
+    by_x1 = np.argsort(ours[:, 0])  # only boxes with a similar x1 are compared; NaN is last
     x1 = ours[by_x1, 0]
     firsts = np.searchsorted(x1, reference[:, 0] - 2 * box_tolerance)
     lasts = np.searchsorted(x1, reference[:, 0] + 2 * box_tolerance)
@@ -123,20 +123,20 @@ def match_proposals(
 
 
 def count_out_of_order(partners: Int[ndarray, " m"], scores: Float[ndarray, " m"]) -> int:
-    """Matched proposals that come, in ours, before one whose score is higher by the margin.
+    """Count matched proposals that come before one with a clearly higher score in ours.
 
     Args:
-      partners: of `match_proposals`.
-      scores: of the reference, descending.
+      partners: result of `match_proposals`.
+      scores: scores of the reference, descending. "Clearly" means by more than `ORDER_MARGIN`.
     """
     found = partners >= 0
     positions, scores = partners[found], scores[found].astype(np.float64)
-    # Of the scores before each row, those up to here are higher by more than the margin.
+    # For each row: the number of scores that are higher by more than the margin.
     clearly_better = np.searchsorted(-scores, -(scores + ORDER_MARGIN), side="left")
     last_of_better = np.concatenate([[-1], np.maximum.accumulate(positions)])[clearly_better]
     return int(np.count_nonzero(positions < last_of_better))
 
 
 def count_repeats(proposals: Float[ndarray, "n 5"]) -> int:
-    """Proposals that equal an earlier one in box and score."""
+    """Count the proposals that equal an earlier one in box and score."""
     return len(proposals) - len(np.unique(proposals, axis=0))

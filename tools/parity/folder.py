@@ -1,4 +1,4 @@
-"""What a folder of cases holds beside them: keys of published files, and recall figures."""
+"""Compare parameter names with published files, and recall with the reference's figures."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from tools.parity.compare import worst
 from tools.parity.rows import Bar, Measured, Row
 
 KEYS = "keys"
-"""Folder of ``CONFIG.json``: every key of a published file with its shape."""
+"""Folder with ``CONFIG.json``: every key of a published file, with its shape."""
 RECALL = "recall"
-"""Folder of annotations, proposals and their recall."""
+"""Folder with annotations, proposals and their recall."""
 COUNTER = ".num_batches_tracked"
-"""Ending of the keys that no parameter answers to: counters of training steps."""
+"""Keys with this ending count training steps and have no parameter here."""
 
 
 def keys_row(folder: Path) -> Row:
-    """Parameters, by name and shape, of every config that the folder has keys for."""
+    """Compare names and shapes of the parameters of every config that the folder has keys for."""
     files = {path.stem: path for path in sorted((folder / KEYS).glob("*.json"))}
     configs = [name for name in config_names() if name in files]
     different = {name: different_keys(name, read_json(files[name])) for name in configs}
@@ -34,7 +34,7 @@ def keys_row(folder: Path) -> Row:
 
 
 def different_keys(config: str, reference: dict[str, list[int]]) -> list[str]:
-    """Keys that only one side has, or whose shapes differ, sorted."""
+    """Return the sorted keys that only one side has, or whose shapes differ."""
     theirs = {key: tuple(shape) for key, shape in reference.items() if not key.endswith(COUNTER)}
     ours = {
         key: torch_shape(leaf.shape)
@@ -44,7 +44,7 @@ def different_keys(config: str, reference: dict[str, list[int]]) -> list[str]:
 
 
 def recall_row(folder: Path) -> Row:
-    """Every figure of recall in ``recall/expected.json``."""
+    """Compare every recall figure in ``recall/expected.json``."""
     return Row(RECALL, "average recall", Bar(1e-6), _recall(folder / RECALL))
 
 

@@ -1,4 +1,4 @@
-"""The network, its loss, its training step and its proposals on one case."""
+"""Run the network, its loss, training steps and proposals on one case."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
 SGD = OptimConfig(
     learning_rate=1e-4, momentum=0.9, weight_decay=0.05, warmup_steps=0, decay_epochs=()
 )
-"""Of the reference's three steps; the learning rate is constant."""
+"""Settings of the reference's three steps. The learning rate is constant."""
 SGD_STEPS = 3
 
 
 @dataclass(frozen=True)
 class Ours:
-    """What this package computes for a case; NumPy arrays, parameters by PyTorch's key."""
+    """Results of this package for a case: NumPy arrays; parameters by PyTorch's key."""
 
     backbone_means: list[Float[ndarray, "B C"]]
     pyramid_means: list[Float[ndarray, "B C"]]
@@ -49,20 +49,20 @@ class Ours:
     anchors: Float[ndarray, "K 4"]
     labels: Int[ndarray, "B K"]
     proposals: list[Float[ndarray, "n 5"]]
-    """xyxy and score of each picture."""
+    """xyxy and score for each picture."""
     settled_proposals: list[Float[ndarray, "n 5"]]
-    """With equal scores ordered as in the reference, see `tools.parity.ties`."""
+    """Proposals with equal scores in the reference's order, see `tools.parity.ties`."""
     loss: dict[str, float]
     gradient_norms: dict[str, float]
-    """Of the parameters that train."""
+    """L2 norm of the gradient of each trained parameter."""
     sgd_losses: list[float]
-    """Before each step and after the last; empty where the case does not ask for steps."""
+    """Loss before each step and after the last. Empty if the case has no SGD fields."""
     sgd_moves: dict[str, float]
-    """L2 distance that each parameter that trains has moved; likewise."""
+    """L2 distance that each trained parameter moved. Empty if the case has no SGD fields."""
 
 
 def run(case: Case) -> Ours:
-    """All that is compared, with one compilation of the training step."""
+    """Compute everything that is compared. The training step is compiled once."""
     variables = variables_by_rule(case.config, case.seed)
     trainable = trainable_parameters(variables["params"], case.config.model.backbone)
     optimizer, _ = build_optimizer(SGD, trainable, steps_per_epoch=1, batch_size=1)
@@ -97,7 +97,7 @@ def run(case: Case) -> Ours:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class StepResult:
-    """What one training step computes on the way."""
+    """Intermediate results of one training step."""
 
     outputs: RPNOutputs
     backbone_means: list[Float[Array, "B C"]]
@@ -107,7 +107,7 @@ class StepResult:
 
     @property
     def total(self) -> float:
-        """The loss that is minimised."""
+        """The sum of the loss terms."""
         return float(sum(self.loss.values()))
 
 
@@ -118,7 +118,7 @@ Step = Callable[[Variables, optax.OptState], tuple[StepResult, Variables, optax.
 
 def _training_step(case: Case, optimizer: optax.GradientTransformation) -> Step:
     model = RPN(case.config.model)
-    # No anchor is left to chance: every one is sampled, so any key does.
+    # Every anchor is sampled, so the result does not depend on this key.
     rng = jax.random.key(0)
 
     @jax.jit
@@ -147,7 +147,7 @@ def _training_step(case: Case, optimizer: optax.GradientTransformation) -> Step:
         result = StepResult(outputs, backbone_means, pyramid_means, loss, gradients)
         return result, moved, opt_state
 
-    # The inputs are arguments, as in training: XLA would compute with constants at compile time.
+    # Pass the inputs as arguments: with constants XLA would compute parts at compile time.
     return partial(step, tuple(map(jnp.asarray, (case.images, case.image_sizes, *case.boxes))))
 
 
@@ -158,7 +158,7 @@ def _is_trunk(module: nn.Module, method: str) -> bool:
 def _features(
     config: Config, captured: dict[str, Any]
 ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-    """(features that the backbone hands on, features that the head sees)."""
+    """Return the features that the backbone returns and those that the head receives."""
     (stages,) = captured["backbone"]["__call__"]
     if config.model.neck == "none":
         return stages[-1:], stages[-1:]
@@ -169,7 +169,7 @@ def _features(
 def _descend(
     step: Step, first: StepResult, variables: Variables, opt_state: optax.OptState
 ) -> tuple[list[float], Variables]:
-    """(losses before each step and after the last, variables after the last)."""
+    """Return the losses before each step and after the last, and the last variables."""
     losses = [first.total]
     for _ in range(SGD_STEPS):
         last = variables
@@ -179,7 +179,7 @@ def _descend(
 
 
 def _norms(tree: Any, trainable: Any) -> dict[str, float]:
-    """L2 norms, in float64, of the leaves that train, by PyTorch's key."""
+    """Return the L2 norm, in float64, of each trained parameter, by PyTorch's key."""
     leaves, trains = (flat_by_torch_key({"params": x}) for x in (tree, trainable))
     return {
         key: float(np.linalg.norm(leaf.astype(np.float64)))

@@ -1,4 +1,4 @@
-"""What the network computes on a case, measured against the reference."""
+"""Compare the network's results on a case with the reference's."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 
 def network_rows(case: Case) -> list[Row]:
-    """Run the network on a case and measure every quantity that the case holds.
+    """Run the network on a case and compare every quantity that the case has.
 
     Raises:
-      UserError: head outputs of other shapes than those of the config.
+      UserError: the shapes of the case do not match its config.
     """
     if "images" not in case.fields:
         return rows_of(case, QUANTITIES, None)
@@ -39,7 +39,7 @@ def network_rows(case: Case) -> list[Row]:
 
 
 def _check_shapes(case: Case, ours: Ours) -> None:
-    """Refuse a case of another network than its config's, before any figure is made of it."""
+    """Refuse a case whose shapes belong to another config."""
     shapes = {
         "c_mean_": [mean.shape for mean in ours.backbone_means],
         "feat_mean_": [mean.shape for mean in ours.pyramid_means],
@@ -53,7 +53,7 @@ def _check_shapes(case: Case, ours: Ours) -> None:
                 makes = list(own[j]) if j < len(own) else "no such level"
                 raise UserError(
                     f"case {case.name}: {prefix}{j} is {list(shape)}, but config "
-                    f"{case.config.name} makes {makes}; is it the config of this case?"
+                    f"{case.config.name} makes {makes}. Check the config of this case."
                 )
 
 
@@ -120,7 +120,7 @@ def _trained_names(case: Case, ours: Ours) -> Measured:
 
 
 def _by_name(names: ndarray, norms: ndarray, ours: dict[str, float]) -> Measured:
-    """The worst of the parameters that both have; the names have a row of their own."""
+    """Return the worst of the parameters that both have. The names are compared in another row."""
     shared = [
         (name, norm) for name, norm in zip(names.tolist(), norms, strict=True) if name in ours
     ]
@@ -201,4 +201,4 @@ QUANTITIES: tuple[Quantity[Ours], ...] = (
     Quantity("proposals out of order", Bar(0), PROPOSALS, _out_of_order),
     Quantity("proposals repeated", Bar(0), PROPOSALS, _repeated),
 )
-"""The rows of a case, in their order."""
+"""Quantities of a case, in the order of the rows."""

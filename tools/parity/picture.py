@@ -1,4 +1,4 @@
-"""From a picture's file to its proposals, measured against the reference's test pipeline."""
+"""Compare the proposals for a picture file with those of the reference's test pipeline."""
 
 from __future__ import annotations
 
@@ -34,34 +34,34 @@ if TYPE_CHECKING:
     from rpn_jax.structures import Batch, Variables
 
 PICTURES = Path("../data/bccd/test")
-"""Where the picture lies, seen from the folder of cases, if not there itself."""
+"""Where the picture is if it is not in the folder of cases; relative to that folder."""
 PATCH = (slice(100, 132), slice(200, 232))
-"""Rows and columns of the network's input that a case holds."""
+"""Rows and columns of the network's input that a case contains."""
 
 
 @dataclass(frozen=True)
 class Ours:
-    """What this package makes of the picture."""
+    """Results of this package for the picture."""
 
     batch: Batch
-    """The picture alone, as the network is given it."""
+    """The network's input: a batch of this picture."""
     proposals: Float[ndarray, "n 5"]
     """xyxy and score, in original pixels."""
     settled_proposals: Float[ndarray, "n 5"]
-    """With equal scores ordered as in the reference, see `tools.parity.ties`."""
+    """Proposals with equal scores in the reference's order, see `tools.parity.ties`."""
 
 
 def picture_rows(case: Case, picture: Path) -> list[Row]:
     """Run the whole pipeline on a picture file.
 
     Raises:
-      UserError: a picture that is missing or is none.
+      UserError: the file cannot be read or is not a picture.
     """
     return rows_of(case, QUANTITIES, run(case, picture))
 
 
 def default_picture(folder: Path) -> Path | None:
-    """The picture of the cases in ``folder``, the first by name there or in its usual place."""
+    """Return the first picture by name in ``folder``, or else in `PICTURES`, or None."""
     for place in (folder, folder.resolve() / PICTURES):
         if place.is_dir() and any(path.suffix.lower() in SUFFIXES for path in place.iterdir()):
             return find_pictures([str(place)])[0]
@@ -69,7 +69,7 @@ def default_picture(folder: Path) -> Path | None:
 
 
 def run(case: Case, path: Path) -> Ours:
-    """Load a picture as for the network, and propose."""
+    """Load a picture and compute its proposals."""
     dataset = PictureFiles([path])
     config = replace(case.config, data=with_exact_padding(dataset, case.config.data))
     canvas = config.data.buckets[0]  # the picture's own; those of the config follow
@@ -104,7 +104,7 @@ def _size(case: Case, ours: Ours) -> Measured:
 
 
 def _patch(case: Case, ours: Ours) -> Measured:
-    """Grey levels between the two inputs, the reference's without its normalisation."""
+    """Return the largest difference of the two inputs, without normalisation, in grey levels."""
     pixels = case.config.pixels
     patch = np.asarray(ours.batch.images)[0][PATCH].astype(np.float64)
     channels = patch[..., ::-1] if pixels.order == "bgr" else patch
@@ -138,4 +138,4 @@ QUANTITIES = (
     Quantity("proposals out of order", Bar(0), ("proposals",), _out_of_order),
     Quantity("proposals repeated", Bar(0), ("proposals",), _repeated),
 )
-"""The rows of a picture's case, in their order."""
+"""Quantities of a picture's case, in the order of the rows."""

@@ -1,4 +1,4 @@
-"""``python -m tools.parity.precisions CONFIG --weights DIR``: what the precisions change."""
+"""``python -m tools.parity.precisions CONFIG --weights DIR``: compare precisions with float32."""
 
 from __future__ import annotations
 
@@ -42,26 +42,26 @@ if TYPE_CHECKING:
 PROGRAM = "python -m tools.parity.precisions"
 REFERENCE: Precision = "float32"
 BOX_TOLERANCE = 1.0
-"""Pixels of the original that each side of a proposal that counts as found may differ by."""
+"""Maximum difference of each side of two proposals that count as the same, in original pixels."""
 SCORE_TOLERANCE = 0.01
-"""Its score may differ by this."""
+"""Maximum difference of their scores."""
 
 Forward = Callable[[Batch], tuple[RPNOutputs, Proposals]]
 
 
 @dataclass(frozen=True)
 class Options:
-    """Print what each precision changes on data.eval-split: head outputs, proposals and recall.
+    """Compare each precision with float32 on data.eval-split: head outputs, proposals, recall.
 
-    All are compared with float32 on the same pictures and weights, on one device. The config's own
-    model.precision has no effect.
+    All precisions use the same pictures and weights, on one device. The config's model.precision
+    has no effect.
     """
 
     config: Overrides
     weights: Path = tyro.MISSING
     """Folder of weights, or a work directory of 'train'."""
     precisions: tuple[Precision, ...] = ("float32", "tf32", "bfloat16")
-    """Precisions to measure; float32 is measured in any case."""
+    """Precisions to measure. float32 is always measured."""
     out: OptionalPath = None
     """JSON file to write the rows to."""
     platform: Platform = "auto"
@@ -69,29 +69,29 @@ class Options:
 
 @dataclass(frozen=True)
 class PrecisionRow:
-    """A precision beside float32."""
+    """Figures of one precision, compared with float32."""
 
     precision: Precision
     head_outputs: dict[str, float]
-    """Relative L2 of each level's objectness and deltas, over all pictures' canvases."""
+    """Relative L2 difference of each level's objectness and deltas, over all pictures."""
     found: float
-    """Share of float32's proposals that are found, see `share_found`."""
+    """Share of float32's proposals that have a partner, see `share_found`."""
     recall: dict[str, float]
-    """AR@100, AR@300 and AR@1000, protocol ``proposal``."""
+    """AR@100, AR@300 and AR@1000 by the protocol ``proposal``."""
 
 
 class Computed(NamedTuple):
-    """What a precision computes on some pictures; arrays as `_by_level` orders them."""
+    """Results of one precision on some pictures. Arrays are in the order of `_by_level`."""
 
     squared_distances: Float[ndarray, " 2L"]
-    """Sums of squares of the difference from float32's head outputs."""
+    """Sum of squared differences from float32's head outputs, by level."""
     squared_norms: Float[ndarray, " 2L"]
-    """Sums of squares of its own head outputs."""
+    """Sum of squares of this precision's head outputs, by level."""
     pictures: list[PictureProposals]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command on ``arguments`` (those of the process by default); returns its exit code."""
+    """Run the command on ``arguments`` (by default the process's) and return its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     return exit_code(lambda: _run(_parse(words)))
 
@@ -103,22 +103,20 @@ def compare_precisions(
     precisions: Sequence[Precision],
     on_pictures: Callable[[int], None],
 ) -> list[PrecisionRow]:
-    """A row for float32 and each of ``precisions``.
+    """Return a row for float32 and for each of ``precisions``.
 
     Args:
-      config: the network's config; ``config.data`` decides sizes and batches.
-      variables: its weights.
+      config: config of the network. ``config.data`` determines sizes and batches.
+      variables: weights of the network.
       dataset: pictures with ground truth.
-      precisions: beside float32.
-      on_pictures: is told how many pictures were done, batch by batch.
+      precisions: precisions to measure. float32 is always measured.
+      on_pictures: called after each batch with the number of pictures done.
 
     Raises:
-      UserError: no picture, one that cannot be read, or ground truth without a box.
+      UserError: there is no picture, a picture cannot be read, or the ground truth has no box.
     """
     if not dataset.pictures:
-        raise UserError(
-            f"data.eval_split = {config.data.eval_split!r}: holds no picture to compare on"
-        )
+        raise UserError(f"data.eval_split = {config.data.eval_split!r}: contains no pictures")
     chosen = dict.fromkeys((REFERENCE, *precisions))
     forwards = {precision: make_forward(config, variables, precision) for precision in chosen}
     batches = list(_batches(forwards, dataset, config, on_pictures))
@@ -135,7 +133,7 @@ def compare_precisions(
 
 
 def make_forward(config: Config, variables: Variables, precision: Precision) -> Forward:
-    """The compiled way of inference from a batch to head outputs and proposals, original pixels."""
+    """Return a compiled function of a batch: head outputs, and proposals in original pixels."""
     in_precision = with_precision(config, precision)
     device = SingleDeviceSharding(jax.local_devices()[0])
     prepared = prepare_variables(in_precision, variables, device)
@@ -149,9 +147,10 @@ def make_forward(config: Config, variables: Variables, precision: Precision) -> 
 
 
 def share_found(ours: list[PictureProposals], reference: list[PictureProposals]) -> float:
-    """Share of the reference's proposals found in ours, one to one; 1 where there are none.
+    """Return the share of the reference's proposals that have a partner in ours, one to one.
 
-    Found is within `BOX_TOLERANCE` and `SCORE_TOLERANCE`. Both lists hold the same pictures.
+    Partners are within `BOX_TOLERANCE` and `SCORE_TOLERANCE`. The share is 1 if the reference has
+    no proposals. Both lists must have the same pictures in the same order.
     """
     found = [
         match_proposals(proposal_rows(own), proposal_rows(theirs), BOX_TOLERANCE, SCORE_TOLERANCE)
@@ -254,7 +253,7 @@ def _recalls(dataset: Dataset, pictures: list[PictureProposals]) -> dict[str, fl
 
 
 def _by_level(outputs: RPNOutputs, pictures: int) -> list[ndarray]:
-    """float64 objectness, then deltas, of the first pictures; the others only fill up the batch."""
+    """Return objectness, then deltas, of the first pictures as float64. The rest is padding."""
     levels = (*outputs.objectness, *outputs.deltas)
     return [np.asarray(level[:pictures], np.float64) for level in levels]
 
@@ -270,9 +269,9 @@ def _table(rows: list[PrecisionRow], title: str) -> Table:
     table = Table(
         title=title,
         title_justify="left",
-        caption="Levels: relative L2 of the head outputs over all pictures. Found: share of "
-        f"{REFERENCE}'s proposals within {BOX_TOLERANCE:g} px and {SCORE_TOLERANCE:g} of score, "
-        "one to one. AR: protocol proposal.",
+        caption="Level: relative L2 difference of the head outputs over all pictures. Found: share "
+        f"of {REFERENCE}'s proposals with a partner within {BOX_TOLERANCE:g} px and a score "
+        f"difference of {SCORE_TOLERANCE:g}, one to one. AR: protocol 'proposal'.",
         caption_justify="left",
         box=SIMPLE,
     )

@@ -1,4 +1,4 @@
-"""A quantity of a case, and the rows that a list of them makes."""
+"""Quantities of a case, and their rows."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Quantity(Generic[T]):
-    """Something that is measured between a case and what this package computes for it, a T."""
+    """Compares one property of a case with this package's results of type T."""
 
     name: str
     bar: Bar
     fields: tuple[str, ...]
-    """Fields that the case must hold; ``{picture}`` stands for the number of every picture."""
+    """Fields that the case must have. ``{picture}`` stands for the number of each picture."""
     measure: Callable[[Case, T], Measured]
 
 
 def rows_of(case: Case, quantities: Sequence[Quantity[T]], ours: T | None) -> list[Row]:
-    """A row for each quantity; without figure where the case, or ``ours``, does not have it."""
+    """Return a row for each quantity. It has no figure if the case or ``ours`` lacks the data."""
     return [
         Row(
             case.name,

@@ -1,4 +1,4 @@
-"""A row of the table: a quantity, its bar, and what was measured."""
+"""Rows of the table: a quantity, its limit, and the measured figure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Measured(NamedTuple):
-    """A figure, and where it was worst."""
+    """A figure, and the place where it is worst."""
 
     value: float
     detail: str = ""
@@ -23,15 +23,15 @@ class Measured(NamedTuple):
 
 @dataclass(frozen=True)
 class Bar:
-    """What a figure must reach. NaN never does."""
+    """The limit that a figure must keep. NaN always fails."""
 
     limit: float
     unit: str = ""
     at_least: bool = False
-    """The figure must be the limit or more, where others must be the limit or less."""
+    """If true, the figure must be the limit or more. Otherwise it must be the limit or less."""
 
     def passes(self, value: float) -> bool:
-        """Whether a figure reaches the bar."""
+        """Return whether a figure keeps the limit."""
         return value >= self.limit if self.at_least else value <= self.limit
 
     def __str__(self) -> str:
@@ -46,16 +46,16 @@ class Row:
     quantity: str
     bar: Bar
     measured: Measured | None
-    """None: the case does not hold this quantity."""
+    """None if the case does not have this quantity."""
 
     @property
     def failed(self) -> bool:
-        """Measured, and short of the bar."""
+        """Whether the figure was measured and does not keep the limit."""
         return self.measured is not None and not self.bar.passes(self.measured.value)
 
 
 def table(rows: list[Row]) -> Table:
-    """All rows, in their order, for a terminal."""
+    """Return a table of all rows for a terminal."""
     from rich.box import SIMPLE
     from rich.table import Table
 
@@ -81,10 +81,10 @@ def _cells(row: Row) -> tuple[str, str, str, str]:
 
 
 def write_rows(path: Path, rows: list[Row]) -> None:
-    """Write the rows as a list of objects; ``measured`` is null where there is no finite figure.
+    """Write the rows as a list of objects. ``measured`` is null if there is no finite figure.
 
     Raises:
-      UserError: a path that cannot be written.
+      UserError: the path cannot be written.
     """
     content = [
         {

@@ -1,10 +1,12 @@
-"""Proposals with equal scores, which have no order of their own.
+"""Put proposals with equal scores into the reference's order, to compare them.
 
-Where logits are large, many sigmoids round to the same float32, 1 above all. The reference then
-sorts them as PyTorch's unstable sort happens to leave them, and NMS keeps the first of a cluster:
-the same network gives other boxes, equally good by its own scores. To compare proposals all the
-same, the outputs are changed within what their scores allow: of anchors with equal scores, those
-that the reference kept come first. Greedy NMS then keeps exactly these, if all else is equal.
+If logits are large, many sigmoids round to the same float32, mostly to 1. PyTorch's unstable sort
+leaves equal scores in an arbitrary order, and NMS keeps the first box of a cluster. Two correct
+implementations then return different boxes with the same scores.
+
+To compare them, the logits are changed without changing any score: among anchors with equal scores,
+those that the reference kept come first. Greedy NMS then keeps exactly these boxes if everything
+else is equal.
 """
 
 from __future__ import annotations
@@ -34,13 +36,13 @@ def settle_ties(
     scale_factors: Float[Array, "B 2"] | None,
     reference: Sequence[Float[ndarray, "m 5"]],
 ) -> RPNOutputs:
-    """Head outputs with the same scores, in which the reference's choice among equals comes first.
+    """Return head outputs with the same scores and the reference's order of equal scores.
 
     Args:
-      config: of the outputs.
-      outputs: of the network.
+      config: config of the network.
+      outputs: head outputs of the network.
       image_sizes: (height, width) of each resized picture, pixels.
-      scale_factors: (width, height) that the reference's boxes were divided by; None for none.
+      scale_factors: (width, height) by which the reference's boxes were divided, or None.
       reference: xyxy and score of each picture's proposals.
     """
     rows = every_proposal(config, outputs, image_sizes, scale_factors)
@@ -62,7 +64,7 @@ def every_proposal(
     image_sizes: Int[Array, "B 2"],
     scale_factors: Float[Array, "B 2"] | None,
 ) -> Float[ndarray, "B K 5"]:
-    """What each anchor would propose, xyxy and score; NaN where it does not exist."""
+    """Return the proposal of each anchor, xyxy and score, NaN if the anchor does not exist."""
     anchors = jnp.concatenate(grid_anchors(outputs.level_shapes, config.model.rpn.anchors))
     exists = anchor_validity(outputs.level_shapes, config.model.rpn.anchors, image_sizes)
     pictures = len(image_sizes)
@@ -80,9 +82,9 @@ def every_proposal(
 def lift_chosen(
     logits: Float[ndarray, " K"], scores: Float[ndarray, " K"], chosen: Bool[ndarray, " K"]
 ) -> Float[ndarray, " K"]:
-    """Each logit as the highest of those with its score, if chosen, and else as the lowest.
+    """Raise chosen logits to the highest with the same score, and lower all others to the lowest.
 
-    NaN scores are of no group; their logits stay.
+    Logits with a NaN score are returned unchanged.
     """
     _, group = np.unique(scores, return_inverse=True, equal_nan=False)
     highest = np.full(group.max() + 1, -np.inf, logits.dtype)

@@ -1,4 +1,4 @@
-"""Weights by a rule, so that two implementations share them without exchanging a file."""
+"""Fill weights by a rule. Two implementations then have the same weights without a file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def variables_by_rule(config: Config, seed: int) -> Variables:
-    """Every parameter and statistic of a config, NumPy float32, filled by `array_by_rule`."""
+    """Return all parameters and statistics of a config as float32, filled by `array_by_rule`."""
     shapes = flat_by_torch_key(variable_shapes(config))
     return nest(
         {
@@ -30,10 +30,10 @@ def variables_by_rule(config: Config, seed: int) -> Variables:
 
 
 def array_by_rule(key: str, shape: tuple[int, ...], seed: int) -> Float32[np.ndarray, "..."]:
-    """The array of a key of a published file, in PyTorch's layout, a function of its arguments.
+    """Return the array for a key of a published file, in PyTorch's layout.
 
-    Kernels are normal with a variance of gain / inputs, scales and variances of norms uniform
-    around 1 (the last scale of a bottleneck 0.3 of that), all else normal with std 0.1.
+    Kernels are normal with variance gain / inputs. Scales and variances of norms are uniform in
+    [0.5, 1.5], times 0.3 for the last norm of a bottleneck. All others are normal with std 0.1.
     """
     rng = np.random.RandomState(zlib.crc32(f"{seed}:{key}".encode()))
     if len(shape) == 4:

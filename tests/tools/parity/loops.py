@@ -1,4 +1,4 @@
-"""Plain loops to compare the suite's arithmetic with."""
+"""Plain loops as references for `tools.parity.compare`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 def loop_match(
     ours: np.ndarray, reference: np.ndarray, box_tolerance: float, score_tolerance: float
 ) -> list[int]:
-    """For each proposal of the reference the nearest free one of ours within both, or -1."""
+    """Return, for each reference proposal, the nearest unused one of ours within both, or -1."""
     taken: set[int] = set()
     partners = []
     for proposal in reference:

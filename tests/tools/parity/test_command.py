@@ -1,4 +1,4 @@
-"""The suite on a case of its own: what passes, what fails, what is absent, and how it ends."""
+"""The command on a generated case: figures that pass, fail or are absent, and exit codes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SIZES = np.array([[45, 61], [33, 20], [45, 50]], np.int32)
 
 
 def inputs() -> dict:
-    """Three pictures on a canvas of odd size; the last one without a box."""
+    """Return three pictures on a canvas of odd size. The last one has no box."""
     rng = np.random.default_rng(0)
     images = rng.standard_normal((3, 3, 45, 61)).astype(np.float32)
     boxes = np.array([[3, 4, 30, 33], [20, 8, 33, 40]], np.float32)
@@ -49,7 +49,7 @@ def inputs() -> dict:
 
 
 def fields_of(ours: Ours) -> dict[str, np.ndarray]:
-    """What this package computed, as the reference writes it."""
+    """Return this package's results as the fields of a case."""
     fields: dict[str, Any] = {
         "anchors": ours.anchors[::3],
         "anchors_stride": np.int32(3),
@@ -73,7 +73,7 @@ def fields_of(ours: Ours) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def computed() -> tuple[Case, Ours]:
-    """The case with all its fields, and what this package computes for it."""
+    """Return a case with all fields, and this package's results for it."""
     exact = replace(CONFIG, rpn_loss=replace(CONFIG.rpn_loss, samples_per_image=0))
     case = Case("odd", exact, 7, {**inputs(), "sgd_losses": np.zeros(4)})
     ours = run(case)
@@ -125,7 +125,7 @@ def with_other_label(labels: np.ndarray) -> np.ndarray:
         ("proposals_1", lambda array: array + 0.06, {"proposals found"}),
     ],
 )
-def test_a_figure_that_differs_fails_its_own_row(
+def test_a_changed_figure_fails_only_its_own_row(
     computed: tuple[Case, Ours], field: str, change: Callable[..., Any], failing: set[str]
 ) -> None:
     case, ours = computed
@@ -167,13 +167,13 @@ def test_what_a_case_lacks_is_absent_and_the_rest_passes(
     assert "fail" not in found.values()
 
 
-def test_without_images_all_is_absent() -> None:
+def test_without_images_all_figures_are_absent() -> None:
     rows = network_rows(Case("none", CONFIG, 1, {}))
     assert len(rows) == len(QUANTITIES)
     assert all(row.measured is None and not row.failed for row in rows)
 
 
-def test_the_command_prints_the_table_and_ends_by_what_it_saw(
+def test_the_command_prints_the_table_and_returns_the_exit_code(
     computed: tuple[Case, Ours], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     case, _ = computed
@@ -181,9 +181,9 @@ def test_the_command_prints_the_table_and_ends_by_what_it_saw(
     kept = {k: v for k, v in case.fields.items() if not k.startswith(("sgd_", "proposals_"))}
     np.savez(tmp_path / "odd.npz", **kept)
     words = [str(tmp_path), "--out", str(tmp_path / "rows.json")]
-    told = [*words, "--config", "tiny.json", "--seed", "7"]
-    assert main(told) == 0
-    assert "0 of 8 figures miss" in capsys.readouterr().out
+    right = [*words, "--config", "tiny.json", "--seed", "7"]
+    assert main(right) == 0
+    assert "0 of 8 figures fail" in capsys.readouterr().out
     assert main([*words, "--config", "tiny.json", "--seed", "8"]) == 1
     assert "FAIL" in capsys.readouterr().out
     by_quantity = {row["quantity"]: row for row in json.loads((tmp_path / "rows.json").read_text())}
@@ -201,9 +201,7 @@ def test_the_command_prints_the_table_and_ends_by_what_it_saw(
     }
 
 
-def test_another_precision_is_measured_by_the_same_bars(
-    computed: tuple[Case, Ours], tmp_path: Path
-) -> None:
+def test_other_precisions_have_the_same_limits(computed: tuple[Case, Ours], tmp_path: Path) -> None:
     case, _ = computed
     save_config(CONFIG, tmp_path / "tiny.json")
     kept = {k: v for k, v in case.fields.items() if not k.startswith(("sgd_", "proposals_"))}
@@ -226,13 +224,13 @@ def test_a_case_of_another_network_is_refused(computed: tuple[Case, Ours]) -> No
     ("words", "message"),
     [
         (["nowhere"], "nowhere: no such folder"),
-        (["."], "holds no case"),
+        (["."], "contains no case"),
         (["cases", "--out", "."], ".: is a folder, where a file is to be written"),
         (["--cses", "a", "."], "unknown flag '--cses'; did you mean '--cases'?"),
         ([".", "--precision", "float64"], "invalid choice 'float64'"),
     ],
 )
-def test_bad_words_are_one_line(
+def test_wrong_flags_get_an_error_message_of_one_line(
     words: list[str],
     message: str,
     tmp_path: Path,
@@ -257,11 +255,11 @@ def test_bars() -> None:
     assert str(Bar(0.05, "px")) == "<= 0.05 px"
 
 
-def test_without_a_picture_its_cases_are_told_and_nothing_passes(
+def test_without_a_picture_its_cases_are_named_and_the_command_fails(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     np.savez(tmp_path / "image_mine.npz", config="rpn_demo", seed=1, proposals=np.zeros((0, 5)))
     assert main([str(tmp_path)]) == 1
     said = capsys.readouterr().out
-    assert "0 of 0 figures miss" in said
-    assert "not measured for want of a --picture: image_mine" in said
+    assert "0 of 0 figures fail" in said
+    assert "not measured, pass --picture: image_mine" in said

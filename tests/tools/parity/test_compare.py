@@ -1,4 +1,4 @@
-"""The arithmetic of the comparison, against plain loops and tables worked out by hand."""
+"""The arithmetic of the comparison, against plain loops and hand-made tables."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tools.parity.compare import (
 
 
 def random_proposals(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Many near ones: a few places, jittered by about the tolerance."""
+    """Return proposals at a few places, with noise of about the tolerance."""
     places = np.arange(40.0).reshape(8, 5)
     rows = places[rng.integers(0, 8, count)]
     rows[:, :4] += rng.normal(0, BOX_TOLERANCE, (count, 4))
@@ -49,7 +49,7 @@ def test_the_tolerances_of_parity_are_the_usual_ones() -> None:
     np.testing.assert_array_equal(match_proposals(ours, reference), expected)
 
 
-def test_matching_of_none() -> None:
+def test_matching_without_proposals() -> None:
     none, some = np.zeros((0, 5), np.float32), np.ones((3, 5), np.float32)
     assert match_proposals(none, some).tolist() == [-1, -1, -1]
     assert match_proposals(some, none).tolist() == []
@@ -82,13 +82,13 @@ def test_surplus_proposals_lower_the_share_and_a_repeated_one_is_found_once() ->
         ([], [], 0),
     ],
 )
-def test_order_counts_only_clearly_better_ones(
+def test_only_clearly_better_proposals_count_for_the_order(
     partners: list[int], scores: list[float], expected: int
 ) -> None:
     assert count_out_of_order(np.array(partners, int), np.array(scores, np.float32)) == expected
 
 
-def test_labels_tell_the_first_anchor_that_differs() -> None:
+def test_the_first_anchor_with_another_label_is_described() -> None:
     labels = np.array([-2, -1, 0, 3, 0])
     anchors = np.arange(20, dtype=np.float32).reshape(5, 4)
     assert compare_labels(labels, labels, anchors).value == 0
@@ -105,6 +105,6 @@ def test_relative_differences() -> None:
     assert relative_l2(np.ones(1), np.zeros(1)) > 1e6
 
 
-def test_the_worst_is_the_largest_and_a_nan_before_all() -> None:
+def test_the_worst_figure_is_the_largest_or_nan() -> None:
     assert worst({"a": 1.0, "b": 3.0, "c": 2.0}) == (3.0, "b")
     assert worst({"a": 1.0, "b": math.nan, "c": 2.0}).detail == "b"

@@ -1,4 +1,4 @@
-"""What the precisions change: the command's figures against plain NumPy, and how it ends."""
+"""The precisions command: its figures against plain NumPy, and its error messages."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tools.parity.precisions import main, share_found
 
 @pytest.fixture(scope="module")
 def variables(tiny_config: Config) -> Variables:
-    """Random weights; biases too, so that even a black picture has head outputs."""
+    """Return random weights and biases, so that even a black picture has head outputs."""
     rng = np.random.default_rng(0)
     start = init_variables(tiny_config, seed=0)
     noisy = jax.tree.map(lambda leaf: leaf + rng.normal(0, 0.05, leaf.shape), start)
@@ -52,7 +52,7 @@ def rows_of(words: list[str], out: Path) -> dict[str, dict[str, Any]]:
 def head_outputs(
     config: Config, variables: Variables, dataset: CocoFolder
 ) -> dict[str, np.ndarray]:
-    """All pictures' outputs, computed picture by picture, as one vector a level and kind."""
+    """Compute the outputs picture by picture. Return one vector for each level and kind."""
     found: dict[str, list[np.ndarray]] = {}
     for index, picture in enumerate(dataset.pictures):
         sizes = np.array([(picture.height, picture.width)])
@@ -115,7 +115,7 @@ def test_figures_equal_plain_numpy_ones(
     assert f"{row['found']:.2%}" in said
 
 
-def test_tf32_rounds_less_than_bfloat16_whatever_the_config_asks_for(
+def test_tf32_rounds_less_than_bfloat16_and_the_config_has_no_effect(
     words: list[str], tmp_path: Path
 ) -> None:
     rows = rows_of([*words, "--model.precision", "bfloat16"], tmp_path / "rows.json")
@@ -155,7 +155,7 @@ def test_the_share_is_of_float32_s_proposals_of_all_pictures() -> None:
         (["--out", "file/rows.json"], "folder file: cannot be written"),
     ],
 )
-def test_bad_input_is_one_line(
+def test_wrong_input_gets_an_error_message_of_one_line(
     words: list[str],
     flags: list[str],
     message: str,
@@ -171,7 +171,7 @@ def test_bad_input_is_one_line(
     assert error.count("\n") == 1
 
 
-def test_a_split_without_pictures_and_no_config_are_one_line(
+def test_an_empty_split_and_a_missing_config_get_an_error_message_of_one_line(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "annotations").mkdir()
@@ -179,9 +179,7 @@ def test_a_split_without_pictures_and_no_config_are_one_line(
     empty = json.dumps({"images": [], "annotations": [], "categories": []})
     (tmp_path / "annotations" / "instances_test.json").write_text(empty)
     assert main([*words, "--data.root", str(tmp_path)]) == 2
-    assert capsys.readouterr().err == (
-        "error: data.eval_split = 'test': holds no picture to compare on\n"
-    )
+    assert capsys.readouterr().err == ("error: data.eval_split = 'test': contains no pictures\n")
     assert main([*words, "--out", str(tmp_path)]) == 2
     assert capsys.readouterr().err == (
         f"error: {tmp_path}: is a folder. Choose the path of a file.\n"

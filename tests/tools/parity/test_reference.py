@@ -1,4 +1,4 @@
-"""Every figure of the reference, by the bars that `tools.parity` prints."""
+"""Every figure of the reference, with the limits that `tools.parity` prints."""
 
 from __future__ import annotations
 

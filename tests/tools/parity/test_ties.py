@@ -1,4 +1,4 @@
-"""Equal scores: their order may be the reference's, their scores may not change."""
+"""Equal scores get the reference's order, and no score changes."""
 
 from __future__ import annotations
 
@@ -27,13 +27,14 @@ CONFIG = Config(
         rpn=RPNHeadConfig(anchors=AnchorConfig(strides=(4,), scales=(8.0,))),
     )
 )
-"""One level: at a border, two levels may propose the same box, and no box tells which one did."""
+"""One level only. At a border two levels can propose the same box, and the box does not say which
+level it comes from."""
 propose_jitted = jax.jit(partial(propose, CONFIG))
 SATURATED = 20.0
 
 
 def outputs_with_ties(rng: np.random.Generator) -> RPNOutputs:
-    """A third of the scores is exactly 1, with logits from 17 to 23."""
+    """Return outputs of which a third of the scores is exactly 1, with logits from 17 to 23."""
     objectness, deltas = [], []
     for rows, columns in SHAPES:
         shape = (2, rows, columns, 3)
@@ -46,7 +47,7 @@ def outputs_with_ties(rng: np.random.Generator) -> RPNOutputs:
 
 
 def with_other_ties(outputs: RPNOutputs, rng: np.random.Generator) -> RPNOutputs:
-    """The same scores, the logits of the saturated ones drawn anew."""
+    """Return outputs with the same scores and other logits where the score is 1."""
     return replace(
         outputs,
         objectness=tuple(
@@ -77,7 +78,7 @@ def test_settled_ties_give_the_reference_s_proposals(seed: int, factors: jax.Arr
         np.testing.assert_array_equal(jax.nn.sigmoid(before), jax.nn.sigmoid(after))
 
 
-def test_a_proposal_that_the_network_does_not_make_stays_missing() -> None:
+def test_a_proposal_that_the_network_does_not_make_is_not_found() -> None:
     rng = np.random.default_rng(0)
     outputs = outputs_with_ties(rng)
     reference = rows_of(propose_jitted(outputs, SIZES))
@@ -100,7 +101,7 @@ def test_every_proposal_is_nan_where_no_anchor_exists() -> None:
     np.testing.assert_allclose(rows[0, :3], np.pad(first, ((0, 0), (0, 1)), constant_values=0.5))
 
 
-def test_chosen_ones_are_lifted_within_their_group_alone() -> None:
+def test_chosen_logits_are_raised_within_their_group_only() -> None:
     logits = np.array([1.0, 2.0, 3.0, 4.0, 5.0], np.float32)
     scores = np.array([0.1, 0.1, np.nan, 0.2, 0.1], np.float32)
     chosen = np.array([True, False, False, True, False])
