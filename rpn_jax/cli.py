@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar
 import tyro
 
 from rpn_jax import __version__
-from rpn_jax.benchmark.options import Options, parse_options
+from rpn_jax.benchmark.options import Options
 from rpn_jax.config import Config, config_fields, config_names, load_config
 from rpn_jax.devices import use_platform
 from rpn_jax.errors import UserError, exit_code, nearest
@@ -154,17 +154,18 @@ class Convert:
             commands.convert_to_torch(Path(self.source), self.to_torch)
 
 
+@tyro.conf.configure(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
 @dataclass(frozen=True)
-class Benchmark:
+class Benchmark(Options):
     """Measure the speed of a model's stages and its training step, and compare with PyTorch."""
 
-    options: Options
-    """Parsed without tyro, because ``python -m rpn_jax.benchmark`` must run without tyro."""
+    config: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[CONFIG]")] = None
+    """Name of a config, or path of a .py or .json file."""
 
     def run(self) -> None:
         from rpn_jax.benchmark import command
 
-        command.run(self.options)
+        command.run(self)
 
 
 @dataclass(frozen=True)
@@ -231,9 +232,7 @@ def parse(words: list[str]) -> Verb:
         problem = f"unknown verb '{name}'{hint}" if name else "no verb."
         raise UserError(f"{problem} Choose one of: {', '.join(VERBS)}. See 'rpn-jax --help'.")
     verb = VERBS[name]
-    if issubclass(verb, Benchmark):
-        return verb(parse_options(rest, f"rpn-jax {name}"))
-    if issubclass(verb, Convert | Demo):
+    if issubclass(verb, Convert | Benchmark | Demo):
         return read_flags(verb(), rest, f"rpn-jax {name}")
     config, rest = leading_config(name, rest)
     return read_flags(verb(config=config), rest, f"rpn-jax {name} CONFIG")

@@ -18,7 +18,7 @@ import pytest
 
 from rpn_jax import __version__, commands
 from rpn_jax.benchmark import command as benchmark_command
-from rpn_jax.benchmark.options import parse_options
+from rpn_jax.benchmark.options import Options
 from rpn_jax.cli import VERBS, Train, main, parse
 from rpn_jax.config import Config, config_fields, config_names, load_config, save_config
 from rpn_jax.errors import UserError
@@ -143,7 +143,9 @@ def test_demo_needs_no_arguments(work: dict[str, Mock]) -> None:
 def test_benchmark_passes_its_flags_on(work: dict[str, Mock]) -> None:
     words = [R50, "--train", "--batch-sizes", "1", "16", "--precisions", "bfloat16"]
     assert main(["benchmark", *words]) == 0
-    work["benchmark"].assert_called_once_with(parse_options(words, "any"))
+    (options,) = work["benchmark"].call_args.args
+    expected = Options(R50, train=True, batch_sizes=(1, 16), precisions=("bfloat16",))
+    assert vars(options) == vars(expected)
 
 
 @pytest.mark.parametrize(
@@ -250,9 +252,8 @@ BAD_INPUT = [
     (PROPOSE, "no picture. Name pictures"),
     ([*PROPOSE, "--draw", "-1", "a.jpg"], "--draw -1: must be 0 or more"),
     (["demo", "stray"], "stray"),
-    (["benchmark"], "name one CONFIG, or pass --all"),
-    (["benchmark", R50, "--rnus", "3"], "unknown word '--rnus'; did you mean '--runs'?"),
-    (["benchmark", R50, "--runs", "0"], "'0' must be a whole number, 1 or more"),
+    (["benchmark", R50, "--rnus", "3"], "unknown flag '--rnus'; did you mean '--runs'?"),
+    (["benchmark", R50, "--runs", "many"], "many"),
 ]
 
 

@@ -1,1 +1,4 @@
-"""Commands for developers of rpn_jax, run from a checkout."""
+"""Commands for developers of rpn_jax. They run from a checkout: ``python -m tools.NAME``.
+
+The wheel does not contain them.
+"""

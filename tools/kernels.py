@@ -1,22 +1,27 @@
-"""``python -m tools.kernels CONFIG``: what XLA makes of a program, kernel by kernel.
+"""``python -m tools.kernels CONFIG``: count the kernels that XLA compiles a program to.
 
-It needs no device of the kind that it compiles for: with ``--target`` XLA compiles for a GPU that
-is described in a file, given JAX's CUDA plugin. (XLA keeps such files, ``GpuTargetConfigProto`` as
-text, in ``xla/backends/gpu/target_config/specs``.) Nothing is timed.
+Nothing is timed. With ``--target`` XLA compiles for a GPU that is described in a file, so no such
+GPU is needed, but JAX's CUDA plugin is. XLA has descriptions of GPUs in
+``xla/backends/gpu/target_config/specs`` (``GpuTargetConfigProto`` as text).
 """
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
-from rpn_jax.benchmark.options import OneLineParser, at_least
-from rpn_jax.config import CANVAS_MULTIPLE, Config, ModelConfig, load_config, replace
+import tyro
+
+from rpn_jax.benchmark.options import check_sizes
+from rpn_jax.cli import OptionalPath, Switch, read_flags
+from rpn_jax.config import Config, Precision, load_config, with_precision
 from rpn_jax.errors import UserError, exit_code, reading
 
 if TYPE_CHECKING:
@@ -25,17 +30,15 @@ if TYPE_CHECKING:
     from rpn_jax.benchmark.figures import Row
 
     ProgramToCompile = tuple[str, jax.stages.Wrapped, tuple[Any, ...]]
-    """Its name, the function, and the shapes of its arguments."""
+    """Name, function, and the shapes of its arguments."""
 
 NOTE = """\
-Instructions of the compiled program that start a kernel; those in while loops once, as in_loops.
-conv_fused are convolutions that may end with bias, sum or ReLU (cuDNN's), conv_plain all others."""
-DESCRIPTION = """\
-Count the kernels that inference, or the training step, is compiled to, on this device or for
-another one."""
+kernels: instructions of the compiled program that start a kernel, outside of loops. in_loops:
+those in while loops, each counted once. conv_fused: convolutions that can include bias, sum or
+ReLU (cuDNN's); conv_plain: all other convolutions."""
 
 NOTHING = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "while")
-"""Instructions that start no kernel."""
+"""Instructions that do not start a kernel."""
 INSTRUCTION = re.compile(r"(?:ROOT )?%?([\w.\-]+) = (?:\(.*?\)|\S+) ([\w\-]+)\(")
 COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{$")
 KINDS = (
@@ -45,21 +48,40 @@ KINDS = (
     ("sort", "sort|top_?k"),
     ("copy_or_transpose", "copy|transpose"),
 )
-"""Kinds of kernels and what their names hold, the first that fits."""
+"""Kinds of kernels and patterns of their names. The first match counts."""
 CALLED = re.compile(r"(?:to_apply|calls)=%?([\w.\-]+)")
 LOOPED = re.compile(r"(?:condition|body)=%?([\w.\-]+)")
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command on ``arguments``; its `rpn_jax.errors.exit_code`."""
-    return exit_code(lambda: _run(arguments))
+@dataclass(frozen=True)
+class Options:
+    """Count the kernels of inference, or of the training step, on this device or another GPU."""
+
+    config: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG")] = tyro.MISSING
+    """Name of a config, or path of a .py or .json file."""
+    target: OptionalPath = None
+    """File that describes a GPU to compile for, instead of this device."""
+    train: Switch = False
+    """Compile the training step instead of inference."""
+    batch_sizes: tuple[int, ...] = (1,)
+    """Number of pictures in one call."""
+    size: Annotated[tuple[int, int] | None, tyro.conf.DisallowNone] = None
+    """Height and width of the pictures, in pixels. The default is the config's largest canvas."""
+    precisions: tuple[Precision, ...] = ("float32",)
+    """Precisions of the network."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command on ``arguments`` (by default the process's) and return its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    return exit_code(lambda: _run(read_flags(Options(), words, "python -m tools.kernels")))
 
 
 def count_kernels(hlo: str) -> Row:
-    """Counts by kind of a compiled program's instructions.
+    """Count the instructions of a compiled program by kind.
 
     Args:
-      hlo: the optimised program as text, as ``jax.stages.Compiled.as_text`` gives it.
+      hlo: text of the optimised program, from ``jax.stages.Compiled.as_text``.
     """
     computations: dict[str, list[str]] = {}
     entry = name = ""
@@ -96,11 +118,11 @@ def _count(
 
 
 def _kind(name: str, operation: str, line: str) -> str:
-    """By the names that XLA gives; what it calls a fusion tells what is in it."""
+    """Return the kind of an instruction from XLA's names. A fusion's name says what it contains."""
     what = [operation, *re.findall(r'custom_call_target="([^"]+)"', line)]
     if operation == "fusion":
         what.append(name)
-    if "kind=kCustom" in line:  # a library's or a hand-written kernel, for one operation of ours
+    if "kind=kCustom" in line:  # a kernel for one operation, named after it
         what += re.findall(r'op_name="[^"]*?([^"/]+)"', line)
     for kind, pattern in KINDS:
         if re.search(pattern, " ".join(what), re.IGNORECASE):
@@ -108,47 +130,29 @@ def _kind(name: str, operation: str, line: str) -> str:
     return "other"
 
 
-def _run(arguments: Sequence[str]) -> int:
-    options = _parser().parse_args(arguments)
+def _run(options: Options) -> int:
     from rpn_jax.benchmark.figures import Section
     from rpn_jax.benchmark.report import table
 
+    check_sizes(options.batch_sizes, options.size)
     config = load_config(options.config)
-    size = tuple(options.size or max(config.data.buckets, key=lambda canvas: canvas[0] * canvas[1]))
+    size = options.size or max(config.data.buckets, key=math.prod)
     device = _described_device(options.target) if options.target else None
     programs_of = _training if options.train else partial(_inference, device=device)
     rows = [
         _row(program, precision, batch_size, device)
         for precision in options.precisions
         for batch_size in options.batch_sizes
-        for program in programs_of(
-            replace(config, model=replace(config.model, precision=precision)), batch_size, size
-        )
+        for program in programs_of(with_precision(config, precision), batch_size, size)
     ]
     print(table(Section("kernels", NOTE, rows)))
     return 0
 
 
-def _parser() -> OneLineParser:
-    precisions = get_args(get_type_hints(ModelConfig)["precision"])
-    side = at_least(int, CANVAS_MULTIPLE, multiple_of=CANVAS_MULTIPLE)
-    parser = OneLineParser(
-        prog="python -m tools.kernels", description=DESCRIPTION, allow_abbrev=False
-    )
-    add = parser.add_argument
-    add("config", metavar="CONFIG", help="config, a name or the path of a file")
-    add("--target", type=Path, help="description of a GPU to compile for, instead of this device")
-    add("--train", action="store_true", help="the training step instead of inference")
-    add("--batch-sizes", nargs="+", type=at_least(int, 1), default=[1], help="pictures a call")
-    add("--size", nargs=2, type=side, metavar=("HEIGHT", "WIDTH"), help="pixels")
-    add("--precisions", nargs="+", choices=precisions, default=["float32"])
-    return parser
-
-
 def _inference(
     config: Config, batch_size: int, size: tuple[int, int], device: jax.Device | None
 ) -> list[ProgramToCompile]:
-    """The network, post-processing and both."""
+    """Return the network, post-processing, and both together."""
     import jax
 
     from rpn_jax.benchmark import stages
@@ -217,7 +221,7 @@ def _compile(
     placed = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), arguments
     )
-    # Without a device there is nothing to try out algorithms on.
+    # Without a device XLA cannot measure algorithms.
     options: dict[str, str | bool] = {"xla_gpu_autotune_level": "0"}
     return function.lower(*placed).compile(compiler_options=options)
 
@@ -231,11 +235,11 @@ def _described_device(path: Path) -> jax.Device:
         topology = topologies.get_topology_desc(
             platform="cuda", topology_name="", target_config=description, topology="1x1x1"
         )
-    except Exception as error:  # the plugin's own, of many kinds
+    except Exception as error:  # the plugin raises exceptions of many types
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"--target {path}: XLA cannot compile for it ({reason})") from None
     return topology.devices[0]
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -1,5 +1,7 @@
-"""Measured speed: stages, training step, peers, growth; ``python -m rpn_jax.benchmark --help``.
+"""Measure speed and memory: inference by stages, the training step, PyTorch, growth, files.
 
-Needs jax, flax, optax and NumPy; torch and torchvision for the peers, OpenCV and Grain for
-picture files, Matplotlib for plots. What is not installed is left out, and the output says so.
+``rpn-jax benchmark`` runs `command.run`. From Python: ``run(Options("rpn_demo", train=True))``.
+This package needs jax, flax, optax, orbax and NumPy. PyTorch is measured if torch is installed
+(torchvision's network if that is too), picture files need OpenCV, Grain and Pillow, plots need
+Matplotlib. If a package is missing, the output names it and the part is skipped.
 """

@@ -1,15 +1,16 @@
-"""The command: which sections are measured, in which order; printed and kept as they come."""
+"""Run the benchmark: measure the selected parts in order, and print and write their tables."""
 
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import itertools
 import math
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Generator, Iterator, Sequence
-from functools import cache, lru_cache
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache, lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,78 +19,82 @@ import jax
 
 from rpn_jax.benchmark import files, growth
 from rpn_jax.benchmark.device import Peaks, measure_peaks
-from rpn_jax.benchmark.figures import Row, Section, one_line
+from rpn_jax.benchmark.figures import Row, Section, row_or_failure, rows_or_failure
 from rpn_jax.benchmark.inputs import Canvas
-from rpn_jax.benchmark.options import Options
-from rpn_jax.benchmark.process import import_rows, memory_row
+from rpn_jax.benchmark.options import Options, check_options
+from rpn_jax.benchmark.process import NO_PREALLOCATION, import_rows, memory_row
 from rpn_jax.benchmark.report import RESULTS_FILE, table, write_results
 from rpn_jax.benchmark.stages import inference_rows, whole_row
 from rpn_jax.benchmark.timing import Call, Effort
-from rpn_jax.benchmark.training import BOXES, matching_row, training_rows
-from rpn_jax.config import Config, config_names, load_config, with_precision
+from rpn_jax.benchmark.training import BOXES, matching_row, sharing_devices, training_rows
+from rpn_jax.config import Config, Precision, config_names, load_config, with_precision
 from rpn_jax.devices import use_platform
 from rpn_jax.files import make_folder
 from rpn_jax.models import init_variables
 from rpn_jax.runtime import environment
 
 if TYPE_CHECKING:
-    from rpn_jax.ops.convolution import Precision
     from rpn_jax.structures import Variables
 
     Calls = defaultdict[int, defaultdict[str, dict[Precision, Call]]]
-    """What was timed, by batch size, stage and precision."""
+    """Timed calls by batch size, stage and precision."""
 
-REFERENCE_SUFFIX = "_coco"
-"""Ends the names of the eleven configs of the reference."""
+REFERENCE = "rpn_*_coco"
+"""Pattern of the names of the reference's eleven configs."""
 
 NOTES = {
-    "peaks": "What this device reached in this run: a large matrix product, and a large copy "
-    "(bytes read and written).",
-    "inference": "Pictures lie on the device as uint8. Post-processing and its parts work on made "
-    "head outputs, 40 objects a picture; end to end they see those of random weights. Times are "
-    "of one call, waited for, until results exist. memory_mb: arguments, results and temporaries "
-    "of the compiled program. FLOPs are those of the network. The roofline is the larger of FLOPs "
-    "over the measured matrix peak and XLA's count of bytes over the measured copy peak.",
-    "training": f"Forward, matching, sampling, losses, backward and SGD of the real step, {BOXES} "
-    "boxes a picture, on all devices; memory_mb and achieved_tflops are a device's. The head works "
-    "at the sampled cells alone.",
+    "peaks": "Peak rates of this device in this run: of a large matrix product, and of a large "
+    "copy (bytes read plus bytes written).",
+    "inference": "The pictures are on the device, as uint8. Post-processing and its parts get "
+    "generated head outputs with 40 objects per picture; 'end to end' uses the outputs of random "
+    "weights. A time is that of one call until its results exist. memory_mb: arguments, results "
+    "and temporaries of the compiled program. FLOPs are those of the network. "
+    "share_of_roofline: the larger of FLOPs / peak rate and bytes / peak copy rate, divided by the "
+    "time; left out on GPUs, where XLA does not count all bytes.",
+    "training": f"Forward pass, matching, sampling, losses, backward pass and SGD, {BOXES} boxes "
+    "per picture. devices: the largest number of devices that divides the batch. memory_mb and "
+    "achieved_tflops are those of one device. The head is computed at the sampled cells only.",
     "matching": "Matching, sampling and targets of one picture's anchors.",
     "inference_peers": "PyTorch in the same run, with the same weights, pictures, anchors and "
-    "sizes; its norms are not folded into its convolutions. first_call_s: compiling and the choice "
-    "of algorithms. "
-    "times_ours_P: its time over ours of the same stage with precision P, in turns, each after an "
-    "uncounted call of its own; above 1 ours is quicker.",
+    "sizes. Its norms are not folded into its convolutions. first_call_s includes compiling and "
+    "autotuning. times_ours_P: PyTorch's time divided by ours for the same stage with precision "
+    "P; above 1 ours is faster. On a CPU both are timed in turns, on a GPU one after the other.",
     "training_peers": "PyTorch in the same run, on one device. torchvision's step has matching, "
-    "sampling and its losses, but proposes nothing; plain PyTorch's has a stand-in for the loss, "
-    "and neither matching nor sampling. times_ours_P: its time over ours, in turns, "
-    "each after an uncounted call of its own; above 1 ours is quicker.",
-    "growth": "unit_cost_to_first: cost of a unit over that of the axis's first row; 1 is linear. "
-    "Batch size and megapixels: end to end. Candidates: post-processing. Boxes: matching and "
-    "sampling. Devices: the training step, the batch growing with them.",
+    "sampling and its losses, but makes no proposals. Plain PyTorch's step has a simple loss, "
+    "without matching and sampling. times_ours_P: PyTorch's time divided by ours with precision "
+    "P; above 1 ours is faster. On a CPU both are timed in turns, on a GPU one after the other.",
+    "growth": "unit_cost_to_first: time per unit, divided by that of the axis's first row; 1 is "
+    "linear growth. Batch size and megapixels: end to end. Candidates: post-processing. Boxes: "
+    "matching and sampling. Devices: the training step, with the same batch on each device.",
     "worst_cases": "NMS of one picture's levels.",
-    "reading": "Files decoded, resized, padded and batched on the host; resize 'device': without "
-    "the resizing.",
-    "files": "From files to proposals on the host, against the device alone on full batches of "
-    "resized pictures.",
-    "imports": "In a fresh interpreter.",
-    "memory": "Peaks of a process of its own that compiles inference and runs it, with weights as "
-    "if they had been loaded.",
-    "configs": "End to end on the device: pictures a second at the median, and memory of the "
-    "compiled program; train_: the same for the training step. Schedules of one network share its "
-    "figures.",
+    "reading": "Files decoded, resized, padded and batched on the host; with resize 'device' they "
+    "are not resized.",
+    "files": "From files to proposals on the host. device_pictures_per_s: the device by itself, "
+    "with full batches of resized pictures.",
+    "imports": "In a new interpreter.",
+    "memory": "Peak memory of a new process that compiles and runs inference, with weights of the "
+    "size of loaded ones.",
+    "configs": "End to end on the device: fps is pictures per second at the median time, memory_mb "
+    "that of the compiled program. train_: the same for the training step. Configs that differ in "
+    "the schedule only share their figures.",
 }
-"""What each section's rows are."""
+"""What the rows of each section are."""
 
 
 def run(options: Options) -> None:
-    """Measure, print each section when it is done, and keep all in ``options.out``.
+    """Measure, print each section when it is complete, and write all of them to ``options.out``.
+
+    A case that fails becomes a row with the column ``failed``.
 
     Raises:
-      UserError: no such config, folder or device; packages that are missing for what is asked.
+      UserError: the options contradict each other, or the config, the folder or the device does
+        not exist.
     """
-    if options.peers:
-        # Otherwise JAX takes most of a GPU's memory, and PyTorch has to do with the rest.
-        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    check_options(options)
+    if options.peers or options.growth or options.process:
+        # Child processes use the same GPU.
+        for name, value in NO_PREALLOCATION.items():
+            os.environ.setdefault(name, value)
     use_platform(options.platform)
     config = load_config(options.config) if options.config is not None else None
     if options.out is not None:
@@ -104,21 +109,21 @@ def run(options: Options) -> None:
                 sections[-1].rows.append(item)
             if options.out is not None:
                 write_results(options.out, environment(), _plain(options), sections)
-    finally:  # after an interruption, what was measured before it
+    finally:  # print the last section after an interruption, too
         _print_last(sections)
     if options.out is not None:
         _plot(options)
 
 
 def canvas_of(options: Options, config: Config) -> Canvas:
-    """The size that was asked for, or the config's largest canvas."""
+    """Return the requested size, or the config's largest canvas."""
     return options.size or max(config.data.buckets, key=math.prod)
 
 
 def _measurements(options: Options, config: Config | None) -> Iterator[Section | Row]:
-    """Each section, empty, and after it its rows, which are measured as they are asked for.
+    """Yield each section without rows, and then its rows. A row is measured when it is requested.
 
-    ``config`` is that of the options; without one, those of the reference are measured.
+    Without ``config`` the reference's configs are measured.
     """
     if config is None:
         yield _section("configs")
@@ -129,22 +134,27 @@ def _measurements(options: Options, config: Config | None) -> Iterator[Section |
     effort = Effort(options.runs, options.seconds)
     if options.process:
         yield _section("imports")
-        yield from import_rows()
+        yield from rows_or_failure({}, import_rows)
         yield _section("memory")
         yield from _memory_rows(options.config, options.precisions, canvas)
     if options.matching:
         yield _section("matching")
         _say("matching")
-        yield matching_row(config, canvas, BOXES, effort)
-    if not (options.inference or options.train or options.growth or options.files):
+        yield row_or_failure({}, partial(matching_row, config, canvas, BOXES, effort))
+    inference = options.measures_inference
+    if not (inference or options.train or options.growth or options.files):
         return
+    parts = [train for train, wanted in ((False, inference), (True, options.train)) if wanted]
+    rows_of_peers = {train: _peers_in_children(options, canvas, effort, train) for train in parts}
     variables = init_variables(config)
-    if options.inference or options.train:
+    if parts:
         yield _section("peaks")
-        yield from map(_peak_row, options.precisions)
-    for wanted, train in ((options.inference, False), (options.train, True)):
-        if wanted:
-            yield from _beside_peers(options, config, variables, canvas, effort, train)
+        for precision in options.precisions:
+            yield row_or_failure({"precision": precision}, partial(_peak_row, precision))
+    for train in parts:
+        yield from _network_sections(
+            options, config, variables, canvas, effort, train, rows_of_peers[train]
+        )
     if options.growth:
         yield from _growth(options, config, variables, canvas, effort)
     if options.files:
@@ -156,7 +166,9 @@ def _section(name: str) -> Section:
 
 
 def _memory_rows(config: str, precisions: Sequence[Precision], canvas: Canvas) -> Iterator[Row]:
-    return (memory_row(config, precision, canvas) for precision in precisions)
+    for precision in precisions:
+        case = {"what": f"inference of one {canvas[0]}x{canvas[1]} picture, {precision}"}
+        yield row_or_failure(case, partial(memory_row, config, precision, canvas))
 
 
 @cache
@@ -168,7 +180,6 @@ def _peaks(precision: Precision) -> Peaks:
 def _peak_row(precision: Precision) -> Row:
     peaks = _peaks(precision)
     return {
-        "precision": precision,
         "matmul_tflops": peaks.flops_per_second / 1e12,
         "copy_gb_per_s": peaks.bytes_per_second / 1e9,
     }
@@ -178,54 +189,40 @@ def _case(precision: Precision, batch_size: int, canvas: Canvas) -> Row:
     return {"precision": precision, "batch": batch_size, "size": f"{canvas[0]}x{canvas[1]}"}
 
 
-def _beside_peers(
+def _network_sections(
     options: Options,
     config: Config,
     variables: Variables,
     canvas: Canvas,
     effort: Effort,
     train: bool,
+    rows_of_peers: list[Row] | None,
 ) -> Iterator[Section | Row]:
-    """Inference or the training step, then peers where they are wanted; frees all calls after."""
-    yield _section("training" if train else "inference")
-    calls = yield from _measured(options, config, variables, canvas, effort, train)
-    if options.peers:
-        yield from _peers(options, config, variables, canvas, effort, train, calls)
+    """Measure inference or the training step, and then PyTorch if the options ask for it.
 
-
-def _measured(
-    options: Options,
-    config: Config,
-    variables: Variables,
-    canvas: Canvas,
-    effort: Effort,
-    train: bool,
-) -> Generator[Row, None, Calls]:
-    """Rows of inference or the training step in each precision and batch size.
-
-    Returns the calls that were timed, to be timed beside peers.
+    ``rows_of_peers`` are PyTorch's rows if they were measured earlier, see `_peers_in_children`.
     """
+    yield _section("training" if train else "inference")
     calls: Calls = defaultdict(lambda: defaultdict(dict))
-    what, measure = ("training", training_rows) if train else ("inference", inference_rows)
-    for precision, batch_size in itertools.product(options.precisions, options.batch_sizes):
-        _say(f"{what} of {config.name} in {precision}, batch {batch_size}")
-        case = _case(precision, batch_size, canvas)
-        of_precision = with_precision(config, precision)
-        peaks = _peaks(precision)
-        try:
-            rows, call_of_stage = measure(
-                of_precision, variables, batch_size, canvas, peaks, effort
-            )
-        except jax.errors.JaxRuntimeError as error:
-            yield {**case, "failed": one_line(error)}
-            continue
-        for stage, call in call_of_stage.items():
-            calls[batch_size][stage][precision] = call
-        yield from ({**case, **row} for row in rows)
-    return calls
+    ours = []
+    for row in _own_rows(options, config, variables, canvas, effort, train, calls):
+        ours.append(row)
+        yield row
+    if not options.peers:
+        return
+    name = "training_peers" if train else "inference_peers"
+    reason = _why_no_peers()
+    if reason is not None:
+        yield Section(name, f"Skipped: {reason}.", [])
+        return
+    yield _section(name)
+    if rows_of_peers is not None:
+        yield from with_ratios(rows_of_peers, ours)
+    else:
+        yield from _peers_in_turns(options, config, variables, canvas, effort, train, calls)
 
 
-def _peers(
+def _own_rows(
     options: Options,
     config: Config,
     variables: Variables,
@@ -233,25 +230,88 @@ def _peers(
     effort: Effort,
     train: bool,
     calls: Calls,
-) -> Iterator[Section | Row]:
-    name = "training_peers" if train else "inference_peers"
-    if find_spec("torch") is None:
-        yield Section(name, "Left out: torch is not installed.", [])
-        return
-    from rpn_jax.benchmark.peers import peer_device, peer_rows
+) -> Iterator[Row]:
+    """Measure inference or the training step for each precision and batch size.
 
-    device = peer_device()
-    if device is None:
-        note = "Left out: PyTorch cannot use the device that JAX computes on."
-        yield Section(name, note, [])
-        return
-    yield _section(name)
+    The timed calls are added to ``calls``.
+    """
+    measure = training_rows if train else inference_rows
+
+    def case_rows(precision: Precision, batch_size: int) -> Iterable[Row]:
+        in_precision, peaks = with_precision(config, precision), _peaks(precision)
+        rows, by_stage = measure(in_precision, variables, batch_size, canvas, peaks, effort)
+        for stage, call in by_stage.items():
+            calls[batch_size][stage][precision] = call
+        return rows
+
+    for precision, batch_size in itertools.product(options.precisions, options.batch_sizes):
+        what = "training" if train else "inference"
+        _say(f"{what} of {config.name} in {precision}, batch {batch_size}")
+        used, present = len(sharing_devices(batch_size)), jax.local_device_count()
+        if train and used < present:
+            _say(f"on {used} of {present} devices: the largest number that divides the batch")
+        case = _case(precision, batch_size, canvas)
+        yield from rows_or_failure(case, partial(case_rows, precision, batch_size))
+
+
+def _why_no_peers() -> str | None:
+    """Return the reason why PyTorch cannot be measured, None if it can."""
+    if find_spec("torch") is None:
+        return "torch is not installed"
+    from rpn_jax.benchmark.peers import peer_device
+
+    return None if peer_device() else "PyTorch cannot use the device that JAX computes on"
+
+
+def _peers_in_turns(
+    options: Options,
+    config: Config,
+    variables: Variables,
+    canvas: Canvas,
+    effort: Effort,
+    train: bool,
+    calls: Calls,
+) -> Iterator[Row]:
+    """Measure PyTorch on the CPU, in turns with our ``calls``: other load slows both."""
+    from rpn_jax.benchmark.peers import CPU, peer_rows
+
     for batch_size in options.batch_sizes:
         _say(f"PyTorch, batch {batch_size}")
-        for row in peer_rows(
-            config, variables, batch_size, canvas, train, device, effort, calls[batch_size]
-        ):
-            yield {"batch": batch_size, **row}
+        case = (config, variables, batch_size, canvas, train, CPU, effort, calls[batch_size])
+        yield from rows_or_failure({"batch": batch_size}, partial(peer_rows, *case))
+
+
+def _peers_in_children(
+    options: Options, canvas: Canvas, effort: Effort, train: bool
+) -> list[Row] | None:
+    """Measure PyTorch on a GPU, in new processes. Return None on a CPU and without PyTorch.
+
+    This must run before JAX computes anything large: JAX keeps the memory that it has used.
+    """
+    if jax.default_backend() == "cpu" or not options.peers or _why_no_peers() is not None:
+        return None
+    from rpn_jax.benchmark.peers import child_rows
+
+    assert options.config is not None
+    rows: list[Row] = []
+    for batch_size in options.batch_sizes:
+        _say(f"PyTorch {'training' if train else 'inference'}, batch {batch_size}")
+        measure = partial(child_rows, options.config, batch_size, canvas, train, effort)
+        rows += rows_or_failure({"batch": batch_size}, measure)
+    return rows
+
+
+def with_ratios(rows_of_peers: Sequence[Row], ours: Sequence[Row]) -> Iterator[Row]:
+    """Add ``times_ours_P`` to PyTorch's rows: its median divided by ours, same batch and stage."""
+    for row in rows_of_peers:
+        ratios = {
+            f"times_ours_{own['precision']}": row["median_ms"] / own["median_ms"]
+            for own in ours
+            if "median_ms" in row
+            and "median_ms" in own
+            and (own["batch"], own["stage"]) == (row["batch"], row["stage"])
+        }
+        yield {**row, **ratios}
 
 
 def _growth(
@@ -272,7 +332,7 @@ def _growth(
         options.config, precision, largest_batch, canvas, growth.device_counts(), effort
     )
     yield _section("worst_cases")
-    yield from growth.worst_case_rows(config, canvas, effort)
+    yield from rows_or_failure({}, partial(growth.worst_case_rows, config, canvas, effort))
 
 
 def _files(
@@ -280,7 +340,7 @@ def _files(
 ) -> Iterator[Section | Row]:
     missing = files.missing_packages()
     if missing:
-        yield Section("files", f"Left out: {', '.join(missing)} not installed.", [])
+        yield Section("files", f"Skipped: {', '.join(missing)} not installed.", [])
         return
     from rpn_jax.data.files import find_pictures
 
@@ -291,21 +351,26 @@ def _files(
         yield _section("reading")
         _say("reading")
         for of_batch_size in sized:
-            yield from files.reading_rows(of_batch_size, pictures, threads, effort)
+            yield from rows_or_failure(
+                {}, partial(files.reading_rows, of_batch_size, pictures, threads, effort)
+            )
         yield _section("files")
         for of_batch_size, precision in itertools.product(sized, options.precisions):
             _say(f"files in {precision}, batch {of_batch_size.data.eval_batch_size}")
-            for row in files.proposing_rows(
-                with_precision(of_batch_size, precision), variables, pictures, threads[-1], effort
-            ):
-                yield {"precision": precision, **row}
+            in_precision = with_precision(of_batch_size, precision)
+            yield from rows_or_failure(
+                {"precision": precision},
+                partial(
+                    files.proposing_rows, in_precision, variables, pictures, threads[-1], effort
+                ),
+            )
 
 
 def _config_rows(options: Options) -> Iterator[Row]:
-    """A row for each config of the reference, precision and batch size."""
+    """Measure each config of the reference, for each precision and batch size."""
     effort = Effort(options.runs, options.seconds)
     measured: dict[tuple[object, ...], Row] = {}
-    for name in (name for name in config_names() if name.endswith(REFERENCE_SUFFIX)):
+    for name in fnmatch.filter(config_names(), REFERENCE):
         config = load_config(name)
         canvas = canvas_of(options, config)
         for precision, batch_size in itertools.product(options.precisions, options.batch_sizes):
@@ -333,34 +398,36 @@ def _config_figures(
     effort: Effort,
 ) -> Row:
     variables = _last_variables(config)
-    peaks = _peaks(precision)
     config = with_precision(config, precision)
-    figures: Row = {}
-    try:
-        whole = whole_row(config, variables, batch_size, canvas, peaks, effort)
-        figures |= {
+
+    def inference() -> Row:
+        whole = whole_row(config, variables, batch_size, canvas, _peaks(precision), effort)
+        return {
             "memory_mb": whole["memory_mb"],
             "fps": whole["pictures_per_s"],
             "gflop_per_picture": whole.get("gflop_per_picture"),
             "share_of_roofline": whole.get("share_of_roofline"),
         }
-        if train:
-            (step,), _ = training_rows(config, variables, batch_size, canvas, peaks, effort)
-            figures["train_memory_mb"] = step["memory_mb"]
-            figures["train_pictures_per_s"] = step["pictures_per_s"]
-    except jax.errors.JaxRuntimeError as error:
-        figures["failed"] = one_line(error)
-    return figures
+
+    def training() -> Row:
+        (step,), _ = training_rows(config, variables, batch_size, canvas, _peaks(precision), effort)
+        return {
+            "train_memory_mb": step["memory_mb"],
+            "train_pictures_per_s": step["pictures_per_s"],
+        }
+
+    figures = row_or_failure({}, inference)
+    return {**figures, **row_or_failure({}, training)} if train else figures
 
 
 @lru_cache(maxsize=1)
 def _last_variables(config: Config) -> Variables:
-    """Random weights of the config that is being measured: made once for all its rows."""
+    """Return random weights of the config that is being measured, made once for all its rows."""
     return init_variables(config)
 
 
 def backbone_name(config: Config) -> str:
-    """As in the published table: R-50-FPN, X-101-32x4d-FPN, R-50-C4."""
+    """Return the backbone's name in the published table: R-50-FPN, X-101-32x4d-FPN, R-50-C4."""
     backbone = config.model.backbone
     neck = "FPN" if config.model.neck == "fpn" else f"C{backbone.num_stages + 1}"
     if backbone.groups == 1:
@@ -376,7 +443,7 @@ def _print_last(sections: Sequence[Section]) -> None:
 def _plot(options: Options) -> None:
     assert options.out is not None
     if find_spec("matplotlib") is None:
-        print(f"no plots: Matplotlib is not installed; results are in {options.out}")
+        print(f"No plots: Matplotlib is not installed. The results are in {options.out}.")
         return
     from rpn_jax.benchmark.plots import plot_results
 
@@ -385,7 +452,7 @@ def _plot(options: Options) -> None:
 
 
 def _plain(options: Options) -> dict[str, object]:
-    """The options as JSON holds them."""
+    """Return the options as JSON values."""
     values = dataclasses.asdict(options)
     return {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
 

@@ -1,4 +1,4 @@
-"""The device: its measured peaks, the roofline they make, and its memory."""
+"""Measure the peak rates and the memory of the device, and compute the roofline."""
 
 from __future__ import annotations
 
@@ -9,40 +9,41 @@ import jax
 import jax.numpy as jnp
 
 from rpn_jax.benchmark.timing import Effort, time_calls
-from rpn_jax.ops.convolution import Precision, compute_dtype, lax_precision
+from rpn_jax.config import Precision
+from rpn_jax.ops.convolution import compute_dtype, lax_precision
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
 CPU_SIZES = (2048, 2**28)
-"""The side of the matrices that are multiplied, so large that arithmetic is all that counts, and
-the bytes of the array that is copied, several times any cache."""
+"""Side of the multiplied matrices, and bytes of the copied array. The matrices are so large that
+only arithmetic limits their product. The array is several times larger than any cache."""
 ACCELERATOR_SIZES = (16384, 2**31)
 PEAK_EFFORT = Effort(runs=20, seconds=20.0)
 
 
 @dataclass(frozen=True)
 class Peaks:
-    """The most that large, simple work reached on this device, in this run."""
+    """Highest rates that large, simple operations reached on this device in this run."""
 
     flops_per_second: float
-    """Of a matrix product in the network's precision."""
+    """Rate of a matrix product in the network's precision."""
     bytes_per_second: float
-    """Of a copy, bytes read and bytes written."""
+    """Rate of a copy: bytes read plus bytes written."""
 
     def roofline_seconds(self, flops: float, bytes_accessed: float) -> float:
-        """The time below which such work cannot be done (Williams et al. 2009)."""
+        """Return the shortest possible time of such work (Williams et al. 2009)."""
         return max(flops / self.flops_per_second, bytes_accessed / self.bytes_per_second)
 
 
 def measure_peaks(precision: Precision) -> Peaks:
-    """Time a large matrix product in this precision and a large copy."""
+    """Measure a large matrix product in this precision, and a large copy."""
     matrix_side, copy_bytes = CPU_SIZES if jax.default_backend() == "cpu" else ACCELERATOR_SIZES
     return peaks_of(precision, matrix_side, copy_bytes)
 
 
 def peaks_of(precision: Precision, matrix_side: int, copy_bytes: int) -> Peaks:
-    """`measure_peaks` with a square matrix of ``matrix_side`` and an array of ``copy_bytes``."""
+    """Measure with square matrices of ``matrix_side`` and an array of ``copy_bytes``."""
 
     @jax.jit
     def product(a: Float[Array, "n n"], b: Float[Array, "n n"]) -> Float[Array, "n n"]:
@@ -50,9 +51,9 @@ def peaks_of(precision: Precision, matrix_side: int, copy_bytes: int) -> Peaks:
 
     @jax.jit
     def copy(values: Float[Array, " n"]) -> Float[Array, " n"]:
-        return -values  # a bare copy would be compiled away
+        return -values  # XLA would remove a plain copy
 
-    # Random numbers: zeros are known to run faster on GPUs.
+    # Use random numbers: GPUs multiply zeros faster.
     keys = jax.random.split(jax.random.key(0))
     a, b = (
         jax.random.normal(key, (matrix_side, matrix_side)).astype(compute_dtype(precision))
@@ -65,6 +66,6 @@ def peaks_of(precision: Precision, matrix_side: int, copy_bytes: int) -> Peaks:
 
 
 def peak_device_bytes() -> int | None:
-    """The most memory of the first device that this process held so far; None where unknown."""
+    """Return this process's peak memory on the first device so far, None if it is not known."""
     statistics = jax.local_devices()[0].memory_stats()
     return statistics["peak_bytes_in_use"] if statistics else None

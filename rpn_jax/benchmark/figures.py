@@ -1,18 +1,21 @@
-"""Rows of figures: what is printed is what is written. A column's name ends in its unit."""
+"""Rows of figures: the same rows are printed and written. A column's name ends in its unit."""
 
 from __future__ import annotations
 
+import traceback
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from rpn_jax.benchmark.device import Peaks
 from rpn_jax.benchmark.timing import Program, Timing
+from rpn_jax.errors import UserError
 
 Row = dict[str, Any]
-"""Text or figure by column; a column that a row has not, or that is None, is not known. What could
-not be measured, for want of memory for example, says why as ``failed``."""
+"""Text or figure by column. A missing column and None mean that the figure is not known. A row with
+the column ``failed`` stands for a case that could not be measured and holds the reason."""
 FAILURE_LENGTH = 300
-"""Characters kept of what failed work said."""
+"""Maximum number of characters of an error message in a row."""
 
 
 @dataclass(frozen=True)
@@ -20,14 +23,14 @@ class Section:
     """A table of results."""
 
     name: str
-    """Its key in the JSON file."""
+    """Key of the table in the JSON file."""
     note: str
-    """What was measured and how, for a reader who sees nothing else."""
+    """What was measured and how, for a reader who sees only this table."""
     rows: list[Row]
 
 
 def timing_columns(timing: Timing, pictures: int) -> Row:
-    """Times of a call that handles ``pictures`` pictures, and their rate at the median."""
+    """Return the times of a call that processes ``pictures`` pictures, and the median's rate."""
     return {
         "median_ms": 1e3 * timing.median,
         "p10_ms": 1e3 * timing.p10,
@@ -38,24 +41,55 @@ def timing_columns(timing: Timing, pictures: int) -> Row:
 
 
 def program_columns(program: Program) -> Row:
-    """What the compiler says of a program."""
+    """Return the compile time and the memory of a program."""
     memory = program.memory_bytes
     return {"compile_s": program.compile_seconds, "memory_mb": memory and memory / 1e6}
 
 
 def roofline_columns(program: Program, timing: Timing, pictures: int, peaks: Peaks) -> Row:
-    """Arithmetic of a device's share of the work, ``pictures`` pictures, against its peaks."""
-    if program.flops is None or program.bytes_accessed is None:
+    """Compare one device's part of the work, ``pictures`` pictures, with the device's peaks."""
+    if program.flops is None:
         return {}
-    limit = peaks.roofline_seconds(program.flops, program.bytes_accessed)
-    return {
+    columns = {
         "gflop_per_picture": program.flops / pictures / 1e9,
         "achieved_tflops": program.flops / timing.median / 1e12,
         "share_of_peak_flops": program.flops / timing.median / peaks.flops_per_second,
-        "share_of_roofline": limit / timing.median,
     }
+    if program.bytes_accessed is not None:
+        limit = peaks.roofline_seconds(program.flops, program.bytes_accessed)
+        columns["share_of_roofline"] = limit / timing.median
+    return columns
+
+
+def rows_or_failure(case: Row, measure: Callable[[], Iterable[Row]]) -> Iterator[Row]:
+    """Yield the rows of a case, each with the columns ``case``.
+
+    If measuring raises an exception, yield a row with ``failed`` and print the traceback on stderr.
+    The other cases of a run can then still be measured.
+
+    Raises:
+      UserError: the input is wrong. No other case would work.
+    """
+    try:
+        for row in measure():
+            yield {**case, **row}
+    except UserError:
+        raise
+    except Exception as error:  # a compiler or a driver can raise anything
+        traceback.print_exc()
+        yield {**case, "failed": one_line(error)}
+
+
+def row_or_failure(case: Row, measure: Callable[[], Row]) -> Row:
+    """Return the row of a case with the columns ``case``, or one with ``failed``.
+
+    Raises:
+      UserError: as `rows_or_failure`.
+    """
+    (row,) = rows_or_failure(case, lambda: [measure()])
+    return row
 
 
 def one_line(error: Exception) -> str:
-    """What failed, for a row."""
+    """Return the type and the message of an exception in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:FAILURE_LENGTH]

@@ -1,4 +1,4 @@
-"""From picture files: how fast they are read, and how fast they become proposals."""
+"""Measure how fast picture files are read, and how fast they become proposals."""
 
 from __future__ import annotations
 
@@ -36,25 +36,25 @@ if TYPE_CHECKING:
     from rpn_jax.structures import Variables
 
 PACKAGES = ("cv2", "grain", "PIL")
-"""What reading pictures needs beyond this package's core."""
+"""Packages that reading picture files needs."""
 
 MADE_FILES = 32
 MADE_SIZE = (480, 640)
-"""(height, width), pixels: the most common size in COCO."""
+"""(height, width) in pixels: the most common size in COCO."""
 JPEG_QUALITY = 90
-PICTURES_A_THREAD = 64
-"""So many that the start of the threads does not count."""
+PICTURES_PER_THREAD = 64
+"""Pictures per thread: so many that the start of the threads takes a negligible time."""
 RESIZE: tuple[Resize, ...] = get_args(Resize)
 
 
 def missing_packages() -> list[str]:
-    """Those of `PACKAGES` that are not installed."""
+    """Return those of `PACKAGES` that are not installed."""
     return [name for name in PACKAGES if importlib.util.find_spec(name) is None]
 
 
 @contextmanager
 def picture_folder(chosen: Path | None) -> Iterator[Path]:
-    """The folder of pictures that was chosen, or one of made JPEG files, gone afterwards."""
+    """Yield the chosen folder, or a temporary folder of generated JPEG files."""
     if chosen is not None:
         yield chosen
         return
@@ -70,7 +70,7 @@ def picture_folder(chosen: Path | None) -> Iterator[Path]:
 
 
 def thread_counts() -> list[int]:
-    """1, 2, 4 ... up to the processor's cores."""
+    """Return 1, 2, 4 ... up to the number of CPU cores."""
     cores = cpu_cores()
     return [2**power for power in range(cores.bit_length())]
 
@@ -78,9 +78,9 @@ def thread_counts() -> list[int]:
 def reading_rows(
     config: Config, files: list[Path], threads: list[int], effort: Effort
 ) -> Iterator[Row]:
-    """Pictures a second through decoding, resizing, padding and batching, by reader threads.
+    """Measure decoding, resizing, padding and batching, for each number of loader threads.
 
-    Resizing is part of it with 'host'; with 'device' the batches hold originals.
+    With resize 'host' the pictures are resized. With 'device' the batches have the originals.
     """
     for resize, count in itertools.product(RESIZE, threads):
         yield _reading_row(_read_by(config, count, resize), files, effort)
@@ -89,15 +89,15 @@ def reading_rows(
 def proposing_rows(
     config: Config, variables: Variables, files: list[Path], threads: int, effort: Effort
 ) -> Iterator[Row]:
-    """Files to proposals on the host, resized there or on the device.
+    """Measure files to proposals on the host, with pictures resized on the host or on the device.
 
-    Beside each stands what the device does alone with full batches of resized pictures.
-    ``config.data`` must have one canvas for all the files, for the comparison to be of equals.
+    Each row also has the rate of the device by itself, with full batches of resized pictures.
+    ``config.data`` must have one canvas for all files. Otherwise the two rates are not comparable.
     """
     from rpn_jax.data.files import PictureFiles
 
     batch_size, canvas = config.data.eval_batch_size, config.data.buckets[0]
-    dataset = PictureFiles(_many(files, threads * PICTURES_A_THREAD))
+    dataset = PictureFiles(_many(files, threads * PICTURES_PER_THREAD))
     prepared = prepare_variables(config, variables, on_all_devices())
     function = make_propose_function(config)
     arguments = whole_arguments(config, variables, batch_size, canvas)
@@ -111,7 +111,7 @@ def proposing_rows(
 
 
 def config_for_canvas(config: Config, canvas: Canvas, batch_size: int) -> Config:
-    """``config`` with pictures resized to fit this canvas, or it turned by a right angle."""
+    """Return ``config`` with pictures resized to fit this canvas, landscape or portrait."""
     data = replace(
         config.data,
         scale=(max(canvas), min(canvas)),
@@ -153,7 +153,7 @@ def _reading_row(config: Config, files: list[Path], effort: Effort) -> Row:
     from rpn_jax.data.pipeline import eval_batches
 
     threads = config.data.loader_threads
-    dataset = PictureFiles(_many(files, threads * PICTURES_A_THREAD))
+    dataset = PictureFiles(_many(files, threads * PICTURES_PER_THREAD))
 
     def one_pass() -> float:
         start = time.perf_counter()
@@ -177,5 +177,5 @@ def _read_by(config: Config, threads: int, resize: Resize) -> Config:
 
 
 def _many(files: list[Path], count: int) -> list[Path]:
-    """The files, over and over, in whole rounds until there are ``count``."""
+    """Repeat the list of files until it has at least ``count`` entries."""
     return files * -(-count // len(files))

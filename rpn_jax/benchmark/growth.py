@@ -1,28 +1,20 @@
-"""Cost against the size of the problem, and the worst cases of NMS."""
+"""Time against the size of the problem, and the worst cases of NMS."""
 
 from __future__ import annotations
 
 import itertools
-import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 
-from rpn_jax.benchmark.figures import Row, timing_columns
-from rpn_jax.benchmark.inputs import (
-    Canvas,
-    chained_boxes,
-    equal_boxes,
-    make_outputs,
-)
-from rpn_jax.benchmark.process import run_python
+from rpn_jax.benchmark.figures import Row, row_or_failure, timing_columns
+from rpn_jax.benchmark.inputs import Canvas, chained_boxes, equal_boxes, make_outputs
+from rpn_jax.benchmark.process import NO_PREALLOCATION, answer, ask_child
 from rpn_jax.benchmark.stages import (
     candidates_function,
     nms_function,
@@ -31,77 +23,77 @@ from rpn_jax.benchmark.stages import (
     whole_function,
 )
 from rpn_jax.benchmark.timing import Effort, compile_program, time_calls
-from rpn_jax.benchmark.training import matching_row
-from rpn_jax.config import CANVAS_MULTIPLE, Config, replace
+from rpn_jax.benchmark.training import matching_row, time_training
+from rpn_jax.config import (
+    CANVAS_MULTIPLE,
+    Config,
+    Precision,
+    load_config,
+    replace,
+    with_precision,
+)
+from rpn_jax.models import init_variables
 
 if TYPE_CHECKING:
-    from rpn_jax.ops.convolution import Precision
     from rpn_jax.structures import Variables
 
 CANDIDATES = (500, 1000, 2000, 4000, 8000, 12000)
 BOXES = (1, 3, 10, 30, 100, 300, 1000)
 CANVAS_SHARES = (0.25, 0.5, 0.75, 1.0)
-"""Of the full canvas's sides."""
+"""Height and width as shares of the full canvas's."""
 FAKE_DEVICES = (1, 2, 4)
-"""Counts that one processor can pretend to be, to see what more devices cost."""
-
-
-@dataclass(frozen=True)
-class Point:
-    """A measured place on an axis."""
-
-    value: float
-    """Units of the axis."""
-    columns: Row
+"""Numbers of simulated CPU devices. They share the processor, so only the loss shows."""
+TIME_COLUMNS = ("median_ms", "p10_ms", "p90_ms", "calls")
 
 
 def batch_growth(
     config: Config, variables: Variables, batch_sizes: Sequence[int], canvas: Canvas, effort: Effort
 ) -> Iterator[Row]:
-    """End to end against pictures a batch."""
-    points = (
-        Point(size, _end_to_end(config, variables, size, canvas, effort)) for size in batch_sizes
-    )
-    return growth_rows("batch size", points)
+    """Measure all stages together against the number of pictures in a batch."""
+
+    def measure(size: float) -> Row:
+        return _end_to_end(config, variables, int(size), canvas, effort)
+
+    return growth_rows("batch size", batch_sizes, measure)
 
 
 def size_growth(
     config: Config, variables: Variables, canvases: Sequence[Canvas], effort: Effort
 ) -> Iterator[Row]:
-    """End to end of one picture against its megapixels."""
-    points = (
-        Point(
-            canvas[0] * canvas[1] / 1e6,
-            _end_to_end(config, variables, 1, canvas, effort),
-        )
-        for canvas in canvases
-    )
-    return growth_rows("megapixels", points)
+    """Measure all stages of one picture against its megapixels."""
+    by_megapixels = {canvas[0] * canvas[1] / 1e6: canvas for canvas in canvases}
+
+    def measure(megapixels: float) -> Row:
+        return _end_to_end(config, variables, 1, by_megapixels[megapixels], effort)
+
+    return growth_rows("megapixels", list(by_megapixels), measure)
 
 
 def candidate_growth(
     config: Config, counts: Sequence[int], canvas: Canvas, effort: Effort
 ) -> Iterator[Row]:
-    """Post-processing of one picture against ``proposals.nms_pre``, candidates a level."""
+    """Measure post-processing of one picture against ``nms_pre``, the candidates of each level."""
     outputs = make_outputs(config, 1, canvas, seed=0)
     arguments = (outputs, jnp.array([canvas], jnp.int32))
 
-    def point(count: int) -> Point:
-        proposals = replace(config.rpn_proposals, nms_pre=count)
+    def measure(count: float) -> Row:
+        proposals = replace(config.rpn_proposals, nms_pre=int(count))
         function = post_processing_function(replace(config, rpn_proposals=proposals))
         program = compile_program(function, *arguments)
-        timing = time_calls(lambda: program.run(*arguments), effort)
-        return Point(count, timing_columns(timing, 1))
+        return timing_columns(time_calls(lambda: program.run(*arguments), effort), 1)
 
-    return growth_rows("candidates a level", map(point, counts))
+    return growth_rows("candidates per level", counts, measure)
 
 
 def box_growth(
     config: Config, counts: Sequence[int], canvas: Canvas, effort: Effort
 ) -> Iterator[Row]:
-    """Matching and sampling of one picture against its boxes."""
-    points = (Point(count, matching_row(config, canvas, count, effort)) for count in counts)
-    return growth_rows("boxes a picture", points)
+    """Measure matching and sampling of one picture against its number of boxes."""
+
+    def measure(count: float) -> Row:
+        return matching_row(config, canvas, int(count), effort)
+
+    return growth_rows("boxes per picture", counts, measure)
 
 
 def device_growth(
@@ -112,47 +104,47 @@ def device_growth(
     counts: Sequence[int],
     effort: Effort,
 ) -> Iterator[Row]:
-    """The training step with ``batch_size`` pictures a device against devices.
+    """Measure the training step, with ``batch_size`` pictures per device, against devices.
 
-    Each count is a process of its own: of the first GPUs that this one may use, or of fake CPU
-    devices, which share the processor and so show what is lost, not what is gained.
+    Each number of devices is measured in a new process. It sees the first GPUs that this process
+    may use, or simulated CPU devices.
     """
 
-    def point(count: int) -> Point:
-        words = ["-m", "rpn_jax.benchmark", config_name, "--train"]
-        words += ["--batch-sizes", str(batch_size * count), "--precisions", precision]
-        words += ["--size", *map(str, canvas), "--platform", jax.default_backend()]
-        words += ["--runs", str(effort.runs), "--seconds", str(effort.seconds)]
-        with TemporaryDirectory() as folder:
-            run_python([*words, "--out", folder], _devices_environment(count))
-            results = json.loads((Path(folder) / "benchmark.json").read_text())
-        (row,) = results["sections"]["training"]["rows"]
-        return Point(count, row)
+    def measure(count: float) -> Row:
+        request = {
+            "config": config_name,
+            "precision": precision,
+            "batch_size": batch_size * int(count),
+            "canvas": canvas,
+            "effort": asdict(effort),
+        }
+        return ask_child(__name__, request, _devices_environment(int(count)))
 
-    return growth_rows("devices", map(point, counts))
+    return growth_rows("devices", counts, measure)
 
 
-def growth_rows(axis: str, points: Iterable[Point]) -> Iterator[Row]:
-    """Rows with the cost of a unit, and that as a multiple of the first point's.
+def growth_rows(
+    axis: str, values: Sequence[float], measure: Callable[[float], Row]
+) -> Iterator[Row]:
+    """Yield a row for each value of an axis, with its time per unit.
 
-    The multiple is 1 where growth is linear, less where a fixed cost is shared, more where it is
-    steeper.
+    ``unit_cost_to_first`` is that time divided by the first row's. It is 1 if the time is
+    proportional to the value, below 1 if a fixed cost is shared, and above 1 if growth is steeper.
     """
     first_ms: float | None = None
-    for point in points:
-        unit_ms = float(point.columns["median_ms"]) / point.value
+    for value in values:
+        row = row_or_failure({"axis": axis, "value": value}, partial(measure, value))
+        if "failed" in row:
+            yield row
+            continue
+        unit_ms = row["median_ms"] / value
         first_ms = first_ms or unit_ms
-        yield {
-            "axis": axis,
-            "value": point.value,
-            **{key: point.columns[key] for key in ("median_ms", "p10_ms", "p90_ms", "calls")},
-            "ms_per_unit": unit_ms,
-            "unit_cost_to_first": unit_ms / first_ms,
-        }
+        columns = {key: row[key] for key in ("axis", "value", *TIME_COLUMNS)}
+        yield {**columns, "ms_per_unit": unit_ms, "unit_cost_to_first": unit_ms / first_ms}
 
 
 def worst_case_rows(config: Config, canvas: Canvas, effort: Effort) -> Iterator[Row]:
-    """NMS of one picture's levels with ordinary candidates, and with the hardest ones."""
+    """Measure NMS of one picture's levels with ordinary candidates and with the hardest ones."""
     outputs = make_outputs(config, 1, canvas, seed=0)
     found = candidates_function(config)(outputs, jnp.array([canvas], jnp.int32))
     boxes, logits, exists = found
@@ -173,7 +165,7 @@ def worst_case_rows(config: Config, canvas: Canvas, effort: Effort) -> Iterator[
 
 
 def canvases_up_to(canvas: Canvas) -> list[Canvas]:
-    """`CANVAS_SHARES` of a canvas, rounded up to what a canvas may be, each once."""
+    """Return `CANVAS_SHARES` of a canvas, rounded up to allowed sizes, without repeats."""
 
     def side(length: int, share: float) -> int:
         return -(-int(length * share) // CANVAS_MULTIPLE) * CANVAS_MULTIPLE
@@ -183,12 +175,12 @@ def canvases_up_to(canvas: Canvas) -> list[Canvas]:
 
 
 def doubling_up_to(largest: int) -> list[int]:
-    """1, 2, 4 ... and ``largest``."""
+    """Return 1, 2, 4 ... and ``largest``."""
     return sorted({*(2**power for power in range(largest.bit_length())), largest})
 
 
 def device_counts() -> list[int]:
-    """Counts of devices to try on this machine."""
+    """Return the numbers of devices to measure on this machine."""
     if jax.default_backend() == "cpu":
         return list(FAKE_DEVICES)
     return doubling_up_to(jax.local_device_count())
@@ -197,12 +189,13 @@ def device_counts() -> list[int]:
 def _devices_environment(count: int) -> dict[str, str]:
     if jax.default_backend() == "cpu":
         flags = os.environ.get("XLA_FLAGS", "")
-        return {"XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={count}".strip()}
+        simulated = f"{flags} --xla_force_host_platform_device_count={count}".strip()
+        return {"XLA_FLAGS": simulated, "JAX_PLATFORMS": "cpu"}
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     devices = visible.split(",") if visible else map(str, range(count))
     return {
         "CUDA_VISIBLE_DEVICES": ",".join(itertools.islice(devices, count)),
-        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        **NO_PREALLOCATION,
     }
 
 
@@ -212,3 +205,16 @@ def _end_to_end(
     arguments = whole_arguments(config, variables, batch_size, canvas)
     program = compile_program(whole_function(config), *arguments)
     return timing_columns(time_calls(lambda: program.run(*arguments), effort), batch_size)
+
+
+def _child_row(request: dict[str, Any]) -> Row:
+    config = with_precision(load_config(request["config"]), request["precision"])
+    height, width = request["canvas"]
+    effort = Effort(**request["effort"])
+    variables, batch_size = init_variables(config), request["batch_size"]
+    step = time_training(config, variables, batch_size, (height, width), effort)
+    return timing_columns(step.timing, batch_size)
+
+
+if __name__ == "__main__":
+    answer(_child_row)

@@ -1,8 +1,9 @@
-"""What is fed in: pictures, boxes, head outputs and candidates made from a seed.
+"""Generate inputs from a seed: pictures, boxes, head outputs and candidates.
 
-Random weights say nothing of a trained network's outputs, and the time of NMS depends on them. So
-post-processing is fed with outputs as a trained head gives them around objects: near an object many
-anchors score high and point at the same box, elsewhere scores are low and boxes lie at random.
+The time of NMS depends on the head outputs, and random weights do not give the outputs of a trained
+network. Post-processing therefore gets generated outputs that look like a trained head's: near an
+object many anchors have high scores and point at the same box. Elsewhere scores are low and boxes
+are random.
 """
 
 from __future__ import annotations
@@ -23,18 +24,18 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float, UInt8
 
 Canvas = tuple[int, int]
-"""(height, width) of pictures, which fill it, in pixels."""
+"""(height, width) in pixels. The pictures fill the canvas."""
 
 OBJECTS = 40
-"""Objects a picture that made head outputs point at."""
+"""Number of objects per picture in generated head outputs."""
 SMALLEST_OBJECT = 16
-"""Pixels; the largest has the picture's shorter side."""
+"""Smallest side in pixels. The largest is the shorter side of the picture."""
 DELTA_NOISE = 0.15
-"""Standard deviation of made deltas."""
+"""Standard deviation of generated deltas."""
 
 
 def make_pictures(count: int, canvas: Canvas, seed: int) -> UInt8[np.ndarray, "B H W 3"]:
-    """Coloured blocks with noise: neither flat, which compresses too well, nor noise alone."""
+    """Return pictures of coloured blocks with noise, whose JPEG files have a realistic size."""
     rng = np.random.default_rng(seed)
     height, width = canvas
     blocks = rng.integers(0, 256, (count, -(-height // 32), -(-width // 32), 3))
@@ -44,7 +45,7 @@ def make_pictures(count: int, canvas: Canvas, seed: int) -> UInt8[np.ndarray, "B
 
 
 def make_boxes(count: int, canvas: Canvas, seed: int) -> Float[np.ndarray, "G 4"]:
-    """Boxes f32 xyxy inside a canvas, of log-uniform size."""
+    """Return boxes inside a canvas, f32 xyxy, with log-uniform sides."""
     rng = np.random.default_rng(seed)
     height, width = canvas
     largest = min(canvas)
@@ -54,7 +55,7 @@ def make_boxes(count: int, canvas: Canvas, seed: int) -> Float[np.ndarray, "G 4"
 
 
 def make_batch(count: int, canvas: Canvas, boxes: int, seed: int) -> Batch:
-    """Pictures with ``boxes`` boxes each, that fill the canvas, on the first device."""
+    """Return a batch of pictures that fill the canvas, with ``boxes`` boxes each."""
     truth = np.stack([make_boxes(boxes, canvas, seed + index) for index in range(count)])
     return Batch(
         images=jnp.asarray(make_pictures(count, canvas, seed)),
@@ -68,13 +69,13 @@ def make_batch(count: int, canvas: Canvas, boxes: int, seed: int) -> Batch:
 
 
 def output_shapes(config: Config, count: int, canvas: Canvas) -> RPNOutputs:
-    """The shapes of the network's outputs, without computing any."""
+    """Return the shapes of the network's outputs without running it."""
     images = jax.ShapeDtypeStruct((count, *canvas, 3), jnp.float32)
     return jax.eval_shape(RPN(config.model).apply, variable_shapes(config), images)
 
 
 def make_outputs(config: Config, count: int, canvas: Canvas, seed: int) -> RPNOutputs:
-    """Head outputs around `OBJECTS` made objects a picture, as f32 arrays on the first device."""
+    """Return head outputs for `OBJECTS` generated objects per picture, f32 on the first device."""
     shapes = output_shapes(config, count, canvas)
     key = jax.random.key(seed)
     pictures = [
@@ -97,7 +98,7 @@ def _picture_outputs(
     objects_xyxy: Float[Array, "G 4"],
     key: Array,
 ) -> RPNOutputs:
-    """One picture's outputs, each level flat."""
+    """Return the outputs of one picture, with flat levels."""
     objectness, deltas = [], []
     for level, anchors in enumerate(grid_anchors(level_shapes, anchor_config)):
         logit_key, delta_key = jax.random.split(jax.random.fold_in(key, level))
@@ -112,15 +113,16 @@ def _picture_outputs(
 
 
 def equal_boxes(count: int) -> Float[Array, "N 4"]:
-    """One box, many times: the first suppresses all others."""
+    """Return copies of one box. The first suppresses all others."""
     return jnp.tile(jnp.array([0.0, 0.0, 32.0, 32.0]), (count, 1))
 
 
 def chained_boxes(count: int) -> Float[Array, "N 4"]:
-    """Each box overlaps the next by an IoU of 0.78 and the one after it by 0.6.
+    """Return boxes that overlap the next one with IoU 0.78 and the one after that with 0.6.
 
-    At a threshold between the two each would suppress the next, so every second one is kept, and
-    whether a box stays depends on all boxes before it: the longest way to a fixed point.
+    With a threshold between the two, each box would suppress the next one, so every second box is
+    kept. Whether a box is kept depends on all boxes before it. An iteration to the fixed point
+    then needs the largest number of rounds.
     """
     x1 = jnp.arange(count, dtype=jnp.float32) * 4
     zeros = jnp.zeros_like(x1)

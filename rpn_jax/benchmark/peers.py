@@ -1,11 +1,16 @@
-"""PyTorch beside this package: the same work and weights on the same device, in the same run.
+"""Measure PyTorch: the same work and weights on the same device, in the same run.
 
-ResNet-50-FPN is torchvision's where that is installed; any other network, and any on a machine
-without torchvision, is written out in plain PyTorch as MMDetection has it, without post-processing
-and with a stand-in for the loss. Peers are run as well as they can be: warm, cuDNN choosing its
-algorithms, channels last where that helps, weights in bfloat16 for inference, and autocast to
-bfloat16 for training. Compiled is the network; torchvision's post-processing and losses have shapes
-that depend on the data, and stay eager.
+ResNet-50-FPN is torchvision's network, if torchvision is installed. Every other network, and every
+network on a machine without torchvision, is plain PyTorch with MMDetection's layers. It has no
+post-processing, and a simple loss that reads all outputs.
+
+PyTorch gets its best settings: warm-up, cuDNN's autotuning, channels-last memory where it helps,
+bfloat16 weights for inference and bfloat16 autocast for training. `torch.compile` compiles the
+network. torchvision's post-processing and losses stay eager, because their shapes depend on the
+data.
+
+On a GPU PyTorch runs in a child process, before JAX is measured: JAX keeps the memory that it has
+used once. Both are timed by the wall clock, from the call until the results exist.
 """
 
 from __future__ import annotations
@@ -14,7 +19,7 @@ import gc
 import importlib.util
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,37 +31,39 @@ from torch.nn import functional as F
 
 from rpn_jax.benchmark.figures import Row, one_line, timing_columns
 from rpn_jax.benchmark.inputs import Canvas, make_batch, make_outputs, output_shapes
+from rpn_jax.benchmark.process import answer, ask_child
 from rpn_jax.benchmark.stages import NETWORK, POST_PROCESSING, WHOLE
 from rpn_jax.benchmark.timing import Call, Effort, median_ratio, repeat, seconds_until_ready
 from rpn_jax.benchmark.torch_network import Level, TorchRPN
 from rpn_jax.benchmark.training import BOXES, STEP
-from rpn_jax.config import Config, PixelConfig, load_config, replace
+from rpn_jax.config import Config, PixelConfig, Precision, load_config, with_precision
+from rpn_jax.models import init_variables
 from rpn_jax.ops import grid_anchors
 from rpn_jax.structures import Batch, RPNOutputs, Variables
 from rpn_jax.weights.torch.conversion import state_dict
 
 if TYPE_CHECKING:
-    from rpn_jax.ops.convolution import Precision
-
     OurCalls = Mapping[str, Mapping[Precision, Call]]
-    """Calls of this package by stage and precision."""
+    """Calls of this package, by stage and precision."""
 
 STEP_LEARNING_RATE = 1e-5
-"""So low that random weights do not diverge."""
+"""Low, because random weights would diverge at the usual rate."""
+
+CPU = torch.device("cpu")
 
 CompileMode = Literal["default", "reduce-overhead"]
-"""Of `torch.compile`; the second replays CUDA graphs."""
+"""Modes of `torch.compile`. "reduce-overhead" uses CUDA graphs."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to run PyTorch."""
+    """Settings to run PyTorch with."""
 
     name: str
     precision: Precision
     channels_last: bool
     compile_mode: CompileMode | None = None
-    """None runs it eagerly."""
+    """None runs the network eagerly."""
 
 
 CPU_VARIANTS = (
@@ -83,17 +90,17 @@ CUDA_VARIANTS = (
 
 @dataclass(frozen=True)
 class Peer:
-    """A network in PyTorch and what follows it, for one batch."""
+    """A PyTorch network, and the functions of its outputs, for one batch."""
 
     network: nn.Module
-    """Normalised pictures [B, 3, H, W] to levels."""
+    """Maps normalised pictures [B, 3, H, W] to levels."""
     propose: Callable[[list[Level]], Any] | None
-    """Levels to boxes, where the peer has that."""
+    """Maps levels to boxes. None if the peer has no post-processing."""
     loss: Callable[[list[Level]], Tensor]
 
 
 class FromPixels(nn.Module):
-    """A network with normalisation in front: uint8 RGB [B, 3, H, W] to levels."""
+    """Normalise uint8 RGB pictures [B, 3, H, W] and apply a network to them."""
 
     def __init__(self, network: nn.Module, pixels: PixelConfig, dtype: torch.dtype) -> None:
         super().__init__()
@@ -118,11 +125,11 @@ def peer_rows(
     effort: Effort,
     our_calls: OurCalls,
 ) -> Iterator[Row]:
-    """Rows of each variant that ``device`` can run: stages of inference, or the training step.
+    """Yield the rows of each variant for ``device``: stages of inference, or the training step.
 
-    ``times_ours_P`` of a row is its time over that of our call of its stage with precision P
-    (`timing.median_ratio`). A variant that fails (memory, a compiler that is missing) has a row
-    that says so.
+    The column ``times_ours_P`` is the time of PyTorch divided by the time of our call of the same
+    stage with precision P, from `timing.median_ratio`. A variant that fails (out of memory, no
+    compiler) has a row with ``failed``.
     """
     torch.backends.cudnn.benchmark = True
     library = "torchvision" if is_torchvision_peer(config) else "PyTorch"
@@ -140,28 +147,48 @@ def peer_rows(
                 measured = _inference_columns(
                     config, variables, variant, batch, outputs, device, effort, our_calls
                 )
-        except Exception as error:  # a compiler can fail in any way; the other figures stay
+        except Exception as error:  # a compiler can raise anything
             measured = [{"failed": one_line(error)}]
         _release_memory(variant, device)
         yield from ({"peer": name, **columns} for columns in measured)
 
 
+def child_rows(
+    config_name: str, batch_size: int, canvas: Canvas, train: bool, effort: Effort
+) -> list[Row]:
+    """Measure `peer_rows` on the GPU in a new process. There JAX only makes inputs, on the CPU.
+
+    The rows have no ``times_ours_P``.
+
+    Raises:
+      ChildError: the process failed.
+    """
+    request = {
+        "config": config_name,
+        "batch_size": batch_size,
+        "canvas": canvas,
+        "train": train,
+        "effort": asdict(effort),
+    }
+    return ask_child(__name__, request, {"JAX_PLATFORMS": "cpu"})
+
+
 def peer_device() -> torch.device | None:
-    """The device that JAX computes on, as PyTorch's; None where PyTorch cannot use it."""
+    """Return the device that JAX computes on as a PyTorch device, None if PyTorch cannot use it."""
     if jax.default_backend() == "cpu":
         return torch.device("cpu")
     return torch.device("cuda") if torch.cuda.is_available() else None
 
 
 def is_torchvision_peer(config: Config) -> bool:
-    """Whether torchvision is there and has this network, that of ``rpn_r50_fpn_1x_coco``."""
+    """Return whether torchvision is installed and has this network, R50-FPN."""
     original = load_config("rpn_r50_fpn_1x_coco").model
-    same = replace(config.model, precision=original.precision) == original
+    same = with_precision(config, original.precision).model == original
     return same and importlib.util.find_spec("torchvision") is not None
 
 
 def make_peer(config: Config, variables: Variables, batch: Batch, device: torch.device) -> Peer:
-    """The peer of a config with these weights, for a batch whose pictures fill their canvas."""
+    """Return the peer of a config with these weights. The batch's pictures must fill the canvas."""
     weights = {key: torch.tensor(array) for key, array in state_dict(variables).items()}
     if is_torchvision_peer(config):
         return _torchvision_peer(config, weights, batch, device)
@@ -171,7 +198,7 @@ def make_peer(config: Config, variables: Variables, batch: Batch, device: torch.
 
 
 def stand_in_loss(levels: list[Level]) -> Tensor:
-    """Cross-entropy of every logit and L1 of every delta: as much to read, nothing to match."""
+    """Return the cross-entropy of all logits plus the L1 of all deltas. It does no matching."""
     logits = torch.cat([objectness.float().flatten() for objectness, _ in levels])
     deltas = torch.cat([deltas.float().flatten() for _, deltas in levels])
     cross_entropy = F.binary_cross_entropy_with_logits(logits, torch.zeros_like(logits))
@@ -179,23 +206,23 @@ def stand_in_loss(levels: list[Level]) -> Tensor:
 
 
 def set_precision(precision: Precision) -> None:
-    """Let PyTorch use TF32 for float32, or forbid it.
+    """Allow or forbid TF32 for float32 operations in PyTorch.
 
-    By the older of its two sets of switches: they set the newer ones (``fp32_precision``) too,
-    while `torch.compile` of PyTorch 2.9 and 2.10 fails where only the newer ones are set.
+    PyTorch has two sets of switches. This uses the older set, which also sets the newer one
+    (``fp32_precision``). `torch.compile` of PyTorch 2.9 and 2.10 fails if only the newer is set.
     """
     torch.set_float32_matmul_precision("highest" if precision == "float32" else "high")
     torch.backends.cudnn.allow_tf32 = precision != "float32"
 
 
 def torch_pictures(batch: Batch, variant: Variant, device: torch.device) -> Tensor:
-    """The batch's pictures, uint8 [B, 3, H, W] on the device."""
+    """Return the batch's pictures on the device, uint8 [B, 3, H, W]."""
     images = torch.tensor(np.asarray(batch.images)).permute(0, 3, 1, 2).to(device)
     return images.contiguous(memory_format=_memory_format(variant))
 
 
 def torch_levels(outputs: RPNOutputs, device: torch.device) -> list[Level]:
-    """Head outputs of this package in PyTorch's layout."""
+    """Return head outputs of this package in PyTorch's layout."""
     levels = []
     for objectness, deltas in zip(outputs.objectness, outputs.deltas, strict=True):
         logits = torch.tensor(np.asarray(objectness)).permute(0, 3, 1, 2)
@@ -234,7 +261,7 @@ def _inference_columns(
     effort: Effort,
     our_calls: OurCalls,
 ) -> list[Row]:
-    """The network, and where the peer proposes, post-processing and the whole."""
+    """Measure the network and, if the peer has it, post-processing and all stages together."""
     dtype = torch.bfloat16 if variant.precision == "bfloat16" else torch.float32
     peer = make_peer(config, variables, batch, device)
     peer.network.eval()
@@ -262,7 +289,7 @@ def _training_columns(
     effort: Effort,
     our_calls: OurCalls,
 ) -> Row:
-    """A step: forward, loss, backward, SGD."""
+    """Measure a training step: forward pass, loss, backward pass, SGD."""
     peer = make_peer(config, variables, batch, device)
     peer.network.train()
     network = _prepared(FromPixels(peer.network, config.pixels, torch.float32), variant, device)
@@ -287,8 +314,8 @@ def _prepared(network: FromPixels, variant: Variant, device: torch.device) -> nn
     network = network.to(device=device, memory_format=_memory_format(variant))
     if variant.compile_mode is None:
         return network
-    # Whole and for these shapes only: otherwise parts may stay eager, and a second batch size
-    # would get slower code for any size.
+    # fullgraph: without it parts may stay eager. dynamic=False: otherwise a second batch size gets
+    # slower code that works for any size.
     return torch.compile(network, fullgraph=True, dynamic=False, mode=variant.compile_mode)
 
 
@@ -304,9 +331,9 @@ def _stage_columns(
     effort: Effort,
     our_calls: OurCalls,
 ) -> Row:
-    """Times of a call; ``first_call_s`` has compiling and the choice of algorithms in it."""
+    """Time a call. ``first_call_s`` includes compiling and cuDNN's autotuning."""
     on_cuda = device.type == "cuda"
-    seconds_of = _event_seconds if on_cuda else _wall_seconds
+    seconds_of = _synchronized_seconds if on_cuda else _wall_seconds
     first_call = _wall_seconds(lambda: seconds_of(call))
     if on_cuda:
         torch.cuda.reset_peak_memory_stats()
@@ -322,7 +349,7 @@ def _stage_columns(
 
 
 def _release_memory(variant: Variant, device: torch.device) -> None:
-    """Give memory back to whoever is measured next, compiled programs and what they hold too."""
+    """Free the memory of a variant, including its compiled programs, for the next measurement."""
     if variant.compile_mode is not None:
         torch.compiler.reset()
     gc.collect()
@@ -336,10 +363,30 @@ def _wall_seconds(call: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def _event_seconds(call: Callable[[], Any]) -> float:
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
+def _synchronized_seconds(call: Callable[[], Any]) -> float:
+    """Return the wall-clock seconds of a call until a GPU has finished its work."""
+    start = time.perf_counter()
     call()
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end) / 1e3
+    torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def _child_rows(request: dict[str, Any]) -> list[Row]:
+    config = load_config(request["config"])
+    height, width = request["canvas"]
+    return list(
+        peer_rows(
+            config,
+            init_variables(config),
+            request["batch_size"],
+            (height, width),
+            request["train"],
+            torch.device("cuda"),
+            Effort(**request["effort"]),
+            our_calls={},
+        )
+    )
+
+
+if __name__ == "__main__":
+    answer(_child_rows)

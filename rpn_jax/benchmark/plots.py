@@ -1,14 +1,13 @@
-"""Plots of results; ``python -m rpn_jax.benchmark.plots benchmark.json FOLDER`` by themselves."""
+"""Plot the results of the benchmark."""
 
 from __future__ import annotations
 
 import itertools
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rpn_jax.errors import UserError, exit_code
+from rpn_jax.errors import UserError
 from rpn_jax.files import make_folder, read_json
 
 if TYPE_CHECKING:
@@ -21,10 +20,13 @@ STAGE_COLUMNS = ("precision", "batch")
 
 
 def plot_results(results: Path, folder: Path) -> list[Path]:
-    """Write a plot for each section of the results that has one; returns their paths.
+    """Write a plot of stages and a plot of growth, as far as the results have them.
+
+    Returns:
+      The paths of the plots.
 
     Raises:
-      UserError: the results cannot be read, or the folder not be written.
+      UserError: the results cannot be read, or the folder cannot be written.
     """
     sections = _read_sections(results)
     figures = {
@@ -41,7 +43,7 @@ def plot_results(results: Path, folder: Path) -> list[Path]:
 
 
 def stages_figure(rows: Rows) -> Figure:
-    """Milliseconds of each stage, with p10 to p90, for each precision and batch size."""
+    """Plot the milliseconds of each stage, with p10 to p90, per precision and batch size."""
     groups = [
         (key, list(group))
         for key, group in itertools.groupby(
@@ -55,12 +57,12 @@ def stages_figure(rows: Rows) -> Figure:
         above = [row["p90_ms"] - row["median_ms"] for row in group]
         axes.barh([row["stage"] for row in group], medians, xerr=(below, above), color="#4878a8")
         axes.invert_yaxis()
-        axes.set(title=f"{precision}, batch {batch}", xlabel="ms a call, p10 to p90")
+        axes.set(title=f"{precision}, batch {batch}", xlabel="ms per call, p10 to p90")
     return figure
 
 
 def growth_figure(rows: Rows) -> Figure:
-    """Milliseconds against each axis, with the line that linear growth would be."""
+    """Plot the milliseconds against each axis, with a line for linear growth."""
     groups = [(axis, list(group)) for axis, group in itertools.groupby(rows, lambda r: r["axis"])]
     figure, all_axes = _new_figure(len(groups))
     for axes, (axis, group) in zip(all_axes, groups, strict=True):
@@ -88,21 +90,4 @@ def _read_sections(path: Path) -> dict[str, Any]:
     try:
         return read_json(path)["sections"]
     except (KeyError, TypeError):
-        raise UserError(f"{path}: is no result of the benchmark") from None
-
-
-def main(arguments: Sequence[str]) -> int:
-    """RESULTS FOLDER in, plots out; its `rpn_jax.errors.exit_code`."""
-
-    def command() -> int:
-        if len(arguments) != 2:
-            raise UserError("usage: python -m rpn_jax.benchmark.plots benchmark.json FOLDER")
-        for path in plot_results(Path(arguments[0]), Path(arguments[1])):
-            print(path)
-        return 0
-
-    return exit_code(command)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+        raise UserError(f"{path}: is not a result of rpn-jax benchmark") from None

@@ -1,4 +1,8 @@
-"""What only a process of its own can tell: import time, and peak memory of inference."""
+"""Measurements in a new process: import time, peak memory of inference, and other modules' cases.
+
+A module that measures in a child process calls `ask_child` with its own name, and `answer` if it
+runs as ``__main__``.
+"""
 
 from __future__ import annotations
 
@@ -6,55 +10,56 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from rpn_jax.benchmark.figures import Row
 from rpn_jax.benchmark.inputs import Canvas, make_batch
 from rpn_jax.benchmark.timing import Effort, repeat
-from rpn_jax.config import Config, load_config, replace
-
-if TYPE_CHECKING:
-    from rpn_jax.ops.convolution import Precision
+from rpn_jax.config import Config, Precision, load_config, with_precision
 
 IMPORTS = {
     "import rpn_jax": "import rpn_jax",
-    "import all that inference needs": "from rpn_jax import RPN, load_config, propose",
+    "import everything for inference": "from rpn_jax import RPN, load_config, propose",
 }
 IMPORT_EFFORT = Effort(runs=7, seconds=60.0)
 INFERENCE_CALLS = 3
 PROCESS_STATUS = Path("/proc/self/status")
+NO_PREALLOCATION = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+"""By default JAX takes 75% of a GPU's memory when it starts. Two processes then do not fit."""
 
 
-def import_rows() -> Iterator[Row]:
-    """Seconds of statements in a fresh interpreter, Python's own start left out."""
-    for name, statement in IMPORTS.items():
-        timing = repeat(partial(_import_seconds, statement), IMPORT_EFFORT)
-        yield {"what": name, "median_s": timing.median, "p90_s": timing.p90}
+class ChildError(RuntimeError):
+    """A child process failed. The message is the last line that it printed on stderr."""
 
 
-def memory_row(config_name: str, precision: Precision, canvas: Canvas) -> Row:
-    """Peak memory of a process that compiles inference of one picture and runs it.
+def ask_child(module: str, request: dict[str, Any], variables: dict[str, str]) -> Any:
+    """Run ``python -m MODULE`` with ``request`` as JSON, and return its JSON answer.
 
-    Host memory is the process's resident peak (Linux only), everything that is loaded included.
+    Args:
+      module: a module that calls `answer`.
+      request: what to measure; plain JSON values.
+      variables: environment variables to add.
+
+    Raises:
+      ChildError: the process failed.
     """
-    figures = json.loads(
-        run_python(
-            ["-m", __name__, config_name, precision, *map(str, canvas)],
-            # The parent holds most of a GPU's memory already.
-            {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
-        )
-    )
-    return {"what": f"inference of one {canvas[0]}x{canvas[1]} picture, {precision}", **figures}
+    output = run_python(["-m", module, json.dumps(request)], variables)
+    return json.loads(output.splitlines()[-1])  # libraries may print before
+
+
+def answer(measure: Callable[[dict[str, Any]], Any]) -> None:
+    """Print the JSON answer of ``measure`` to the request on the command line of this process."""
+    print(json.dumps(measure(json.loads(sys.argv[1]))))
 
 
 def run_python(words: list[str], variables: dict[str, str]) -> str:
-    """Output of a Python process with further environment variables.
+    """Return the output of a Python process with the environment ``variables`` added.
 
     Raises:
-      RuntimeError: it failed; holds what it said.
+      ChildError: the process failed. Its whole stderr is printed on ours.
     """
     done = subprocess.run(
         [sys.executable, *words],
@@ -64,12 +69,34 @@ def run_python(words: list[str], variables: dict[str, str]) -> str:
         check=False,
     )
     if done.returncode:
-        raise RuntimeError(f"python {' '.join(words)} failed: {done.stderr}")
+        print(done.stderr, file=sys.stderr)
+        lines = done.stderr.split("\n")
+        reason = next((line for line in reversed(lines) if line.strip()), "no message")
+        raise ChildError(f"exit code {done.returncode}: {reason}")
     return done.stdout
 
 
-def inference_peak(config: Config, canvas: Canvas) -> dict[str, Any]:
-    """Run inference in this process; its peaks so far, in MB, None where they are unknown."""
+def import_rows() -> Iterator[Row]:
+    """Measure the seconds of import statements in a new interpreter, without Python's own start."""
+    for name, statement in IMPORTS.items():
+        timing = repeat(partial(_import_seconds, statement), IMPORT_EFFORT)
+        yield {"what": name, "median_s": timing.median, "p90_s": timing.p90}
+
+
+def memory_row(config_name: str, precision: Precision, canvas: Canvas) -> Row:
+    """Measure the peak memory of a process that compiles and runs inference of one picture.
+
+    Host memory is the process's peak resident memory, including all libraries (Linux only).
+
+    Raises:
+      ChildError: the process failed.
+    """
+    request = {"config": config_name, "precision": precision, "canvas": canvas}
+    return ask_child(__name__, request, NO_PREALLOCATION)
+
+
+def inference_peak(config: Config, canvas: Canvas) -> Row:
+    """Run inference in this process and return its peak memory in MB, None where unknown."""
     import jax
     import numpy as np
 
@@ -81,7 +108,7 @@ def inference_peak(config: Config, canvas: Canvas) -> dict[str, Any]:
 
     return_memory_after_compiling()
     batch = make_batch(1, canvas, boxes=1, seed=0)
-    # As if loaded: random ones would have to be computed first, which takes memory too.
+    # Use ones with the shapes of loaded weights. Random initialisation would need extra memory.
     variables = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), variable_shapes(config))
     prepared = prepare_variables(config, variables, one_device())
     del variables
@@ -103,7 +130,7 @@ def _import_seconds(statement: str) -> float:
 
 
 def _peak_resident_bytes() -> int | None:
-    # Not getrusage: a child starts with the peak of the parent that forked it.
+    # getrusage would count the peak of the parent process, from which this one was forked.
     if not PROCESS_STATUS.is_file():
         return None
     lines = PROCESS_STATUS.read_text().splitlines()
@@ -111,13 +138,11 @@ def _peak_resident_bytes() -> int | None:
     return int(kilobytes) * 1024
 
 
-def main(arguments: list[str]) -> None:
-    """The child of `memory_row`: CONFIG PRECISION HEIGHT WIDTH in, JSON out."""
-    name, precision, height, width = arguments
-    config = load_config(name)
-    model = replace(config.model, precision=cast("Precision", precision))
-    print(json.dumps(inference_peak(replace(config, model=model), (int(height), int(width)))))
+def _child_peak(request: dict[str, Any]) -> Row:
+    config = with_precision(load_config(request["config"]), request["precision"])
+    height, width = request["canvas"]
+    return inference_peak(config, (height, width))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    answer(_child_peak)

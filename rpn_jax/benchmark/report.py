@@ -1,4 +1,4 @@
-"""Results as text and as JSON: the same rows."""
+"""Results as Markdown tables and as JSON, with the same rows."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from rpn_jax.files import write_json
 
 RESULTS_FILE = "benchmark.json"
 FORMAT = 1
-"""Raised when a reader of the file would have to change."""
+"""Version of the file. It increases when programs that read the file must change."""
 
 
 def table(section: Section) -> str:
-    """A Markdown table whose columns line up: text to the left, figures to the right."""
+    """Return a section as a Markdown table with aligned columns: text left, figures right."""
     columns = list(dict.fromkeys(key for row in section.rows for key in row))
     cells = [[_cell(row.get(column)) for column in columns] for row in section.rows]
     widths = [max(map(len, texts)) for texts in zip(columns, *cells, strict=True)]
@@ -41,8 +41,8 @@ def write_results(
 ) -> None:
     """Write ``FOLDER/benchmark.json``.
 
-    Its keys are ``format``, ``environment``, ``options`` and ``sections``, which holds a ``note``
-    and ``rows`` for each section by name.
+    Its keys are ``format``, ``environment``, ``options`` and ``sections``. Each section has a
+    ``note`` and ``rows``, under its name.
 
     Raises:
       UserError: the file cannot be written.
@@ -59,7 +59,7 @@ def write_results(
 
 
 def _cell(value: str | int | float | None) -> str:
-    """Three significant digits, never with an exponent; whole numbers whole."""
+    """Format a number with three significant digits and no exponent. Integers stay as they are."""
     if value is None:
         return "-"
     if not isinstance(value, float):

@@ -1,4 +1,4 @@
-"""Inference on one device: its stages apart and together."""
+"""Measure inference on one device: each stage, and all stages together."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ CALLS_IN_FLIGHT = 8
 
 @dataclass(frozen=True)
 class Stage:
-    """Something that is timed by itself."""
+    """A part of inference that is timed separately."""
 
     name: str
     function: jax.stages.Wrapped
     arguments: tuple[Any, ...]
     flops: float | None = None
-    """Of its convolutions; None where it has none, or they are not known."""
+    """Operations of its convolutions. None if it has none or their number is not known."""
 
 
 def inference_rows(
@@ -59,11 +59,15 @@ def inference_rows(
     peaks: Peaks,
     effort: Effort,
 ) -> tuple[list[Row], dict[str, Call]]:
-    """A row for each stage and for the whole, from uint8 pictures to proposals, on the device.
+    """Measure each stage and all stages together, from uint8 pictures to proposals.
 
-    With them the calls that were timed, by stage, to be timed beside others. Post-processing and
-    its stages work on made head outputs (`inputs.make_outputs`); end to end they see those of
-    ``variables``. ``boxes_out`` is the mean number of proposals a picture.
+    Post-processing and its parts get generated head outputs (`inputs.make_outputs`). "End to end"
+    uses the network's outputs with ``variables``. ``boxes_out`` is the mean number of proposals per
+    picture.
+
+    Returns:
+      A row for each stage, and by stage the calls that were timed, so that they can be timed again
+      in turns with other programs.
     """
     batch = make_batch(batch_size, canvas, boxes=1, seed=0)
     prepared = prepare_variables(config, variables, one_device())
@@ -95,7 +99,7 @@ def whole_row(
     peaks: Peaks,
     effort: Effort,
 ) -> Row:
-    """From uint8 pictures to proposals, one call at a time."""
+    """Measure all stages together, from uint8 pictures to proposals, one call at a time."""
     arguments = whole_arguments(config, variables, batch_size, canvas)
     flops = count_flops(network_function(config), *arguments[:3])
     stage = Stage(WHOLE, whole_function(config), arguments, flops)
@@ -106,39 +110,39 @@ def whole_row(
 def whole_arguments(
     config: Config, variables: Variables, batch_size: int, canvas: Canvas
 ) -> tuple[Any, ...]:
-    """What `whole_function` takes, with made pictures that fill the canvas."""
+    """Return arguments for `whole_function`, with generated pictures that fill the canvas."""
     batch = make_batch(batch_size, canvas, boxes=1, seed=0)
     prepared = prepare_variables(config, variables, one_device())
     return prepared, batch.images, batch.image_sizes, batch.scale_factors
 
 
 def one_device() -> SingleDeviceSharding:
-    """Placement of weights for inference on one device."""
+    """Return the placement of weights for inference on one device."""
     return SingleDeviceSharding(jax.local_devices()[0])
 
 
 def time_in_flight(call: Call, effort: Effort) -> Timing:
-    """Times of `CALLS_IN_FLIGHT` calls, started without waiting in between."""
+    """Time `CALLS_IN_FLIGHT` calls that are started without waiting for each other."""
     return time_calls(lambda: [call() for _ in range(CALLS_IN_FLIGHT)], effort)
 
 
 def network_function(config: Config) -> jax.stages.Wrapped:
-    """Prepared weights, uint8 pictures [B, H, W, 3] and their sizes [B, 2] to `RPNOutputs`."""
+    """Return a function of prepared weights, uint8 pictures and sizes [B, 2] to `RPNOutputs`."""
     return jax.jit(partial(run_network, config))
 
 
 def whole_function(config: Config) -> jax.stages.Wrapped:
-    """Prepared weights, uint8 pictures, sizes, resize factors to `Proposals`, as users run it."""
+    """Return a function of weights, uint8 pictures, sizes and resize factors to `Proposals`."""
     return jax.jit(partial(propose_pictures, config))
 
 
 def candidates_function(config: Config) -> jax.stages.Wrapped:
-    """`RPNOutputs` and picture sizes [B, 2] to boxes, logits and validity [B, L, k]."""
+    """Return a function of `RPNOutputs` and sizes to boxes, logits and validity [B, L, k]."""
     return jax.jit(lambda outputs, image_sizes: candidates(config, outputs, image_sizes))
 
 
 def nms_function(config: Config) -> jax.stages.Wrapped:
-    """Candidates [B, L, k] as `candidates` gives them to the indices of those kept, [B, N]."""
+    """Return a function of candidates [B, L, k] to the indices of the kept ones, [B, N]."""
     settings = config.rpn_proposals
 
     @jax.jit
@@ -151,12 +155,12 @@ def nms_function(config: Config) -> jax.stages.Wrapped:
 
 
 def post_processing_function(config: Config) -> jax.stages.Wrapped:
-    """`RPNOutputs` and picture sizes [B, 2] to `Proposals`."""
+    """Return a function of `RPNOutputs` and sizes [B, 2] to `Proposals`."""
     return jax.jit(lambda outputs, image_sizes: propose(config, outputs, image_sizes))
 
 
 def _measure(stage: Stage, batch_size: int, peaks: Peaks, effort: Effort) -> tuple[Row, Call]:
-    """A stage's row, and the call that was timed."""
+    """Return the row of a stage, and the call that was timed."""
     program = compile_program(stage.function, *stage.arguments, flops=stage.flops)
     call = partial(program.run, *stage.arguments)
     timing = time_calls(call, effort)

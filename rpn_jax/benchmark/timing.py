@@ -1,4 +1,4 @@
-"""Compile, run, wait, repeat: what every figure of time comes from."""
+"""Compile programs, and measure the time of their calls."""
 
 from __future__ import annotations
 
@@ -13,64 +13,66 @@ import numpy as np
 WARM_UP_CALLS = 2
 
 Call = Callable[[], Any]
-"""Work of this package that is compiled and has its arguments; it returns JAX arrays."""
+"""A compiled program with its arguments. It returns JAX arrays."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds that calls of the same work took."""
+    """Seconds of repeated calls."""
 
     median: float
     p10: float
-    """A tenth of the calls were quicker (linear between neighbours, as `numpy.percentile`)."""
+    """10th percentile, as `numpy.percentile` computes it (linear interpolation)."""
     p90: float
-    """A tenth were slower."""
+    """90th percentile."""
     calls: int
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How long a figure is measured."""
+    """Limits of the repeated calls of one program."""
 
     runs: int
-    """Timed calls."""
+    """Maximum number of timed calls."""
     seconds: float
-    """No further call is begun after this long."""
+    """Start no further call after this many seconds."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """A compiled function, and what the compiler says of it."""
+    """A compiled function with the compiler's figures for it."""
 
     run: jax.stages.Compiled
-    """The function."""
+    """The compiled function."""
     compile_seconds: float
-    """Lowering included; no cache of compiled programs is used."""
+    """Time of lowering and compiling. Programs from JAX's persistent cache would be faster, so
+    `command.run` does not enable it."""
     flops: float | None
-    """Of one call, by `count_flops`: padding is not counted, and the body of a loop counts once."""
+    """Floating-point operations of one call, from `count_flops`. Padding is not counted, and the
+    body of a loop counts once."""
     bytes_accessed: float | None
-    """Of one call, by XLA's cost analysis of the program as it was compiled."""
+    """Bytes of one call, by XLA's cost analysis of the compiled program. None on GPUs: there the
+    analysis does not count the calls of cuDNN and cuBLAS, which is most of the work."""
     memory_bytes: int | None
-    """Arguments, results and temporaries on the device. None, as above, where the compiler does
-    not tell."""
+    """Arguments, results and temporaries on the device. None if the compiler does not say."""
 
 
 def summarize(seconds: Sequence[float]) -> Timing:
-    """The figures of one or more calls."""
+    """Return the figures of one or more calls."""
     p10, median, p90 = np.percentile(seconds, (10, 50, 90))
     return Timing(float(median), float(p10), float(p90), len(seconds))
 
 
 def time_calls(call: Call, effort: Effort) -> Timing:
-    """Time calls, after `WARM_UP_CALLS` that are not, each until the JAX arrays it returns exist.
+    """Time calls after `WARM_UP_CALLS` untimed ones, each until the arrays that it returns exist.
 
-    What a call returns must depend on all of its work.
+    The returned arrays must depend on all work of the call.
     """
     return repeat(lambda: seconds_until_ready(call), effort)
 
 
 def seconds_until_ready(call: Call) -> float:
-    """Seconds from a call to the existence of the JAX arrays that it returns."""
+    """Return the seconds from the start of a call until the JAX arrays that it returns exist."""
     start = time.perf_counter()
     jax.block_until_ready(call())
     return time.perf_counter() - start
@@ -79,9 +81,10 @@ def seconds_until_ready(call: Call) -> float:
 def median_ratio(
     timed_call: Callable[[], float], other_timed_call: Callable[[], float], effort: Effort
 ) -> float:
-    """How many times as long the first takes, both in turns: a slower machine slows both.
+    """Return the median of the first call's time divided by the second's, timed in turns.
 
-    Each is called twice and its second time counts: the first finds the other's data in the caches.
+    Other load on the machine then slows both. Each is called twice and the second time counts,
+    because the first call finds the other program's data in the caches.
     """
 
     def second_time(timed_call: Callable[[], float]) -> float:
@@ -93,7 +96,7 @@ def median_ratio(
 
 
 def repeat(timed_call: Callable[[], float], effort: Effort) -> Timing:
-    """The figures of a call that tells the seconds it took, after `WARM_UP_CALLS` of it."""
+    """Return the figures of a call that returns its own seconds, after `WARM_UP_CALLS` calls."""
     for _ in range(WARM_UP_CALLS):
         timed_call()
     return summarize(_collect(timed_call, effort))
@@ -110,34 +113,38 @@ def _collect(measure: Callable[[], float], effort: Effort) -> list[float]:
 def compile_program(
     function: jax.stages.Wrapped, *arguments: Any, flops: float | None = None
 ) -> Program:
-    """Lower and compile a jitted (or `pmap`-ed) function for such arguments.
+    """Lower and compile a jitted (or `pmap`-ed) function for the shapes of these arguments.
 
-    ``flops`` are its operations, see `count_flops`.
+    ``flops`` is the number of its operations, see `count_flops`.
     """
     start = time.perf_counter()
     compiled = function.lower(*arguments).compile()
     compile_seconds = time.perf_counter() - start
+    on_cpu = jax.default_backend() == "cpu"
     return Program(
         run=compiled,
         compile_seconds=compile_seconds,
         flops=flops,
-        bytes_accessed=(compiled.cost_analysis() or {}).get("bytes accessed"),
+        bytes_accessed=(compiled.cost_analysis() or {}).get("bytes accessed") if on_cpu else None,
         memory_bytes=_memory_bytes(compiled),
     )
 
 
 def count_flops(function: jax.stages.Wrapped, *arguments: Any) -> float | None:
-    """Operations of a jitted function, by XLA's cost analysis of it as written for a GPU.
+    """Return the operations of a jitted function, by XLA's cost analysis of its form for GPUs.
 
-    As written for a CPU it has loops of matrix products, of which the analysis counts one round,
-    and products with zeros between groups of channels. The analysis itself is the CPU backend's,
-    which alone knows programs that are not compiled; None where JAX was started without it.
+    Its form for CPUs has loops of matrix products, of which the analysis counts one iteration, and
+    products with zeros between groups of channels. The analysis runs on the CPU backend, because
+    only that one analyses programs before they are compiled.
+
+    Returns:
+      None if JAX runs without the CPU backend.
     """
     try:
         cpu, *_ = jax.local_devices(backend="cpu")
     except RuntimeError:
         return None
-    # Arrays would tie the program to the device that they lie on.
+    # Use shapes: arrays would compile the program for the device that holds them.
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), arguments)
     with jax.default_device(cpu):
         lowered = function.trace(*shapes).lower(lowering_platforms=("cuda",))

@@ -1,7 +1,7 @@
-"""The same network in plain PyTorch, under MMDetection's names: what its users run today.
+"""The RPN in plain PyTorch, with MMDetection's parameter names: ResNet and ResNeXt, FPN and head.
 
-ResNet and ResNeXt, feature pyramid and head, NCHW. Weights of this package load into it by
-`rpn_jax.weights.torch.conversion.state_dict`.
+It stands for what users of MMDetection run. `rpn_jax.weights.torch.conversion.state_dict` converts
+weights of this package for it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Level = tuple[Tensor, Tensor]
 
 
 class TorchRPN(nn.Module):
-    """Normalised pictures [B, 3, H, W] to the outputs of every level."""
+    """Maps normalised pictures [B, 3, H, W] to the outputs of every level."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class TorchRPN(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Stem and stages; what the config freezes has no gradients."""
+    """Stem and stages. Parameters that the config freezes have no gradients."""
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class ResNet(nn.Module):
         self.train()
 
     def train(self, mode: bool = True) -> ResNet:
-        """Frozen norms never take the batch's statistics."""
+        """Switch the mode. Frozen norms keep using their stored statistics."""
         super().train(mode)
         if self._config.norm == "frozen":
             freeze_statistics(self)
@@ -85,7 +85,7 @@ class ResNet(nn.Module):
 
 
 class Block(nn.Module):
-    """Basic or bottleneck residual block."""
+    """A basic or a bottleneck residual block."""
 
     def __init__(self, config: BackboneConfig, in_channels: int, planes: int, stride: int) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ class Block(nn.Module):
 
 
 class FPN(nn.Module):
-    """Laterals, top-down sums, outputs, and every second pixel of the last."""
+    """A feature pyramid. Its last level is every second pixel of the level before."""
 
     def __init__(self, channels: list[int], out_channels: int) -> None:
         super().__init__()
@@ -141,7 +141,7 @@ class FPN(nn.Module):
 
 
 class NamedConv(nn.Module):
-    """A convolution with bias, under the name ``conv``."""
+    """A convolution with bias, named ``conv``."""
 
     def __init__(self, in_channels: int, out_channels: int, size: int) -> None:
         super().__init__()
@@ -152,7 +152,7 @@ class NamedConv(nn.Module):
 
 
 class Head(nn.Module):
-    """3x3 convolution, ReLU, 1x1 convolutions to objectness and deltas."""
+    """A 3x3 convolution, ReLU, and 1x1 convolutions to objectness and deltas."""
 
     def __init__(self, in_channels: int, channels: int, anchors: int) -> None:
         super().__init__()
@@ -166,12 +166,12 @@ class Head(nn.Module):
 
 
 def batch_norms(network: nn.Module) -> list[nn.BatchNorm2d]:
-    """Its batch norms."""
+    """Return all batch norms of a network."""
     return [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
 
 
 def freeze_statistics(network: nn.Module) -> None:
-    """Let batch norms use the statistics they hold; their scales and biases train on."""
+    """Make batch norms use their stored statistics. Their scales and biases still train."""
     for norm in batch_norms(network):
         norm.eval()
 

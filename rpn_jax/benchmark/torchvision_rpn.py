@@ -1,7 +1,8 @@
 """torchvision's ResNet-50-FPN RPN, with the candidates and thresholds of a config.
 
-Anchors are handed in. torchvision's own are rounded to whole pixels, and where a level's stride
-does not divide the canvas it spreads them over the canvas (61 rows apart, not 64, at height 800).
+The anchors are an argument. torchvision's own are rounded to whole pixels. If a level's stride does
+not divide the canvas, torchvision also changes the distance of the anchors (61 rows instead of 64
+at height 800).
 """
 
 from __future__ import annotations
@@ -28,36 +29,36 @@ RENAMES = (
     (r"^rpn_head\.rpn_cls\.", "rpn.head.cls_logits."),
     (r"^rpn_head\.rpn_reg\.", "rpn.head.bbox_pred."),
 )
-"""From MMDetection's names to torchvision's."""
+"""Patterns that change MMDetection's parameter names to torchvision's."""
 
 LAYERS = 5
-"""Residual stages and the stem, as torchvision counts what trains."""
+"""Number of residual stages plus the stem: torchvision's count of trainable layers."""
 
 
 def torchvision_key(key: str) -> str:
-    """torchvision's name of a parameter that MMDetection calls ``key``."""
+    """Return torchvision's name of the parameter that MMDetection calls ``key``."""
     for pattern, replacement in RENAMES:
         key = re.sub(pattern, replacement, key)
     return key
 
 
 class TorchvisionRPN(nn.Module):
-    """Normalised pictures [B, 3, H, W] to the outputs of every level; the rest as methods."""
+    """Maps normalised pictures [B, 3, H, W] to the outputs of every level."""
 
     def __init__(self, config: Config, image_sizes: list[tuple[int, int]]) -> None:
-        """``image_sizes`` are (height, width) of a batch's pictures, which all fill the canvas."""
+        """Build the network for a batch. All pictures of ``image_sizes`` must fill the canvas."""
         super().__init__()
         loss, proposals = config.rpn_loss, config.rpn_proposals
         self.image_sizes = image_sizes
         self.backbone = resnet_fpn_backbone(
             backbone_name="resnet50",
             weights=None,
-            # Not FrozenBatchNorm2d, which trains no scales and biases.
+            # FrozenBatchNorm2d would not train scales and biases.
             norm_layer=nn.BatchNorm2d,
             trainable_layers=LAYERS - 1 - config.model.backbone.frozen_stages,
         )
         self.rpn = RegionProposalNetwork(
-            nn.Identity(),  # in place of an anchor generator, which only its forward asks
+            nn.Identity(),  # instead of an anchor generator, which only `forward` uses
             RPNHead(config.model.neck_channels, config.model.rpn.anchors.per_cell),
             fg_iou_thresh=loss.positive_iou,
             bg_iou_thresh=loss.negative_iou,
@@ -73,13 +74,13 @@ class TorchvisionRPN(nn.Module):
         self.train()
 
     def train(self, mode: bool = True) -> TorchvisionRPN:
-        """Norms never take the batch's statistics."""
+        """Switch the mode. Norms keep using their stored statistics."""
         super().train(mode)
         freeze_statistics(self)
         return self
 
     def load(self, state_dict: dict[str, Tensor]) -> None:
-        """Take weights under MMDetection's names."""
+        """Load weights with MMDetection's names."""
         self.load_state_dict({torchvision_key(key): value for key, value in state_dict.items()})
 
     def forward(self, images: Tensor) -> list[Level]:
@@ -88,9 +89,9 @@ class TorchvisionRPN(nn.Module):
         return list(zip(objectness, deltas, strict=True))
 
     def propose(self, levels: list[Level], anchors: list[Tensor]) -> list[Tensor]:
-        """Boxes of each picture: the part of torchvision's forward that follows its head.
+        """Return each picture's boxes, as torchvision's `forward` computes them after its head.
 
-        ``anchors`` are [K, 4] xyxy pixels for each picture.
+        ``anchors`` has [K, 4] xyxy in pixels for each picture.
         """
         objectness, deltas = _flat(levels)
         boxes = self.rpn.box_coder.decode(deltas, anchors).view(len(anchors), -1, 4)
@@ -98,7 +99,7 @@ class TorchvisionRPN(nn.Module):
         return self.rpn.filter_proposals(boxes, objectness, self.image_sizes, counts)[0]
 
     def loss(self, levels: list[Level], anchors: list[Tensor], boxes: list[Tensor]) -> Tensor:
-        """Matching, sampling and both losses; torchvision's forward would propose as well."""
+        """Match, sample and return the loss. torchvision's `forward` would also make proposals."""
         labels, matched = self.rpn.assign_targets_to_anchors(
             anchors, [{"boxes": of_picture} for of_picture in boxes]
         )
@@ -108,7 +109,7 @@ class TorchvisionRPN(nn.Module):
 
 
 def _flat(levels: list[Level]) -> tuple[Tensor, Tensor]:
-    """Float32 logits [B * K, 1] and deltas [B * K, 4] in the anchors' order."""
+    """Return float32 logits [B * K, 1] and deltas [B * K, 4] in the order of the anchors."""
     objectness, deltas = zip(*levels, strict=True)
     return concat_box_prediction_layers(
         [level.float() for level in objectness], [level.float() for level in deltas]

@@ -1,16 +1,27 @@
-"""The training step on all local devices, and its matching and sampling alone."""
+"""Measure the training step, and matching and sampling by themselves."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rpn_jax.benchmark.device import Peaks
 from rpn_jax.benchmark.figures import Row, program_columns, roofline_columns, timing_columns
 from rpn_jax.benchmark.inputs import Canvas, make_batch, output_shapes
-from rpn_jax.benchmark.timing import Call, Effort, compile_program, count_flops, time_calls
+from rpn_jax.benchmark.timing import (
+    Call,
+    Effort,
+    Program,
+    Timing,
+    compile_program,
+    count_flops,
+    time_calls,
+)
 from rpn_jax.config import Config
 from rpn_jax.models import variable_shapes
 from rpn_jax.models.rpn.targets import AnchorTargets, batch_targets
@@ -24,8 +35,6 @@ from rpn_jax.training.step import (
     device_step,
     initial_state,
     make_step,
-    replicate,
-    split_batch,
 )
 
 if TYPE_CHECKING:
@@ -37,7 +46,21 @@ if TYPE_CHECKING:
 STEP = "training step"
 BOXES = 12
 STEPS_PER_EPOCH = 10_000
-"""The rate stays in its warm-up, so that random weights do not diverge."""
+"""So many that the learning rate stays in its warm-up. Random weights would diverge at the full
+rate."""
+
+
+@dataclass(frozen=True)
+class TimedStep:
+    """A training step that was compiled and timed."""
+
+    program: Program
+    """The step of all used devices. FLOPs and memory are those of one device."""
+    timing: Timing
+    devices: int
+    """Number of devices that share the batch."""
+    call: Call
+    """The call that was timed."""
 
 
 def training_rows(
@@ -48,41 +71,65 @@ def training_rows(
     peaks: Peaks,
     effort: Effort,
 ) -> tuple[list[Row], dict[str, Call]]:
-    """The real step: forward, matching, sampling, losses, backward, gradients' mean, SGD.
+    """Measure the real training step, see `time_training`.
 
-    ``batch_size`` pictures of `BOXES` boxes each, over all local devices; memory is a device's.
-    Its row, and by the name of its stage the call that was timed, to be timed beside others.
+    Returns:
+      One row, and by the name of its stage the call that was timed, so that it can be timed again
+      in turns with another program.
+    """
+    step = time_training(config, variables, batch_size, canvas, effort)
+    row = {
+        "stage": STEP,
+        "devices": step.devices,
+        **timing_columns(step.timing, batch_size),
+        **roofline_columns(step.program, step.timing, batch_size // step.devices, peaks),
+        **program_columns(step.program),
+    }
+    return [row], {STEP: step.call}
 
-    Raises:
-      UserError: the batch is no multiple of the number of devices.
+
+def time_training(
+    config: Config, variables: Variables, batch_size: int, canvas: Canvas, effort: Effort
+) -> TimedStep:
+    """Time forward pass, matching, sampling, losses, backward pass, gradient average and SGD.
+
+    The batch has ``batch_size`` pictures with `BOXES` boxes each, shared by `sharing_devices`.
     """
     parts = _step_parts(config, variables, batch_size)
-    step = make_step(*parts, seed=0)
-    batch = split_batch(make_batch(batch_size, canvas, BOXES, seed=0))
-    # A copy: the step donates its state, and the variables are still needed.
-    state = replicate(jax.tree.map(jnp.copy, initial_state(variables, parts.optimizer)))
+    devices = sharing_devices(batch_size)
+    mesh = Mesh(np.array(devices), (DEVICE_AXIS,))
+    batch = jax.tree.map(
+        lambda leaf: leaf.reshape(len(devices), -1, *leaf.shape[1:]),
+        make_batch(batch_size, canvas, BOXES, seed=0),
+    )
+    batch = jax.device_put(batch, NamedSharding(mesh, PartitionSpec(DEVICE_AXIS)))
+    # The step donates its state. Copy it, because the caller still needs the variables.
+    state = jax.tree.map(jnp.copy, initial_state(variables, parts.optimizer))
+    state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
     flops = count_flops(_without_pmap(parts), state, batch)
-    program = compile_program(step, state, batch, flops=flops and flops / jax.local_device_count())
+    program = compile_program(
+        make_step(*parts, seed=0), state, batch, flops=flops and flops / len(devices)
+    )
 
     def one_step() -> tuple[TrainState, Metrics]:
         nonlocal state
         state, metrics = program.run(state, batch)
         return state, metrics
 
-    timing = time_calls(one_step, effort)
-    row = {
-        "stage": STEP,
-        **timing_columns(timing, batch_size),
-        **roofline_columns(program, timing, batch_size // jax.local_device_count(), peaks),
-        **program_columns(program),
-    }
-    return [row], {STEP: one_step}
+    return TimedStep(program, time_calls(one_step, effort), len(devices), one_step)
+
+
+def sharing_devices(batch_size: int) -> list[jax.Device]:
+    """Return the first local devices, as many as divide ``batch_size`` evenly."""
+    devices = jax.local_devices()
+    count = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
+    return devices[:count]
 
 
 def step_program(
     config: Config, batch_size: int, canvas: Canvas
 ) -> tuple[jax.stages.Wrapped, tuple[TrainState, Batch]]:
-    """The step of a single device, to be compiled for any, and the shapes that it takes."""
+    """Return the step of a single device and the shapes of its arguments, to compile anywhere."""
     variables = variable_shapes(config)
     parts = _step_parts(config, variables, batch_size)
     state = jax.eval_shape(lambda variables: initial_state(variables, parts.optimizer), variables)
@@ -104,14 +151,14 @@ def _step_parts(config: Config, variables: Variables, batch_size: int) -> _StepP
 
 
 def _without_pmap(parts: _StepParts) -> jax.stages.Wrapped:
-    """The step of all devices on one: the same work, for what takes no `pmap`-ed function."""
+    """Return the step of all devices as one jitted program: the same work without `pmap`."""
     step = device_step(*parts, seed=0)
     all_devices = jax.vmap(step, in_axes=(None, 0), out_axes=None, axis_name=DEVICE_AXIS)
     return jax.jit(all_devices, donate_argnums=0)
 
 
 def matching_row(config: Config, canvas: Canvas, boxes: int, effort: Effort) -> Row:
-    """Targets of one picture's anchors (`losses.batch_targets`), with ``boxes`` boxes."""
+    """Measure the targets of one picture's anchors (`batch_targets`), with ``boxes`` boxes."""
     batch = make_batch(1, canvas, boxes, seed=0)
     level_shapes = output_shapes(config, 1, canvas).level_shapes
 

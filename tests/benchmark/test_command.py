@@ -1,4 +1,4 @@
-"""The whole command on tiny shapes: sections, the JSON file, plots, and what is left out."""
+"""The whole command on tiny shapes: sections, the JSON file, plots, and skipped parts."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from unittest.mock import create_autospec
 import jax
 import pytest
 
-from rpn_jax.benchmark import command, growth, peers, plots
+from rpn_jax.benchmark import command, growth, peers, plots, process
 from rpn_jax.benchmark.device import Peaks
-from rpn_jax.benchmark.options import Options, parse_options
+from rpn_jax.benchmark.options import Options
 from rpn_jax.config import Config, load_config, save_config
 from rpn_jax.errors import UserError
 
@@ -25,25 +25,25 @@ def _quick_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def words(tiny_config: Config, tmp_path: Path) -> list[str]:
+def options(tiny_config: Config, tmp_path: Path) -> Options:
     path = tmp_path / "tiny.json"
     save_config(tiny_config, path)
-    return [str(path), "--runs", "2", "--seconds", "5", "--out", str(tmp_path / "out")]
+    return Options(str(path), runs=2, seconds=5.0, out=tmp_path / "out")
 
 
-def results_of(words: list[str]) -> dict:
-    options = parse_options(words, "benchmark")
+def results_of(options: Options) -> dict:
     command.run(options)
     assert options.out is not None
     return json.loads((options.out / "benchmark.json").read_text())
 
 
 def test_inference_training_and_peers(
-    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    options: Options, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    results = results_of(
-        [*words, "--inference", "--train", "--matching", "--peers", "--batch-sizes", "2"]
+    wanted = replace(
+        options, inference=True, train=True, matching=True, peers=True, batch_sizes=(2,)
     )
+    results = results_of(wanted)
     assert list(results) == ["format", "environment", "options", "sections"]
     assert results["options"]["batch_sizes"] == [2]
     sections = results["sections"]
@@ -68,59 +68,56 @@ def test_inference_training_and_peers(
 
 
 def growth_row(axis: str) -> dict:
-    (row,) = growth.growth_rows(
-        axis, [growth.Point(1, {"median_ms": 1.0, "p10_ms": 1.0, "p90_ms": 1.0, "calls": 1})]
-    )
+    times = {"median_ms": 1.0, "p10_ms": 1.0, "p90_ms": 1.0, "calls": 1}
+    (row,) = growth.growth_rows(axis, [1], lambda value: times)
     return row
 
 
-def test_growth(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_growth(options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(growth, "CANDIDATES", (10, 20))
     monkeypatch.setattr(growth, "BOXES", (1, 2))
     devices = create_autospec(growth.device_growth, return_value=[growth_row("devices")])
     monkeypatch.setattr(growth, "device_growth", devices)
     monkeypatch.setattr(growth, "CANVAS_SHARES", (1.0,))
-    sections = results_of([*words, "--growth", "--size", "64", "64"])["sections"]
+    sections = results_of(replace(options, growth=True, size=(64, 64)))["sections"]
     assert list(sections) == ["growth", "worst_cases"]
     axes = list(dict.fromkeys(row["axis"] for row in sections["growth"]["rows"]))
     assert axes == [
         "batch size",
         "megapixels",
-        "candidates a level",
-        "boxes a picture",
+        "candidates per level",
+        "boxes per picture",
         "devices",
     ]
     assert (tmp_path / "out" / "growth.png").stat().st_size > 1000
 
 
-def test_files_are_left_out_where_they_cannot_be_read(
-    words: list[str], monkeypatch: pytest.MonkeyPatch
+def test_files_are_skipped_without_the_packages_that_read_them(
+    options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(command.files, "missing_packages", lambda: ["cv2", "grain"])
-    sections = results_of([*words, "--files"])["sections"]
-    assert sections == {"files": {"note": "Left out: cv2, grain not installed.", "rows": []}}
+    sections = results_of(replace(options, files=True))["sections"]
+    assert sections == {"files": {"note": "Skipped: cv2, grain not installed.", "rows": []}}
 
 
-def test_peers_are_left_out_without_torch(
-    words: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_peers_are_skipped_without_torch(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "find_spec", lambda name: None)
-    monkeypatch.setattr(command, "_measured", lambda *_: ())
-    results = results_of([*words, "--inference", "--peers"])
+    monkeypatch.setattr(command, "_own_rows", lambda *_: ())
+    results = results_of(replace(options, peers=True))
     assert results["sections"]["inference_peers"] == {
-        "note": "Left out: torch is not installed.",
+        "note": "Skipped: torch is not installed.",
         "rows": [],
     }
 
 
-def test_peers_are_left_out_where_torch_cannot_follow(
-    words: list[str], monkeypatch: pytest.MonkeyPatch
+def test_peers_are_skipped_if_torch_cannot_use_the_device(
+    options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(peers, "peer_device", lambda: None)
-    monkeypatch.setattr(command, "_measured", lambda *_: ())
-    section = results_of([*words, "--inference", "--peers"])["sections"]["inference_peers"]
+    monkeypatch.setattr(command, "_own_rows", lambda *_: ())
+    section = results_of(replace(options, peers=True))["sections"]["inference_peers"]
     assert section["rows"] == []
-    assert section["note"].startswith("Left out: PyTorch cannot use the device")
+    assert section["note"].startswith("Skipped: PyTorch cannot use the device")
 
 
 def test_all_measures_each_network_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,9 +129,8 @@ def test_all_measures_each_network_once(tmp_path: Path, monkeypatch: pytest.Monk
         return {"memory_mb": 1.0, "fps": float(len(seen))}
 
     monkeypatch.setattr(command, "_config_figures", figures)
-    rows = results_of(
-        ["--all", "--precisions", "bfloat16", "--out", str(tmp_path), "--size", "64", "64"]
-    )["sections"]["configs"]["rows"]
+    options = Options(all=True, precisions=("bfloat16",), out=tmp_path, size=(64, 64))
+    rows = results_of(options)["sections"]["configs"]["rows"]
     assert len(rows) == 11
     assert len(seen) == 7
     fps = {row["config"]: row["fps"] for row in rows}
@@ -153,8 +149,8 @@ def out_of_memory(*_: object) -> None:
     raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out\nof memory")
 
 
-def test_what_fails_says_so_and_the_other_figures_stay(
-    words: list[str], monkeypatch: pytest.MonkeyPatch
+def test_a_failed_case_is_a_row_and_the_run_continues(
+    options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measure = command.inference_rows
 
@@ -162,7 +158,7 @@ def test_what_fails_says_so_and_the_other_figures_stay(
         return (out_of_memory if batch_size == 2 else measure)(config, variables, batch_size, *rest)
 
     monkeypatch.setattr(command, "inference_rows", fails_for_two)
-    sections = results_of([*words, "--batch-sizes", "1", "2", "--size", "64", "64"])["sections"]
+    sections = results_of(replace(options, batch_sizes=(1, 2), size=(64, 64)))["sections"]
     *measured, failed = sections["inference"]["rows"]
     assert {row["batch"] for row in measured} == {1}
     assert failed == {
@@ -174,7 +170,7 @@ def test_what_fails_says_so_and_the_other_figures_stay(
 
 
 def test_an_interruption_keeps_what_was_measured(
-    words: list[str],
+    options: Options,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -183,15 +179,15 @@ def test_an_interruption_keeps_what_was_measured(
         yield {"stage": "first"}
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, "_measured", rows)
+    monkeypatch.setattr(command, "_own_rows", rows)
     with pytest.raises(KeyboardInterrupt):
-        results_of(words)
+        results_of(options)
     results = json.loads((tmp_path / "out" / "benchmark.json").read_text())
     assert results["sections"]["inference"]["rows"] == [{"stage": "first"}]
     assert "| first |" in capsys.readouterr().out
 
 
-def test_a_step_that_fails_leaves_the_figures_of_inference(
+def test_a_failed_training_step_keeps_the_figures_of_inference(
     tiny_config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(command, "training_rows", out_of_memory)
@@ -220,34 +216,77 @@ def test_figures_of_a_config(tiny_config: Config) -> None:
     [("rpn_r50_fpn_1x_coco", (800, 1344)), ("rpn_r18_fpn_gn_small", (256, 320))],
 )
 def test_the_canvas_is_the_config_s_largest(name: str, size: tuple[int, int]) -> None:
-    options = parse_options([name], "benchmark")
+    options = Options(name)
     assert command.canvas_of(options, load_config(name)) == size
-    chosen: Options = replace(options, size=(64, 96))
+    chosen = replace(options, size=(64, 96))
     assert command.canvas_of(chosen, load_config(name)) == (64, 96)
 
 
-def test_bad_input_is_told_before_anything_is_measured(tmp_path: Path) -> None:
+def test_wrong_input_is_reported_before_anything_is_measured(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    for words, wanted in (
+    for options, wanted in (
         (
-            ["rpn_r50_fpn_1x", "--out", str(tmp_path / "out")],
+            Options("rpn_r50_fpn_1x", out=tmp_path / "out"),
             "did you mean 'rpn_r50_fpn_1x_coco'?",
         ),
-        (["rpn_demo", "--platform", "gpu"], "--platform gpu: JAX sees no GPU, only 'cpu'"),
-        (["rpn_demo", "--out", str(tmp_path / "file")], "cannot be written"),
+        (Options("rpn_demo", platform="gpu"), "--platform gpu: JAX sees no GPU, only 'cpu'"),
+        (Options("rpn_demo", out=tmp_path / "file"), "cannot be written"),
+        (Options("rpn_demo", runs=0), "--runs 0: must be 1 or more"),
     ):
         with pytest.raises(UserError) as raised:
-            command.run(parse_options(words, "benchmark"))
+            command.run(options)
         assert wanted in str(raised.value)
         assert "\n" not in str(raised.value)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", "{}"])
-def test_plots_of_what_is_no_result(content: str | None, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_result_is_not_plotted(content: str | None, tmp_path: Path) -> None:
     path = tmp_path / "benchmark.json"
     if content is not None:
         path.write_text(content)
     with pytest.raises(UserError, match="benchmark.json"):
         plots.plot_results(path, tmp_path)
-    assert plots.main([str(path), str(tmp_path)]) == 2
+
+
+def test_memory_is_not_preallocated_if_child_processes_share_the_device(
+    options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "XLA_PYTHON_CLIENT_PREALLOCATE"
+    monkeypatch.setattr(command, "_measurements", lambda *_: iter(()))
+    for part in ("peers", "growth", "process"):
+        monkeypatch.delenv(name, raising=False)
+        command.run(Options(options.config, inference=True, **{part: True}))
+        assert command.os.environ[name] == "false"
+    monkeypatch.delenv(name, raising=False)
+    command.run(Options(options.config))
+    assert name not in command.os.environ
+
+
+def test_on_a_gpu_peers_are_measured_in_new_processes_before_ours(
+    options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+
+    def child_rows(config: str, batch_size: int, *_: object) -> Iterator[dict]:
+        assert config == options.config
+        order.append(f"PyTorch {batch_size}")
+        yield {"peer": "eager", "stage": "network", "median_ms": 12.0}
+        if batch_size == 2:
+            raise process.ChildError("exit code 1: out of memory")
+
+    def own_rows(config: Config, variables: Any, batch_size: int, *_: object) -> Any:
+        order.append(f"ours {batch_size}")
+        times = {"median_ms": 3.0 * batch_size, "p10_ms": 1.0, "p90_ms": 9.0}
+        return [{"stage": "network", **times}], {}
+
+    monkeypatch.setattr(command.jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(peers, "peer_device", lambda: peers.CPU)
+    monkeypatch.setattr(peers, "child_rows", child_rows)
+    monkeypatch.setattr(command, "inference_rows", own_rows)
+    sections = results_of(replace(options, peers=True, batch_sizes=(1, 2)))["sections"]
+    assert order == ["PyTorch 1", "PyTorch 2", "ours 1", "ours 2"]
+    first, second, failed = sections["inference_peers"]["rows"]
+    assert (first["batch"], first["times_ours_float32"]) == (1, 4.0)
+    assert (second["batch"], second["times_ours_float32"]) == (2, 2.0)
+    assert failed == {"batch": 2, "failed": "ChildError: exit code 1: out of memory"}

@@ -1,10 +1,10 @@
-"""The arithmetic of figures: percentiles, rooflines, ratios, growth, tables."""
+"""Arithmetic of figures: percentiles, rooflines, ratios, growth, tables."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -13,8 +13,14 @@ import pytest
 
 from rpn_jax.benchmark import device, timing
 from rpn_jax.benchmark.device import Peaks, peaks_of
-from rpn_jax.benchmark.figures import Section, program_columns, roofline_columns, timing_columns
-from rpn_jax.benchmark.growth import Point, canvases_up_to, doubling_up_to, growth_rows
+from rpn_jax.benchmark.figures import (
+    Section,
+    program_columns,
+    roofline_columns,
+    rows_or_failure,
+    timing_columns,
+)
+from rpn_jax.benchmark.growth import canvases_up_to, doubling_up_to, growth_rows
 from rpn_jax.benchmark.report import table, write_results
 from rpn_jax.benchmark.timing import Effort, Program, Timing, compile_program, repeat, summarize
 from rpn_jax.errors import UserError
@@ -26,7 +32,7 @@ def program(flops: float | None, bytes_accessed: float | None) -> Program:
     return Program(compiled, 2.0, flops, bytes_accessed, 3_000_000)
 
 
-def test_percentiles_lie_between_neighbours() -> None:
+def test_percentiles_are_interpolated() -> None:
     assert summarize([float(second) for second in range(11)]) == Timing(5.0, 1.0, 9.0, 11)
     assert summarize([4.0, 2.0]) == Timing(3.0, pytest.approx(2.2), pytest.approx(3.8), 2)
     assert summarize([7.0]) == Timing(7.0, 7.0, 7.0, 1)
@@ -38,7 +44,7 @@ def test_calls_are_warmed_up_and_counted() -> None:
     assert list(seconds) == [100.0]
 
 
-def test_no_call_begins_after_the_time_is_up() -> None:
+def test_no_call_starts_after_the_time_limit() -> None:
     calls: list[float] = []
 
     def call() -> float:
@@ -50,7 +56,14 @@ def test_no_call_begins_after_the_time_is_up() -> None:
     assert len(calls) == timing.WARM_UP_CALLS + 1
 
 
-def test_a_program_tells_its_cost() -> None:
+def test_bytes_are_counted_on_a_cpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    product, a = jax.jit(jnp.matmul), jnp.ones((8, 8))
+    assert compile_program(product, a, a).bytes_accessed >= 3 * a.nbytes
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert compile_program(product, a, a).bytes_accessed is None
+
+
+def test_a_program_has_its_cost() -> None:
     a, b = jnp.ones((8, 16)), jnp.ones((16, 32))
     result = compile_program(jax.jit(jnp.matmul), a, b, flops=8.0)
     assert result.flops == 8
@@ -81,6 +94,9 @@ def test_shares_of_the_peaks() -> None:
             "share_of_roofline": 0.625,
         }
     )
+    without_bytes = roofline_columns(program(40e12, None), Timing(0.8, 0.7, 0.9, 5), 4, peaks)
+    del columns["share_of_roofline"]
+    assert without_bytes == columns
     assert roofline_columns(program(None, None), Timing(0.8, 0.7, 0.9, 5), 4, peaks) == {}
 
 
@@ -95,7 +111,7 @@ def test_columns_of_a_call() -> None:
     assert program_columns(program(1.0, 1.0)) == {"compile_s": 2.0, "memory_mb": 3.0}
 
 
-def test_measured_peaks_are_those_of_the_work_done(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_peaks_are_the_work_divided_by_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     results = []
 
     def time_calls(call: Callable[[], jax.Array], effort: Effort) -> Timing:
@@ -108,16 +124,43 @@ def test_measured_peaks_are_those_of_the_work_done(monkeypatch: pytest.MonkeyPat
     assert [result.shape for result in results] == [(32, 32), (1024,)]
 
 
-def test_growth_is_told_against_the_first_point() -> None:
-    times = {"p10_ms": 1.0, "p90_ms": 9.0, "calls": 3}
-    points = [Point(2, {"median_ms": 4.0, **times}), Point(8, {"median_ms": 32.0, **times})]
-    first, second = growth_rows("boxes", points)
+def test_growth_is_relative_to_the_first_row_that_was_measured() -> None:
+    medians = {2: 4.0, 8: 32.0}
+
+    def measure(value: float) -> dict:
+        return {"median_ms": medians[int(value)], "p10_ms": 1.0, "p90_ms": 9.0, "calls": 3}
+
+    failed, first, second = growth_rows("boxes", [1, 2, 8], measure)
+    assert failed == {"axis": "boxes", "value": 1, "failed": "KeyError: 1"}
     assert (first["ms_per_unit"], first["unit_cost_to_first"]) == (2.0, 1.0)
     assert (second["ms_per_unit"], second["unit_cost_to_first"]) == (4.0, 2.0)
     assert second["axis"] == "boxes"
 
 
-def test_ladders() -> None:
+def test_a_failed_case_keeps_the_rows_before_it(capsys: pytest.CaptureFixture[str]) -> None:
+    def measure() -> Iterator[dict]:
+        yield {"stage": "network"}
+        raise ValueError("shapes\ndiffer")
+
+    case = {"batch": 2}
+    assert list(rows_or_failure(case, measure)) == [
+        {"batch": 2, "stage": "network"},
+        {"batch": 2, "failed": "ValueError: shapes differ"},
+    ]
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_wrong_input_and_interruptions_are_not_failed_cases() -> None:
+    for error in (UserError("no such file"), KeyboardInterrupt()):
+
+        def measure(error: BaseException = error) -> Iterator[dict]:
+            raise error
+
+        with pytest.raises(type(error)):
+            list(rows_or_failure({}, measure))
+
+
+def test_values_of_the_axes() -> None:
     assert doubling_up_to(1) == [1]
     assert doubling_up_to(6) == [1, 2, 4, 6]
     assert doubling_up_to(8) == [1, 2, 4, 8]
@@ -125,7 +168,7 @@ def test_ladders() -> None:
     assert canvases_up_to((32, 32)) == [(32, 32)]
 
 
-def test_a_table_lines_up_and_shows_what_is_missing() -> None:
+def test_a_table_is_aligned_and_marks_missing_figures() -> None:
     rows = [
         {"stage": "network", "ms": 0.12345, "calls": 5},
         {"stage": "NMS", "ms": 1234.5, "share": 0.5, "calls": 50},
@@ -146,7 +189,7 @@ def test_a_table_lines_up_and_shows_what_is_missing() -> None:
     ]
 
 
-def test_results_are_written_whole(tmp_path: Path) -> None:
+def test_results_are_written_as_json(tmp_path: Path) -> None:
     section = Section("peaks", "Measured.", [{"precision": "float32", "tflops": 1.5}])
     write_results(tmp_path, environment(), {"runs": 3}, [section])
     content = json.loads((tmp_path / "benchmark.json").read_text())
@@ -157,6 +200,6 @@ def test_results_are_written_whole(tmp_path: Path) -> None:
     assert content["environment"]["devices"] == jax.local_device_count()
 
 
-def test_results_that_cannot_be_written_are_one_line(tmp_path: Path) -> None:
+def test_results_that_cannot_be_written_get_an_error_message(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="absent/benchmark.json: cannot be written"):
         write_results(tmp_path / "absent", {}, {}, [])

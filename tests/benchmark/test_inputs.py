@@ -1,4 +1,4 @@
-"""Made inputs: seeded, of the right kind, and as hard for NMS as they claim."""
+"""Generated inputs are reproducible, have the right shapes, and are hard for NMS."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from rpn_jax.models.rpn.proposals import candidates, propose
 from rpn_jax.ops import box_iou
 
 
-def test_the_same_seed_makes_the_same() -> None:
+def test_equal_seeds_give_equal_pictures() -> None:
     first, again, other = (make_pictures(2, (64, 96), seed) for seed in (3, 3, 4))
     assert first.shape == (2, 64, 96, 3)
     assert first.dtype == np.uint8
@@ -34,7 +34,7 @@ def test_the_same_seed_makes_the_same() -> None:
 
 
 @pytest.mark.parametrize("canvas", [(64, 64), (800, 1344), (32, 320)])
-def test_boxes_lie_in_the_picture(canvas: tuple[int, int]) -> None:
+def test_boxes_are_inside_the_picture(canvas: tuple[int, int]) -> None:
     boxes = make_boxes(200, canvas, seed=0)
     height, width = canvas
     assert (boxes[:, :2] >= 0).all()
@@ -52,7 +52,7 @@ def test_a_batch_fills_its_canvas() -> None:
     assert (batch.boxes_xyxy[0] != batch.boxes_xyxy[1]).any()
 
 
-def test_made_outputs_have_the_network_s_shapes(tiny_config: Config) -> None:
+def test_generated_outputs_have_the_shapes_of_the_network_s(tiny_config: Config) -> None:
     made = make_outputs(tiny_config, 2, (64, 64), seed=0)
     images = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
     real = jax.eval_shape(RPN(tiny_config.model).apply, variable_shapes(tiny_config), images)
@@ -64,7 +64,7 @@ def test_made_outputs_have_the_network_s_shapes(tiny_config: Config) -> None:
             assert one.dtype == other.dtype == jnp.float32
 
 
-def test_nms_of_made_outputs_removes_much_and_keeps_enough() -> None:
+def test_nms_of_generated_outputs_removes_many_boxes_and_keeps_enough() -> None:
     config = load_config("rpn_r50_fpn_1x_coco")
     canvas = (320, 448)
     outputs = make_outputs(config, 1, canvas, seed=0)
@@ -76,7 +76,7 @@ def test_nms_of_made_outputs_removes_much_and_keeps_enough() -> None:
     assert 1000 < kept < 0.8 * int(exists.sum())
 
 
-def test_a_chain_is_one() -> None:
+def test_chained_boxes_overlap_only_their_neighbours() -> None:
     boxes = np.asarray(chained_boxes(5))
     iou = np.asarray(box_iou(boxes, boxes))
     assert (np.diagonal(iou, 1) > 0.7).all()

@@ -1,4 +1,4 @@
-"""What is measured, on tiny shapes: figures are there and agree with each other; never how fast."""
+"""Measurements on tiny shapes: all figures exist and are consistent. Speed is not tested."""
 
 from __future__ import annotations
 
@@ -29,7 +29,6 @@ from rpn_jax.benchmark.timing import Effort, count_flops, median_ratio
 from rpn_jax.benchmark.training import matching_row, training_rows
 from rpn_jax.config import Config, load_config, save_config
 from rpn_jax.data.files import find_pictures
-from rpn_jax.errors import UserError
 from rpn_jax.inference.forward import prepare_variables
 from rpn_jax.models import init_variables, variable_shapes
 
@@ -83,7 +82,7 @@ def test_flops_of_the_network_are_those_of_its_convolutions() -> None:
     assert flops == pytest.approx(2 * (trunk + laterals + outputs + head), rel=0.03)
 
 
-def test_flops_are_not_known_without_the_backend_that_counts_them(
+def test_flops_are_not_known_without_the_cpu_backend(
     tiny_config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     product, square = jax.jit(lambda x: x @ x), jnp.zeros((4, 4))
@@ -111,15 +110,15 @@ def test_the_training_step(tiny_config: Config) -> None:
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(variables))
 
 
-def test_a_batch_that_the_devices_cannot_share(
-    tiny_config: Config, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("batch_size", "used"), [(1, 1), (2, 2), (3, 3), (6, 3), (8, 4), (9, 3)])
+def test_the_largest_number_of_devices_that_divides_the_batch_is_used(
+    batch_size: int, used: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jax, "local_device_count", lambda: 2)
-    with pytest.raises(UserError, match="data.batch_size = 3: must be a multiple of the 2 devices"):
-        training_rows(tiny_config, init_variables(tiny_config), 3, CANVAS, PEAKS, EFFORT)
+    monkeypatch.setattr(jax, "local_devices", lambda: list("abcd"))
+    assert training.sharing_devices(batch_size) == list("abcd")[:used]
 
 
-def test_a_ratio_is_of_calls_that_follow_their_own() -> None:
+def test_a_ratio_uses_the_second_of_two_equal_calls() -> None:
     called: list[str] = []
 
     def timed_call(name: str, seconds: float) -> float:
@@ -132,7 +131,7 @@ def test_a_ratio_is_of_calls_that_follow_their_own() -> None:
     assert called[:8] == ["a", "a", "b", "b", "a", "a", "b", "b"]
 
 
-def test_matching_samples_what_the_config_says(tiny_config: Config) -> None:
+def test_matching_samples_the_config_s_number_of_anchors(tiny_config: Config) -> None:
     row = matching_row(tiny_config, CANVAS, 12, EFFORT)
     assert_consistent(row, 1)
     assert row["anchors"] == 3 * (16**2 + 8**2 + 4**2)
@@ -141,7 +140,7 @@ def test_matching_samples_what_the_config_says(tiny_config: Config) -> None:
     assert row["positives"] + row["negatives"] == tiny_config.rpn_loss.samples_per_image
 
 
-def test_worst_cases_keep_what_they_must(tiny_config: Config) -> None:
+def test_worst_cases_keep_the_right_number_of_boxes(tiny_config: Config) -> None:
     all_kept = 3 * 3 * 16**2 // 2  # three levels' alternate boxes
     settings = replace(tiny_config.rpn_proposals, max_proposals=all_kept + 1)
     config = replace(tiny_config, rpn_proposals=settings)
@@ -157,8 +156,8 @@ def test_growth_has_a_row_for_each_value(tiny_config: Config) -> None:
     tables = {
         "batch size": growth.batch_growth(tiny_config, variables, [1, 2], CANVAS, EFFORT),
         "megapixels": growth.size_growth(tiny_config, variables, [(32, 32), CANVAS], EFFORT),
-        "candidates a level": growth.candidate_growth(tiny_config, [10, 20], CANVAS, EFFORT),
-        "boxes a picture": growth.box_growth(tiny_config, [1, 2], CANVAS, EFFORT),
+        "candidates per level": growth.candidate_growth(tiny_config, [10, 20], CANVAS, EFFORT),
+        "boxes per picture": growth.box_growth(tiny_config, [1, 2], CANVAS, EFFORT),
     }
     for axis, table in tables.items():
         rows = list(table)
@@ -170,7 +169,7 @@ def test_growth_has_a_row_for_each_value(tiny_config: Config) -> None:
 
 
 @pytest.mark.parametrize(("visible", "used"), [(None, "0,1"), ("2,3,5", "2,3"), ("", "0,1")])
-def test_growth_over_gpus_keeps_to_those_that_may_be_used(
+def test_growth_over_gpus_uses_visible_devices_only(
     visible: str | None, used: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
@@ -180,16 +179,16 @@ def test_growth_over_gpus_keeps_to_those_that_may_be_used(
     assert growth._devices_environment(2)["CUDA_VISIBLE_DEVICES"] == used
 
 
-def test_growth_over_devices_runs_on_so_many(tiny_config: Config, tmp_path: Path) -> None:
+def test_growth_over_devices_runs_on_that_many_devices(tiny_config: Config, tmp_path: Path) -> None:
     save_config(tiny_config, tmp_path / "tiny.json")
     config = str(tmp_path / "tiny.json")
     (row,) = growth.device_growth(config, "float32", 1, CANVAS, [2], EFFORT)
-    assert (row["axis"], row["value"]) == ("devices", 2)
+    assert (row["axis"], row["value"], row["calls"]) == ("devices", 2, EFFORT.runs)
     count = "import jax; print(jax.local_device_count())"
     assert process.run_python(["-c", count], growth._devices_environment(2)) == "2\n"
 
 
-def test_files_are_read_and_become_proposals(tiny_config: Config) -> None:
+def test_reading_files_and_files_to_proposals(tiny_config: Config) -> None:
     assert files.missing_packages() == []
     config = files.config_for_canvas(load_config("rpn_demo"), (96, 128), 2)
     assert config.data.buckets == ((96, 128), (128, 96))
@@ -216,13 +215,13 @@ def test_files_are_read_and_become_proposals(tiny_config: Config) -> None:
         assert row["share_of_device"] == pytest.approx(share)
 
 
-def test_a_folder_of_one_s_own_stays(tmp_path: Path) -> None:
+def test_the_user_s_folder_of_pictures_is_not_deleted(tmp_path: Path) -> None:
     with files.picture_folder(tmp_path) as folder:
         assert folder == tmp_path
     assert tmp_path.is_dir()
 
 
-def test_imports_are_timed_in_fresh_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_imports_are_timed_in_new_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "IMPORT_EFFORT", Effort(runs=1, seconds=0.0))
     light, heavy = process.import_rows()
     assert 0 < light["median_s"] < heavy["median_s"]
@@ -231,11 +230,29 @@ def test_imports_are_timed_in_fresh_processes(monkeypatch: pytest.MonkeyPatch) -
 def test_memory_is_that_of_the_child(tiny_config: Config, tmp_path: Path) -> None:
     save_config(tiny_config, tmp_path / "tiny.json")
     row = process.memory_row(str(tmp_path / "tiny.json"), "float32", CANVAS)
-    assert row["what"] == "inference of one 64x64 picture, float32"
     assert 50 < row["peak_resident_mb"] < 1500
     assert row["peak_device_mb"] is None  # the CPU's allocator keeps no count
 
 
-def test_a_child_that_fails_is_heard() -> None:
-    with pytest.raises(RuntimeError, match="no such thing"):
-        process.run_python(["-c", "raise SystemExit('no such thing')"], {})
+def test_a_failed_child_gives_its_last_line_and_prints_the_rest(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code = "import sys; print('first', file=sys.stderr); sys.exit('no such thing')"
+    with pytest.raises(process.ChildError, match="^exit code 1: no such thing$"):
+        process.run_python(["-c", code], {})
+    assert "first" in capsys.readouterr().err
+
+
+def test_a_batch_that_the_devices_cannot_share_uses_fewer(
+    tiny_config: Config, tmp_path: Path
+) -> None:
+    save_config(tiny_config, tmp_path / "tiny.json")
+    request = {
+        "config": str(tmp_path / "tiny.json"),
+        "precision": "float32",
+        "batch_size": 1,
+        "canvas": CANVAS,
+        "effort": {"runs": 1, "seconds": 0.0},
+    }
+    row = process.ask_child(growth.__name__, request, growth._devices_environment(2))
+    assert row["calls"] == 1

@@ -1,4 +1,4 @@
-"""The words of the benchmark: defaults, parts, and what is refused."""
+"""The benchmark's flags and options: defaults, parts, and error messages."""
 
 from __future__ import annotations
 
@@ -8,46 +8,33 @@ from pathlib import Path
 
 import pytest
 
-from rpn_jax.benchmark.options import Options, parse_options
+from rpn_jax.benchmark.options import Options, check_options
+from rpn_jax.cli import Benchmark, main
+from rpn_jax.cli import parse as parse_verb
 from rpn_jax.errors import UserError
 
 R50 = "rpn_r50_fpn_1x_coco"
 
 
-def parse(words: str) -> Options:
-    return parse_options(words.split(), "benchmark")
+def parse(words: str) -> Benchmark:
+    options = parse_verb(["benchmark", *words.split()])
+    assert isinstance(options, Benchmark)
+    check_options(options)
+    return options
 
 
-def test_a_config_alone_measures_inference() -> None:
-    options = parse(R50)
-    assert options == Options(
-        config=R50,
-        all=False,
-        inference=True,
-        train=False,
-        matching=False,
-        growth=False,
-        files=False,
-        process=False,
-        peers=False,
-        batch_sizes=(1,),
-        size=None,
-        precisions=("float32",),
-        runs=50,
-        seconds=60.0,
-        pictures=None,
-        out=None,
-        platform="auto",
-    )
+def test_the_flags_have_the_defaults_of_the_python_interface() -> None:
+    assert vars(parse(R50)) == vars(Options(R50))
+    assert parse(R50).measures_inference
 
 
 @pytest.mark.parametrize("part", ["train", "matching", "growth", "files", "process"])
-def test_a_part_is_measured_alone_unless_inference_is_asked_for(part: str) -> None:
+def test_selecting_another_part_deselects_inference(part: str) -> None:
     alone, both = parse(f"{R50} --{part}"), parse(f"{R50} --{part} --inference")
     assert getattr(alone, part)
     assert getattr(both, part)
-    assert not alone.inference
-    assert both.inference
+    assert not alone.measures_inference
+    assert both.measures_inference
 
 
 def test_values_are_read() -> None:
@@ -74,27 +61,31 @@ def test_all_needs_no_config() -> None:
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [
-        ("", "name one CONFIG, or pass --all"),
-        (f"{R50} --all", "name one CONFIG, or pass --all"),
-        ("--all --growth", "--all measures inference and, with --train, training only"),
+        ("", "needs a CONFIG or --all"),
+        (f"{R50} --all", "needs a CONFIG or --all"),
+        ("--all --growth", "--all measures inference and training only"),
         ("--all --peers", "--all measures inference"),
-        (f"{R50} --matching --peers", "--peers stand beside --inference or --train"),
-        (f"{R50} --pictures jpegs", "--pictures are for --files"),
-        (f"{R50} --rnus 3", "unknown word '--rnus'; did you mean '--runs'?"),
-        (f"{R50} stray", "unknown word 'stray'"),
+        (f"{R50} --matching --peers", "--peers needs --inference or --train"),
+        (f"{R50} --pictures jpegs", "--pictures needs --files"),
+        (f"{R50} --rnus 3", "unknown flag '--rnus'; did you mean '--runs'?"),
+        (f"{R50} stray", "stray"),
         (f"{R50} --run 3", "did you mean '--runs'?"),
-        (f"{R50} --runs 0", "'0' must be a whole number, 1 or more"),
-        (f"{R50} --runs many", "'many' must be a whole number, 1 or more"),
-        (f"{R50} --seconds nan", "'nan' must be a number, 0 or more"),
-        (f"{R50} --batch-sizes 1 -2", "'-2' must be a whole number, 1 or more"),
-        (f"{R50} --size 800 1333", "'1333' must be a whole number, 32 or more, in multiples of 32"),
-        (f"{R50} --size 800", "--size"),
+        (f"{R50} --runs 0", "--runs 0: must be 1 or more"),
+        (f"{R50} --runs many", "many"),
+        (f"{R50} --seconds nan", "--seconds nan: must be 0 or more"),
+        (f"{R50} --seconds -1", "--seconds -1.0: must be 0 or more"),
+        (f"{R50} --batch-sizes 1 -2", "--batch-sizes -2: must be 1 or more"),
+        (f"{R50} --batch-sizes", "--batch-sizes: is empty"),
+        (f"{R50} --precisions", "--precisions: is empty"),
+        (f"{R50} --size 800 1333", "--size 1333: must be a multiple of 32 pixels"),
+        (f"{R50} --size 0 32", "--size 0: must be a multiple of 32 pixels"),
+        (f"{R50} --size 800", "size"),
         (f"{R50} --precisions float16", "float16"),
         (f"{R50} --platform tpu", "tpu"),
     ],
     ids=str,
 )
-def test_bad_words_are_one_line(words: str, wanted: str) -> None:
+def test_wrong_flags_get_an_error_message_of_one_line(words: str, wanted: str) -> None:
     with pytest.raises(UserError) as raised:
         parse(words)
     assert wanted in str(raised.value)
@@ -110,24 +101,24 @@ def test_help_explains_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
         assert name == "config" or f"--{name.replace('_', '-')}" in text
 
 
-def test_the_module_runs_without_the_packages_of_the_command_line() -> None:
+def test_the_benchmark_runs_from_python_without_the_packages_of_the_command_line() -> None:
     code = (
         "import sys\n"
         "for name in ('tyro', 'cv2', 'grain', 'jaxtyping', 'matplotlib', 'PIL', 'pycocotools',"
         " 'tensorboardX', 'torch'):\n"
         "    sys.modules[name] = None\n"
-        "from rpn_jax.benchmark.__main__ import main\n"
-        "sys.exit(main('rpn_demo --matching --size 64 64 --runs 1 --platform cpu'.split()))\n"
+        "from rpn_jax.benchmark.command import run\n"
+        "from rpn_jax.benchmark.options import Options\n"
+        "run(Options('rpn_demo', matching=True, size=(64, 64), runs=1, platform='cpu'))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "### matching" in done.stdout
 
 
-def test_the_module_tells_bad_input_in_one_line() -> None:
-    words = [sys.executable, "-m", "rpn_jax.benchmark", "rpn_r50_fpn_1x", "--platform", "cpu"]
-    done = subprocess.run(words, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: config 'rpn_r50_fpn_1x'")
-    assert f"did you mean '{R50}'?" in done.stderr
-    assert done.stderr.count("\n") == 1
+def test_the_command_reports_wrong_input_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["benchmark", "rpn_r50_fpn_1x", "--platform", "cpu"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: config 'rpn_r50_fpn_1x'")
+    assert f"did you mean '{R50}'?" in error
+    assert error.count("\n") == 1

@@ -1,8 +1,10 @@
-"""PyTorch's networks compute what ours do; their rows and ratios."""
+"""PyTorch's networks compute the same as ours; their rows and ratios."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from unittest.mock import create_autospec
 
 import jax
@@ -55,7 +57,7 @@ CONFIGS = {
 
 
 def random_variables(config: Config) -> dict:
-    """Every leaf random: fresh variables have zeros and ones that hide mistakes."""
+    """Return random values for every leaf: zeros and ones of new variables can hide mistakes."""
     rng = np.random.default_rng(0)
 
     def value(path: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarray:
@@ -81,7 +83,7 @@ def torch_network(config: Config, variables: dict) -> TorchRPN:
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
-def test_the_plain_network_says_what_ours_says(config: Config) -> None:
+def test_the_plain_network_has_the_same_outputs_as_ours(config: Config) -> None:
     variables = random_variables(config)
     batch = make_batch(2, CANVAS, boxes=1, seed=0)
     weights = prepare_variables(config, variables, one_device())
@@ -96,7 +98,7 @@ def test_the_plain_network_says_what_ours_says(config: Config) -> None:
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
-def test_the_plain_network_trains_what_ours_trains(config: Config) -> None:
+def test_the_plain_network_trains_the_same_parameters_as_ours(config: Config) -> None:
     shapes = variable_shapes(config)
     trains = flatten_dict(trainable_parameters(shapes["params"], config.model.backbone))
     ours = {torch_key(("params", *path)) for path, trained in trains.items() if trained}
@@ -107,7 +109,7 @@ def test_the_plain_network_trains_what_ours_trains(config: Config) -> None:
     assert not any(norm.training for norm in norms)
 
 
-def test_made_outputs_keep_their_places() -> None:
+def test_generated_outputs_are_converted_to_pytorch_s_layout() -> None:
     config = CONFIGS["r18_gn"]
     outputs = make_outputs(config, 2, CANVAS, seed=0)
     logits, deltas = peers.torch_levels(outputs, CPU)[0]
@@ -148,7 +150,7 @@ def test_a_row_for_each_variant(train: bool) -> None:
     assert set(seen) == {"float32"}
 
 
-def test_a_step_moves_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_step_changes_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     config = CONFIGS["r18_gn"]
     variables, batch = random_variables(config), make_batch(1, CANVAS, boxes=1, seed=0)
     peer = peers.make_peer(config, variables, batch, CPU)
@@ -161,7 +163,7 @@ def test_a_step_moves_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     assert moved == set(before)
 
 
-def test_a_variant_that_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_variant_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("out of memory\nand more")
 
@@ -175,7 +177,7 @@ def test_a_variant_that_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def torchvision_case() -> tuple[Config, dict, Batch]:
-    """torchvision's network with few candidates, so that both of its limits count."""
+    """Return torchvision's network with few candidates, so that both of its limits apply."""
     pytest.importorskip("torchvision", reason="torchvision is not installed")
     config = load_config(R50)
     proposals = replace(config.rpn_proposals, nms_pre=200, max_proposals=150)
@@ -183,7 +185,9 @@ def torchvision_case() -> tuple[Config, dict, Batch]:
     return config, random_variables(config), make_batch(2, CANVAS, boxes=3, seed=0)
 
 
-def test_torchvision_says_what_ours_says(torchvision_case: tuple[Config, dict, Batch]) -> None:
+def test_torchvision_has_the_same_outputs_as_ours(
+    torchvision_case: tuple[Config, dict, Batch],
+) -> None:
     config, variables, batch = torchvision_case
     peer = peers.make_peer(config, variables, batch, CPU)
     assert type(peer.network).__name__ == "TorchvisionRPN"
@@ -198,7 +202,7 @@ def test_torchvision_says_what_ours_says(torchvision_case: tuple[Config, dict, B
             assert torch.linalg.norm(one - two) < 1e-5 * torch.linalg.norm(one)
 
 
-def test_torchvision_proposes_what_ours_proposes(
+def test_torchvision_makes_the_same_proposals_as_ours(
     torchvision_case: tuple[Config, dict, Batch],
 ) -> None:
     config, variables, batch = torchvision_case
@@ -214,11 +218,11 @@ def test_torchvision_proposes_what_ours_proposes(
         assert (distances.min(axis=0) < 1e-2).all()
 
 
-def test_torchvision_matches_what_ours_matches(
+def test_torchvision_matches_the_same_anchors_as_ours(
     torchvision_case: tuple[Config, dict, Batch],
 ) -> None:
     config, variables, batch = torchvision_case
-    # torchvision gives a box its best anchors whatever their IoU.
+    # torchvision assigns the best anchors to a box without a lower limit of the IoU.
     loss = replace(config.rpn_loss, samples_per_image=0, min_positive_iou=1e-6)
     config = replace(config, rpn_loss=loss)
     outputs = make_outputs(config, 2, CANVAS, seed=0)
@@ -240,7 +244,9 @@ def test_torchvision_matches_what_ours_matches(
         np.testing.assert_array_equal(negative, of_picture == 0)
 
 
-def test_torchvision_trains_what_ours_trains(torchvision_case: tuple[Config, dict, Batch]) -> None:
+def test_torchvision_trains_the_same_parameters_as_ours(
+    torchvision_case: tuple[Config, dict, Batch],
+) -> None:
     from rpn_jax.benchmark.torchvision_rpn import torchvision_key
 
     config, variables, batch = torchvision_case
@@ -281,7 +287,7 @@ def test_torchvision_has_every_stage(
 
 
 def traced_whole(network: torch.nn.Module) -> torch.nn.Module:
-    """As `torch.compile` sees it, without the code it makes."""
+    """Trace a network as `torch.compile` does, without generating code."""
     return torch.compile(network, fullgraph=True, dynamic=False, backend="eager")
 
 
@@ -301,7 +307,9 @@ def test_a_network_is_compiled_in_one_piece(library: str, request: pytest.Fixtur
     torch.compiler.reset()
 
 
-def test_compiling_is_for_these_shapes_and_without_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_networks_are_compiled_for_fixed_shapes_and_without_graph_breaks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     compile_ = create_autospec(torch.compile)
     monkeypatch.setattr(torch, "compile", compile_)
     network = peers.FromPixels(torch.nn.Identity(), CONFIGS["r18_gn"].pixels, torch.float32)
@@ -324,7 +332,7 @@ def test_compiling_is_for_these_shapes_and_without_breaks(monkeypatch: pytest.Mo
     ("backend", "cuda", "device"),
     [("cpu", True, CPU), ("gpu", True, torch.device("cuda")), ("gpu", False, None)],
 )
-def test_peers_run_where_jax_runs(
+def test_peers_use_the_device_of_jax(
     backend: str, cuda: bool, device: torch.device | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
@@ -332,24 +340,18 @@ def test_peers_run_where_jax_runs(
     assert peers.peer_device() == device
 
 
-def test_calls_on_a_gpu_are_timed_by_events(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A GPU's clock and memory, played: each call takes 5 ms and 7 MB, the first one more."""
+def test_calls_on_a_gpu_end_when_the_gpu_has_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulate a GPU and a clock: work of 5 ms and 7 MB ends in `synchronize`."""
     log: list[str] = []
+    now = 0.0
 
-    class Event:
-        def __init__(self, enable_timing: bool) -> None:
-            assert enable_timing
+    def synchronize() -> None:
+        nonlocal now
+        log.append("synchronize")
+        now += 5e-3
 
-        def record(self) -> None:
-            log.append("record")
-
-        def synchronize(self) -> None:
-            log.append("synchronize")
-
-        def elapsed_time(self, end: Event) -> float:
-            return 5.0
-
-    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(peers.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: log.append("reset"))
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 7_000_000)
     cuda = torch.device("cuda")
@@ -358,9 +360,32 @@ def test_calls_on_a_gpu_are_timed_by_events(monkeypatch: pytest.MonkeyPatch) -> 
     assert row["median_ms"] == pytest.approx(5.0)
     assert row["pictures_per_s"] == pytest.approx(400.0)
     assert row["memory_mb"] == 7.0
-    assert row["first_call_s"] > 0
-    timed = ["record", "call", "record", "synchronize"]
+    assert row["first_call_s"] == pytest.approx(5e-3)
+    timed = ["call", "synchronize"]
     assert log == [*timed, "reset", *timed * (WARM_UP_CALLS + 3)]
+
+
+def test_a_child_process_measures_the_same_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request: dict = {}
+
+    def ask_child(module: str, content: dict, environment: dict[str, str]) -> list[dict]:
+        assert module == peers.__name__
+        assert environment == {"JAX_PLATFORMS": "cpu"}
+        request.update(json.loads(json.dumps(content)))
+        return [{"peer": "eager"}]
+
+    measured = create_autospec(peers.peer_rows, return_value=iter([{"peer": "eager"}]))
+    monkeypatch.setattr(peers, "ask_child", ask_child)
+    monkeypatch.setattr(peers, "peer_rows", measured)
+    effort = Effort(runs=3, seconds=2.0)
+    rows = peers.child_rows("rpn_demo", 2, CANVAS, True, effort)
+    assert peers._child_rows(request) == rows == [{"peer": "eager"}]
+    config, _, *arguments = measured.call_args.args
+    assert config == load_config("rpn_demo")
+    assert arguments == [2, CANVAS, True, torch.device("cuda"), effort]
+    assert measured.call_args.kwargs == {"our_calls": {}}
 
 
 def test_both_sets_of_switches_agree_on_tf32() -> None:
@@ -372,7 +397,7 @@ def test_both_sets_of_switches_agree_on_tf32() -> None:
         assert (torch.backends.cuda.matmul.fp32_precision == "tf32") == allowed
 
 
-def test_shapes_alone_make_a_peer_of_jax_arrays() -> None:
+def test_jax_arrays_are_accepted_as_weights() -> None:
     config = CONFIGS["r18_gn"]
     variables = jax.tree.map(jax.numpy.asarray, random_variables(config))
     assert peers.make_peer(config, variables, make_batch(1, CANVAS, 1, 0), CPU).propose is None

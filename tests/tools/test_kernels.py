@@ -1,4 +1,4 @@
-"""What a program was compiled to, counted."""
+"""Kernels of compiled programs are counted by kind."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_the_training_step_is_one_program(capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.parametrize("content", [None, "no description"])
-def test_a_wrong_target_is_one_line(
+def test_a_wrong_target_gets_an_error_message_of_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None
 ) -> None:
     target = tmp_path / "gpu.txtpb"
