@@ -46,4 +46,8 @@ def test_round_trip_with_leading_axes_in_bfloat16():
     anchors, boxes = random_boxes(rng, 3, 7), random_boxes(rng, 3, 7)
     deltas = encode_boxes(anchors, boxes)
     np.testing.assert_allclose(decode_boxes(anchors, deltas), boxes, atol=1e-3)
-    assert decode_boxes(anchors, deltas.astype(jnp.bfloat16)).dtype == jnp.float32
+    low = deltas.astype(jnp.bfloat16)
+    decoded = decode_boxes(anchors, low)
+    assert decoded.dtype == jnp.float32
+    # Sizes too are computed in float32, not in the precision of the deltas.
+    np.testing.assert_array_equal(decoded, decode_boxes(anchors, low.astype(jnp.float32)))
