@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from rpn_jax.benchmark.timing import Effort, time_calls
 from rpn_jax.config import Precision
-from rpn_jax.ops.convolution import compute_dtype, lax_precision
+from rpn_jax.ops.precision import compute_dtype, lax_precision
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from rpn_jax.models.layers import KERNEL_OHWI, NORM_EPSILON
-from rpn_jax.ops.convolution import compute_dtype
+from rpn_jax.ops.precision import compute_dtype
 
 if TYPE_CHECKING:
     from rpn_jax.config import ModelConfig

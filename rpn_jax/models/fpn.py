@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import flax.linen as nn
 import jax.numpy as jnp
 
+from rpn_jax.config import Precision
 from rpn_jax.models.layers import ConvWeights, xavier_uniform
-from rpn_jax.ops.convolution import Precision, convolve
+from rpn_jax.ops.convolution import convolve
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float

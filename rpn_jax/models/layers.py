@@ -1,4 +1,4 @@
-"""Convolutions, norms and pooling as PyTorch computes them, in NHWC.
+"""Convolutions and norms as PyTorch computes them, in NHWC.
 
 Module names follow PyTorch's, so a parameter's path joined with dots is the PyTorch key but for the
 last word: ``kernel`` and ``scale`` are its ``weight``, ``mean`` and ``var`` its ``running_mean``
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import reduce
 from typing import TYPE_CHECKING, Literal
 
 import flax.linen as nn
@@ -17,8 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rpn_jax.config import NORM_GROUPS
-from rpn_jax.ops.convolution import Precision, convolve
+from rpn_jax.config import NORM_GROUPS, Precision
+from rpn_jax.ops.convolution import convolve
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -153,11 +152,11 @@ def conv_norm(
         x.shape[-1], features, kernel_size, groups, use_bias=folded, name=conv_name
     )()
     if folded:
-        return convolve(x, kernel, bias, precision, stride, groups)
+        return convolve(x, kernel, bias, precision, stride)
     if norm.kind == "frozen":
         scale, shift = FrozenNorm(features, norm.trainable, scale_init, name=norm_name)()
-        return convolve(x, kernel * scale, shift, precision, stride, groups)
-    y = convolve(x, kernel, None, precision, stride, groups)
+        return convolve(x, kernel * scale, shift, precision, stride)
+    y = convolve(x, kernel, None, precision, stride)
     if norm.kind == "batch":
         return nn.BatchNorm(
             use_running_average=not norm.train,
@@ -169,78 +168,3 @@ def conv_norm(
             name=norm_name,
         )(y)
     return GroupNorm(features, scale_init, name=norm_name)(y)
-
-
-@jax.custom_jvp
-def relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """max(x, 0), with a gradient that asks for the result alone.
-
-    That of `jax.nn.relu` asks for x, which is then kept beside the result, and so the convolution
-    in front cannot end with bias, sum and ReLU in one kernel on GPUs.
-    """
-    return jnp.maximum(x, 0)
-
-
-# Not `y > 0`, which XLA turns back into x > 0.
-relu.defjvps(lambda tangent, y, x: jnp.where(y != 0, tangent, 0))
-
-
-@jax.custom_jvp
-def relu_of_sum(x: Float[Array, "..."], shortcut: Float[Array, "..."]) -> Float[Array, "..."]:
-    """max(x + shortcut, 0), with a gradient that asks for the result alone; of finite numbers.
-
-    XLA takes a ReLU for so cheap that all that read it compute it anew, and the sum within: a chain
-    of residual blocks would keep every branch's output and add them up again and again. A sum at
-    the end is computed once, and max(x, -shortcut) + shortcut has the same bits. GPUs' convolutions
-    end with a sum and a ReLU, in that order.
-    """
-    return lax.platform_dependent(
-        x,
-        shortcut,
-        cpu=lambda x, shortcut: jnp.maximum(x, -shortcut) + shortcut,
-        default=lambda x, shortcut: jnp.maximum(x + shortcut, 0),
-    )
-
-
-relu_of_sum.defjvps(
-    lambda tangent, y, x, shortcut: jnp.where(y != 0, tangent, 0),
-    lambda tangent, y, x, shortcut: jnp.where(y != 0, tangent, 0),
-)
-
-
-@jax.custom_vjp
-def max_pool_3x3_stride_2(x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
-    """Max-pool with one pixel of -inf around, as PyTorch's ``MaxPool2d(3, 2, padding=1)``.
-
-    As in PyTorch the gradient goes to the first of equals, row by row.
-    """
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
-    rows, columns = (padded.shape[axis] - 2 for axis in (1, 2))
-    taps = [padded[:, i : i + rows : 2, j : j + columns : 2] for i in range(3) for j in range(3)]
-    return reduce(jnp.maximum, taps)
-
-
-def _max_pool_backward(
-    x: Float[Array, "B H W C"], y_grad: Float[Array, "B h w C"]
-) -> tuple[Float[Array, "B H W C"]]:
-    # In two directions, three times as fast as in nine taps, and as XLA's for a window's maximum.
-    return jax.vjp(lambda x: _max_of_threes(_max_of_threes(x, axis=2), axis=1), x)[1](y_grad)
-
-
-max_pool_3x3_stride_2.defvjp(lambda x: (max_pool_3x3_stride_2(x), x), _max_pool_backward)
-
-
-def _max_of_threes(x: Float[Array, "B H W C"], axis: int) -> Float[Array, "B h w C"]:
-    """Maxima of windows of three at a stride of two; the gradient goes to the first of equals."""
-    length = x.shape[axis]
-    around = [(1, 1) if i == axis else (0, 0) for i in range(x.ndim)]
-    padded = jnp.pad(x, around, constant_values=-jnp.inf)
-    first, second, third = (
-        lax.slice_in_dim(padded, start, start + length, stride=2, axis=axis) for start in range(3)
-    )
-    return _first_max(first, _first_max(second, third))
-
-
-def _first_max(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
-    # `jnp.maximum` would share the gradient among equals.
-    return jnp.where((a >= b) | jnp.isnan(a), a, b)

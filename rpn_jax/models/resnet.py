@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import flax.linen as nn
 from jax import lax
 
-from rpn_jax.config import BackboneConfig
-from rpn_jax.models.layers import NormOptions, conv_norm, max_pool_3x3_stride_2, relu, relu_of_sum
-from rpn_jax.ops.convolution import Precision
+from rpn_jax.config import BackboneConfig, Precision
+from rpn_jax.models.layers import NormOptions, conv_norm
+from rpn_jax.ops.activations import relu, relu_of_sum
+from rpn_jax.ops.pooling import max_pool_3x3_stride_2
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rpn_jax.ops import convolution
 from rpn_jax.ops.convolution import convolve
+from rpn_jax.ops.cpu import convolution
 from tests.oracles.convolution import conv_gradient_loop, conv_loop
 
 SIZES_AND_STRIDES = [(1, 1), (1, 2), (3, 1), (3, 2), (7, 2), (5, 3), (3, 4)]
@@ -32,7 +32,7 @@ def test_convolve_pads_and_groups_as_pytorch(seed, size, stride, groups):
     x = rng.standard_normal((1, height, width, 8)).astype(np.float32)
     kernel = rng.standard_normal((size, size, 8 // groups, 12)).astype(np.float32)
     bias = rng.standard_normal(12).astype(np.float32)
-    y = convolve(jnp.array(x), kernel, bias, "float32", stride, groups)
+    y = convolve(jnp.array(x), kernel, bias, "float32", stride)
     np.testing.assert_allclose(y[0], conv_loop(x[0], kernel, stride, groups) + bias, atol=1e-4)
 
 
@@ -70,7 +70,7 @@ def test_tf32_multiplies_ten_bits_and_sums_more(monkeypatch, size, groups, min_p
 
     def results(x, kernel, y_grad, precision):
         def apply(x, kernel):
-            return convolve(x, kernel, None, precision, groups=groups)
+            return convolve(x, kernel, None, precision)
 
         y, transpose = jax.vjp(apply, x, kernel)
         return y, *transpose(y_grad)
@@ -145,14 +145,14 @@ def test_winograd_only_for_enough_work():
 @pytest.mark.parametrize("min_pixels", [1, 10_000])
 def test_grouped_convolutions_and_their_gradients(monkeypatch, stride, block_channels, min_pixels):
     # Dense blocks of one group, two and all; and below so many pixels XLA's own form.
-    monkeypatch.setattr(convolution, "BLOCK_CHANNELS", block_channels)
+    monkeypatch.setattr(convolution, "MIN_BLOCK_CHANNELS", block_channels)
     monkeypatch.setattr(convolution, "MIN_PIXELS", min_pixels)
     rng = np.random.default_rng(0)
     x = rng.standard_normal((9, 8, 16)).astype(np.float32)
     kernel = rng.standard_normal((3, 3, 4, 12)).astype(np.float32)
 
     def apply(x, kernel):
-        return convolve(x[None], kernel, None, "float32", stride, groups=4)[0]
+        return convolve(x[None], kernel, None, "float32", stride)[0]
 
     y, transpose = jax.vjp(jax.jit(apply), x, kernel)
     np.testing.assert_allclose(y, conv_loop(x, kernel, stride, 4), atol=1e-4)
@@ -199,3 +199,32 @@ def test_gradient_of_the_bias_is_summed_in_float32():
 
     # Sixteen bits stop counting ones at 256.
     assert jax.grad(total)(jnp.zeros(1)) == 128 * 160
+
+
+@pytest.mark.parametrize(("precision", "stride"), [("float32", 1), ("tf32", 2), ("bfloat16", 1)])
+def test_forward_mode_differentiates_the_form_of_gpus(precision, stride):
+    # Lowering fails if it meets the form of CPUs, which has only a reverse mode.
+    x = jax.ShapeDtypeStruct((1, 32, 32, 8), jnp.float32)
+    kernel = jax.ShapeDtypeStruct((3, 3, 4, 6), jnp.float32)
+    bias = jax.ShapeDtypeStruct((6,), jnp.float32)
+
+    def apply(*arrays):
+        return jax.jvp(lambda *primals: convolve(*primals, precision, stride), arrays, arrays)
+
+    traced = jax.jit(apply).trace(x, kernel, bias)
+    program = traced.lower(lowering_platforms=("cuda",)).as_text()
+    # The output, and its derivatives by x and by the kernel.
+    assert program.count("stablehlo.convolution") == 3
+
+
+def test_gpus_compute_one_plain_convolution():
+    x = jax.ShapeDtypeStruct((1, 128, 128, 256), jnp.float32)
+    kernel = jax.ShapeDtypeStruct((3, 3, 256, 256), jnp.float32)
+
+    def program(platform):
+        apply = jax.jit(lambda *arrays: convolve(*arrays, None, "float32"))
+        return apply.trace(x, kernel).lower(lowering_platforms=(platform,)).as_text()
+
+    assert program("cuda").count("stablehlo.convolution") == 1
+    assert "stablehlo.while" not in program("cuda")
+    assert "stablehlo.while" in program("cpu")

@@ -11,13 +11,14 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 from rpn_jax.ops import nms, nms_per_level
-from rpn_jax.ops.nms import kept_by_fixed_point, kept_one_by_one
+from rpn_jax.ops.cpu.nms import keep_one_by_one
+from rpn_jax.ops.nms import keep_by_fixed_point
 from tests.oracles import detection
 from tests.oracles.boxes import grid_boxes, random_boxes
 
 FORMS = pytest.mark.parametrize(
     "form",
-    [jax.jit(form, static_argnums=(3, 4)) for form in (kept_one_by_one, kept_by_fixed_point)],
+    [jax.jit(form, static_argnums=(3, 4)) for form in (keep_one_by_one, keep_by_fixed_point)],
     ids=["one_by_one", "fixed_point"],
 )
 

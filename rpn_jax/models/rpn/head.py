@@ -8,16 +8,12 @@ from typing import TYPE_CHECKING
 import flax.linen as nn
 import jax.numpy as jnp
 
-from rpn_jax.models.layers import ConvWeights, relu
-from rpn_jax.ops.convolution import (
-    Precision,
-    as_factors,
-    compute_dtype,
-    convolve,
-    convolve_patches,
-    lax_precision,
-)
+from rpn_jax.config import Precision
+from rpn_jax.models.layers import ConvWeights
+from rpn_jax.ops.activations import relu
+from rpn_jax.ops.convolution import convolve, convolve_patches
 from rpn_jax.ops.patches import patches_3x3
+from rpn_jax.ops.precision import matmul
 from rpn_jax.structures import RPNOutputs
 
 if TYPE_CHECKING:
@@ -85,14 +81,7 @@ class RPNHead(nn.Module):
         anchors = self.anchors_per_cell
         objectness, deltas = [], []
         for hidden in levels:
-            both = self._project(hidden, kernel) + bias
+            both = matmul(hidden, kernel, self.precision, jnp.float32) + bias
             objectness.append(both[..., :anchors])
             deltas.append(both[..., anchors:].reshape(*both.shape[:-1], anchors, 4))
         return RPNOutputs(objectness=tuple(objectness), deltas=tuple(deltas))
-
-    def _project(
-        self, hidden: Float[Array, "B h w C"], kernel: Float[Array, "C O"]
-    ) -> Float[Array, "B h w O"]:
-        precision = lax_precision(self.precision)
-        factors = as_factors(precision, hidden, kernel.astype(compute_dtype(self.precision)))
-        return jnp.matmul(*factors, precision=precision, preferred_element_type=jnp.float32)

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rpn_jax.ops import convolution
 from rpn_jax.ops.convolution import convolve
+from rpn_jax.ops.cpu import convolution
 from rpn_jax.ops.cpu.input_gradient import input_gradient_by_matmul
 from tests.oracles.convolution import conv_gradient_loop
 
