@@ -137,14 +137,6 @@ class ModelConfig:
     def __post_init__(self) -> None:
         check_types("model", self)
         check(self.neck_channels >= 1, "model.neck_channels", self.neck_channels, "1 or more")
-        stages = tuple(4 * 2**stage for stage in range(self.backbone.num_stages))
-        strides = (*stages, stages[-1] * 2) if self.neck == "fpn" else stages[-1:]
-        check(
-            self.rpn.anchors.strides == strides,
-            "model.rpn.anchors.strides",
-            self.rpn.anchors.strides,
-            f"{strides}, the strides of this backbone with neck '{self.neck}'",
-        )
 
 
 @dataclass(frozen=True)

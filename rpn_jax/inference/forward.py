@@ -34,7 +34,7 @@ def prepare_variables(config: Config, variables: Variables, placement: Sharding)
     Returns:
       Weights as `run_network` and `propose_pictures` take them.
     """
-    folded = fold_norms(config.model, variables, kernels_ohwi=jax.default_backend() != "cpu")
+    folded = fold_norms(RPN(config.model), variables, kernels_ohwi=jax.default_backend() != "cpu")
     return jax.device_put(folded, placement)
 
 

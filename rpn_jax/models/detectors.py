@@ -1,4 +1,4 @@
-"""The whole network: pictures to objectness and deltas."""
+"""Detectors: a backbone, a neck and heads."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from rpn_jax.config import CANVAS_MULTIPLE, Config, ModelConfig
+from rpn_jax.errors import UserError
+from rpn_jax.models.backbone import Backbone
 from rpn_jax.models.fpn import FPN
 from rpn_jax.models.resnet import ResNet
 from rpn_jax.models.rpn.head import RPNHead
@@ -17,67 +19,108 @@ from rpn_jax.structures import RPNOutputs, Variables
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
 
+    Levels = tuple[Float[Array, "B _ _ C"], ...]
+    """One feature map [B, Hl, Wl, C] for each level."""
+
 
 class RPN(nn.Module):
     """Region Proposal Network (Ren et al. 2015).
 
     ``model.apply(variables, images)`` takes normalised float32 pictures [B, H, W, 3] and returns
     `RPNOutputs`.
+
+    The backbone is the ResNet of the config, or any other `Backbone`. To train one of your own,
+    pass such a model to `rpn_jax.training.objectives.rpn_loss_function`, its parameters and its
+    backbone to `rpn_jax.training.optim.trainable_parameters`, and both results to
+    `rpn_jax.training.step.make_step`. `rpn_jax.weights.checkpoints` saves and restores the state.
+
+    Raises:
+      UserError: the strides of the levels are not those of ``config.rpn.anchors``.
     """
 
     config: ModelConfig
     axis_name: str | None = None
     """The `pmap` axis over which batch norm shares its statistics, if any."""
     folded: bool = False
-    """For inference: take the weights that `rpn_jax.models.folding.fold_norms` makes."""
+    """For inference: use the weights that `rpn_jax.models.folding.fold_norms` returns."""
+    backbone: Backbone = None  # type: ignore[assignment]
+    """None: the ResNet of ``config.backbone``. `axis_name` and `folded` apply only to that one."""
+
+    def __post_init__(self) -> None:
+        if self.backbone is None:
+            # `setup` cannot assign a field. Without a parent, this module adopts the ResNet.
+            self.backbone = ResNet(
+                self.config.backbone,
+                self.config.precision,
+                self.axis_name,
+                self.folded,
+                parent=None,
+            )
+        _check_strides(self.config, self.backbone)
+        super().__post_init__()
 
     def setup(self) -> None:
         config = self.config
-        self.backbone = ResNet(config.backbone, config.precision, self.axis_name, self.folded)
         if config.neck == "fpn":
             self.neck = FPN(config.neck_channels, config.precision)
         self.rpn_head = RPNHead(config.rpn.channels, config.rpn.anchors.per_cell, config.precision)
 
     def __call__(self, images: Float[Array, "B H W 3"], train: bool = False) -> RPNOutputs:
-        """Objectness and deltas of every level.
+        """Return objectness and deltas of every level.
 
         Args:
           images: normalised pictures, zeros as padding.
-          train: batch norm takes this batch's statistics (and updates ``batch_stats``, which must
-            then be mutable); other norms ignore it.
+          train: batch norm uses this batch's statistics (and updates ``batch_stats``, which must
+            then be mutable). Other norms ignore it.
         """
-        return self.outputs(self.features(images, train))
+        return self.rpn_outputs(self.features(images, train))
 
-    def features(
-        self, images: Float[Array, "B H W 3"], train: bool = False
-    ) -> tuple[Float[Array, "B Hl Wl C"], ...]:
-        """What the head sees, one array a level; arguments as of the whole."""
-        stages: tuple[Array, ...] = self.backbone(images, train)
-        return self.neck(stages) if self.config.neck == "fpn" else stages[-1:]
+    def features(self, images: Float[Array, "B H W 3"], train: bool = False) -> Levels:
+        """Return the input of the heads, one array for each level. Arguments as in `__call__`."""
+        stages = self.backbone(images, train)
+        if self.config.neck == "fpn":
+            return self.neck(stages)
+        levels = stages[-len(self.config.rpn.anchors.strides) :]
+        channels = [level.shape[-1] for level in levels]
+        if len(set(channels)) > 1:
+            raise UserError(
+                f"model.neck = 'none': the backbone's features have {channels} channels, but a "
+                "head needs the same number in all levels. Use model.neck = 'fpn'."
+            )
+        return levels
 
-    def outputs(self, levels: tuple[Float[Array, "B Hl Wl C"], ...]) -> RPNOutputs:
-        """Objectness and deltas of `features`."""
+    def rpn_outputs(self, levels: Levels) -> RPNOutputs:
+        """Return objectness and deltas at every cell of `features`."""
         return self.rpn_head(levels)
 
-    def outputs_at(
-        self, levels: tuple[Float[Array, "B Hl Wl C"], ...], cells: Int[Array, "B S"]
-    ) -> RPNOutputs:
-        """The same at some cells alone, as a single level with one row of them.
+    def rpn_outputs_at(self, levels: Levels, cells: Int[Array, "B S"]) -> RPNOutputs:
+        """Return objectness and deltas at some cells, as a single level with one row of cells.
 
         Args:
-          levels: as `features` gives them.
-          cells: flat places, order level, row, column; those of a picture must be distinct.
+          levels: what `features` returned.
+          cells: flat cell indices, order level, row, column; distinct for each picture.
         """
         return self.rpn_head.at_cells(levels, cells)
 
 
 def init_variables(config: Config, seed: int = 0) -> Variables:
-    """Random variables for training from scratch, the same for the same seed."""
+    """Return random variables for training from scratch, the same for the same seed."""
     canvas = jnp.zeros((1, CANVAS_MULTIPLE, CANVAS_MULTIPLE, 3))
     init = jax.jit(RPN(config.model).init)
     return dict(init(jax.random.key(seed), canvas))
 
 
 def variable_shapes(config: Config) -> Variables:
-    """Shapes and dtypes of the variables, without computing any (`jax.ShapeDtypeStruct`)."""
+    """Return the shapes and dtypes of the variables (`jax.ShapeDtypeStruct`), without computing."""
     return jax.eval_shape(lambda: init_variables(config))
+
+
+def _check_strides(config: ModelConfig, backbone: Backbone) -> None:
+    strides, anchors = backbone.strides, config.rpn.anchors.strides
+    extra_level = (2 * strides[-1],)
+    levels = strides + extra_level if config.neck == "fpn" else strides[-len(anchors) :]
+    if anchors != levels:
+        raise UserError(
+            f"model.rpn.anchors.strides = {anchors}: does not match the levels of the network. "
+            f"With this backbone and neck '{config.neck}', it must be {levels}."
+        )

@@ -1,41 +1,36 @@
-"""Weights for inference: what does not depend on the pictures is computed once, not every call."""
+"""Weights for inference: norms folded into convolutions, in the dtype of the activations."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
 
+from rpn_jax.models.detectors import RPN
 from rpn_jax.models.layers import KERNEL_OHWI, NORM_EPSILON
+from rpn_jax.models.rpn.head import OUTPUT_CONVOLUTIONS
 from rpn_jax.ops.precision import compute_dtype
-
-if TYPE_CHECKING:
-    from rpn_jax.config import ModelConfig
-    from rpn_jax.structures import Variables
-
-NORM_OF = {"conv1": "bn1", "conv2": "bn2", "conv3": "bn3", "0": "1"}
-"""The norm behind a convolution, by their names in the module of both."""
-HEAD_OUTPUTS = ("rpn_cls", "rpn_reg")
-"""Convolutions that stay as they are: their bias is added in float32."""
+from rpn_jax.structures import Variables
 
 Weights = dict[str, np.ndarray]
 
 
-def fold_norms(config: ModelConfig, variables: Variables, kernels_ohwi: bool) -> Variables:
-    """Weights that ``RPN(config, folded=True)`` takes, NumPy arrays.
+def fold_norms(model: RPN, variables: Variables, kernels_ohwi: bool) -> Variables:
+    """Return the weights for ``RPN(config, folded=True)``, as NumPy arrays.
 
-    Norms with stored statistics become part of the convolution before them, ``w' = w * gamma /
-    sigma``, and weights get the dtype that the precision computes in: the same outputs.
+    Norms with stored statistics are folded into the convolution before them,
+    ``w' = w * gamma / sigma``, and weights get the dtype of the activations. The outputs are equal
+    up to rounding.
 
     Args:
-      config: of the network.
-      variables: its variables.
-      kernels_ohwi: store kernels in the order that GPUs' convolutions read, which would otherwise
-        be made of HWIO in every call.
+      model: the network of ``variables``, folded or not. Its backbone names the norms.
+      variables: parameters and statistics.
+      kernels_ohwi: store kernels in OHWI order, which convolutions on GPUs read. HWIO kernels would
+        be transposed in every call.
     """
-    dtype = compute_dtype(config.precision)
+    dtype = compute_dtype(model.config.precision)
 
     def convert(weights: Weights) -> Weights:
         kernel = weights["kernel"].astype(dtype)
@@ -45,25 +40,35 @@ def fold_norms(config: ModelConfig, variables: Variables, kernels_ohwi: bool) ->
         return {"kernel": kernel, **bias}
 
     host = jax.device_get(variables)
-    return {"params": _fold(host["params"], host.get("batch_stats", {}), convert)}
+    params, statistics = dict(host["params"]), host.get("batch_stats", {})
+    backbone = params.pop("backbone")
+    norm_of = model.backbone.norm_of
+    folded = _fold(params, {}, {}, convert)
+    if norm_of is not None:
+        backbone = _fold(backbone, statistics.get("backbone", {}), norm_of, convert)
+        return {"params": {"backbone": backbone, **folded}}
+    return {**host, "params": {"backbone": backbone, **folded}}
 
 
 def _fold(
-    params: dict[str, Any], statistics: dict[str, Any], convert: Callable[[Weights], Weights]
+    params: dict[str, Any],
+    statistics: dict[str, Any],
+    norm_of: Mapping[str, str],
+    convert: Callable[[Weights], Weights],
 ) -> dict[str, Any]:
     if "kernel" in params:
         return convert(params)
-    if "scale" in params:  # a group norm, which needs the picture
+    if "scale" in params:  # A group norm depends on the picture.
         return params
     folded = {}
     for name, child in params.items():
-        norm = NORM_OF.get(name)
-        if name in HEAD_OUTPUTS:
+        norm = norm_of.get(name)
+        if name in OUTPUT_CONVOLUTIONS:
             folded[name] = child
         elif "kernel" in child and norm in statistics:
             folded[name] = convert(_with_norm(child["kernel"], params[norm], statistics[norm]))
         elif "mean" not in statistics.get(name, {}):
-            folded[name] = _fold(child, statistics.get(name, {}), convert)
+            folded[name] = _fold(child, statistics.get(name, {}), norm_of, convert)
     return folded
 
 

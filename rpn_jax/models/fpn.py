@@ -1,4 +1,4 @@
-"""Feature pyramid (Lin et al. 2016), as MMDetection's FPN with one extra pooled level."""
+"""Feature pyramid network (Lin et al. 2016), as MMDetection's FPN with one extra level."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 
 class FPN(nn.Module):
-    """1x1 laterals, top-down sums, 3x3 outputs; P6 is every second pixel of P5."""
+    """1x1 laterals, top-down sums and 3x3 outputs. P6 is every second pixel of P5."""
 
     features: int
     precision: Precision
 
     @nn.compact
     def __call__(
-        self, stages: tuple[Float[Array, "B h w C"], ...]
-    ) -> tuple[Float[Array, "B h w F"], ...]:
-        """One level for each stage, and one of twice the last one's stride."""
+        self, stages: tuple[Float[Array, "B _ _ _"], ...]
+    ) -> tuple[Float[Array, "B _ _ F"], ...]:
+        """Return one level for each stage, and one with twice the stride of the last stage."""
         laterals = LevelConvs(self.features, 1, self.precision, name="lateral_convs")(stages)
         sums = [laterals[-1]]
         for lateral in reversed(laterals[:-1]):
@@ -43,8 +43,9 @@ class LevelConvs(nn.Module):
 
     @nn.compact
     def __call__(
-        self, levels: tuple[Float[Array, "B h w C"], ...]
-    ) -> tuple[Float[Array, "B h w F"], ...]:
+        self, levels: tuple[Float[Array, "B _ _ _"], ...]
+    ) -> tuple[Float[Array, "B _ _ F"], ...]:
+        """Return the convolved levels."""
         return tuple(
             LevelConv(self.features, self.kernel_size, self.precision, name=str(index))(x)
             for index, x in enumerate(levels)
@@ -60,6 +61,7 @@ class LevelConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B h w C"]) -> Float[Array, "B h w F"]:
+        """Return the convolved level."""
         kernel, bias = ConvWeights(
             x.shape[-1],
             self.features,
@@ -74,9 +76,10 @@ class LevelConv(nn.Module):
 def upsample_nearest(
     x: Float[Array, "B h w C"], height: int, width: int
 ) -> Float[Array, "B H W C"]:
-    """Nearest upsampling to twice the size or one less, which is what strides of 2 leave.
+    """Upsample to twice the size, or to one pixel less, by repeating pixels.
 
-    There, doubling and cropping takes the same pixels as PyTorch's ``floor(i * h / H)``.
+    A lower level has one of these sizes, because its stride is half as large. For them, doubling
+    and cropping takes the same pixels as PyTorch's ``floor(i * h / H)``.
     """
     batch, rows, columns, channels = x.shape
     doubled = jnp.broadcast_to(

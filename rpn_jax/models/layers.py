@@ -1,14 +1,15 @@
 """Convolutions and norms as PyTorch computes them, in NHWC.
 
-Module names follow PyTorch's, so a parameter's path joined with dots is the PyTorch key but for the
-last word: ``kernel`` and ``scale`` are its ``weight``, ``mean`` and ``var`` its ``running_mean``
-and ``running_var``. Kernels are HWIO.
+Module names follow PyTorch's. A parameter's path, joined with dots, is the PyTorch key except for
+the last word: PyTorch calls ``kernel`` and ``scale`` ``weight``, ``mean`` ``running_mean``, and
+``var`` ``running_var``. Kernels are HWIO.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import flax.linen as nn
@@ -26,7 +27,7 @@ NormKind = Literal["frozen", "batch", "group", "folded"]
 Initializer = Callable[..., jax.Array]
 
 KERNEL_OHWI = "kernel_ohwi"
-"""Name of a kernel in the order that GPUs' convolutions read, see `rpn_jax.models.folding`."""
+"""Name of a kernel stored in OHWI order, see `rpn_jax.models.folding`."""
 NORM_EPSILON = 1e-5
 BATCH_NORM_MOMENTUM = 0.9
 
@@ -35,7 +36,7 @@ xavier_uniform = nn.initializers.xavier_uniform()
 
 
 class ConvWeights(nn.Module):
-    """The kernel and, if there is one, the bias of a convolution."""
+    """The weights of a convolution: a kernel and, with ``use_bias``, a bias."""
 
     in_features: int
     features: int
@@ -45,7 +46,8 @@ class ConvWeights(nn.Module):
     kernel_init: Initializer = kaiming_normal
 
     @nn.compact
-    def __call__(self) -> tuple[Float[Array, "k k I O"], Float[Array, " O"] | None]:
+    def __call__(self) -> tuple[Float[Array, "k k J O"], Float[Array, " O"] | None]:
+        """Return the HWIO kernel, with J = ``in_features / groups``, and the bias."""
         shape = (
             self.kernel_size,
             self.kernel_size,
@@ -62,7 +64,7 @@ class ConvWeights(nn.Module):
 
 
 class FrozenNorm(nn.Module):
-    """Batch norm with stored statistics, as a scale and a shift to fold into a convolution."""
+    """Batch norm with stored statistics, as a multiplier and a shift for each channel."""
 
     features: int
     trainable: bool
@@ -70,6 +72,7 @@ class FrozenNorm(nn.Module):
 
     @nn.compact
     def __call__(self) -> tuple[Float[Array, " C"], Float[Array, " C"]]:
+        """Return the multiplier and the shift."""
         scale = self.param("scale", self.scale_init, (self.features,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         if not self.trainable:
@@ -81,10 +84,10 @@ class FrozenNorm(nn.Module):
 
 
 class GroupNorm(nn.Module):
-    """Group norm (Wu and He 2018) as one scale and one shift of each channel.
+    """Group norm (Wu and He 2018), as a multiplier and a shift for each channel.
 
-    Statistics are float32. Written so that the forward pass, and its gradient, read an activation
-    twice: once for the sums, once for the result.
+    Statistics are float32. The forward pass and its gradient each read an activation twice: once
+    for the sums, once for the result.
     """
 
     features: int
@@ -92,6 +95,7 @@ class GroupNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+        """Return the normalised activations, in the dtype of ``x``."""
         scale = self.param("scale", self.scale_init, (self.features,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         x32 = x.astype(jnp.float32)
@@ -104,67 +108,88 @@ class GroupNorm(nn.Module):
 
 
 def _mean_of_groups(channels: Float[Array, "B C"]) -> Float[Array, "B C"]:
-    """For each channel the mean over its group."""
+    """Return for each channel the mean over its group."""
     batch, features = channels.shape
     groups = jnp.mean(channels.reshape(batch, NORM_GROUPS, -1), axis=-1)
     return jnp.repeat(groups, features // NORM_GROUPS, axis=-1)
 
 
 @dataclass(frozen=True)
-class NormOptions:
-    """What every norm of a network has in common."""
+class LayerOptions:
+    """What all layers of a stage have in common."""
 
-    kind: NormKind
-    """'frozen', 'batch' or 'group', as in `rpn_jax.config.BackboneConfig.norm`; or 'folded', in the
-    weights of the convolution already (`rpn_jax.models.folding`)."""
-    trainable: bool
-    """Whether scale and bias get gradients."""
-    train: bool
-    """Whether batch norm takes and updates the statistics of this batch."""
+    norm: NormKind
+    """'frozen', 'batch' or 'group', see `rpn_jax.config.BackboneConfig.norm`. 'folded': there is no
+    norm, because `rpn_jax.models.folding` has folded it into the convolution."""
+    train_norm: bool
+    """Whether the scale and bias of a frozen norm get gradients."""
+    update_statistics: bool
+    """Whether batch norm uses and updates the statistics of this batch."""
     axis_name: str | None
     """The `pmap` axis over which batch statistics are shared, if any."""
+    precision: Precision
+    """See `rpn_jax.ops.precision`."""
 
     @property
-    def prefix(self) -> str:
+    def norm_prefix(self) -> str:
         """PyTorch's name for such a norm, without its number."""
-        return "gn" if self.kind == "group" else "bn"
+        return "gn" if self.norm == "group" else "bn"
+
+
+@dataclass(frozen=True)
+class ConvNorm:
+    """A convolution without bias, and the norm that follows it."""
+
+    conv_name: str
+    """Name of the convolution's weights in the calling module."""
+    norm_name: str
+    """Name of the norm's weights in the calling module."""
+    features: int
+    """Output channels."""
+    kernel_size: int
+    """Side of the kernel."""
+    stride: int = 1
+    """Stride, both ways."""
+    groups: int = 1
+    """Groups of channels."""
+    scale_init: Initializer = nn.initializers.ones
+    """Initial scale of the norm."""
 
 
 def conv_norm(
-    x: Float[Array, "B H W I"],
-    features: int,
-    kernel_size: int,
-    norm: NormOptions,
-    precision: Precision,
-    conv_name: str,
-    norm_name: str,
-    stride: int = 1,
-    groups: int = 1,
-    scale_init: Initializer = nn.initializers.ones,
+    x: Float[Array, "B H W I"], layer: ConvNorm, options: LayerOptions
 ) -> Float[Array, "B h w O"]:
-    """Convolution without bias, then norm: two sibling modules of the calling module.
+    """Apply a convolution and its norm. Their weights become children of the calling module.
 
-    A frozen norm is folded into the convolution, ``w' = w * gamma / sigma``: exact, differentiable
-    in gamma and beta, and one pass less over every activation.
+    A frozen norm is folded into the convolution, ``w' = w * gamma / sigma``. This is exact and
+    differentiable in gamma and beta, and it saves one pass over the activations.
     """
-    folded = norm.kind == "folded"
+    folded = options.norm == "folded"
     kernel, bias = ConvWeights(
-        x.shape[-1], features, kernel_size, groups, use_bias=folded, name=conv_name
+        x.shape[-1],
+        layer.features,
+        layer.kernel_size,
+        layer.groups,
+        use_bias=folded,
+        name=layer.conv_name,
     )()
+    convolve_x = partial(convolve, x, precision=options.precision, stride=layer.stride)
     if folded:
-        return convolve(x, kernel, bias, precision, stride)
-    if norm.kind == "frozen":
-        scale, shift = FrozenNorm(features, norm.trainable, scale_init, name=norm_name)()
-        return convolve(x, kernel * scale, shift, precision, stride)
-    y = convolve(x, kernel, None, precision, stride)
-    if norm.kind == "batch":
+        return convolve_x(kernel, bias)
+    if options.norm == "frozen":
+        scale, shift = FrozenNorm(
+            layer.features, options.train_norm, layer.scale_init, name=layer.norm_name
+        )()
+        return convolve_x(kernel * scale, shift)
+    y = convolve_x(kernel, None)
+    if options.norm == "batch":
         return nn.BatchNorm(
-            use_running_average=not norm.train,
+            use_running_average=not options.update_statistics,
             momentum=BATCH_NORM_MOMENTUM,
             epsilon=NORM_EPSILON,
             dtype=y.dtype,
-            scale_init=scale_init,
-            axis_name=norm.axis_name,
-            name=norm_name,
+            scale_init=layer.scale_init,
+            axis_name=options.axis_name,
+            name=layer.norm_name,
         )(y)
-    return GroupNorm(features, scale_init, name=norm_name)(y)
+    return GroupNorm(layer.features, layer.scale_init, name=layer.norm_name)(y)

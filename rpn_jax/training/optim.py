@@ -9,9 +9,8 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from rpn_jax.config import BackboneConfig, OptimConfig
-
-STEM = 0
+from rpn_jax.config import OptimConfig
+from rpn_jax.models.backbone import Backbone
 
 
 def build_optimizer(
@@ -55,19 +54,22 @@ def learning_rate_schedule(
     return schedule
 
 
-def trainable_parameters(params: Any, backbone: BackboneConfig) -> Any:
+def trainable_parameters(params: Any, backbone: Backbone) -> Any:
     """Return a tree like ``params`` with True for each parameter that trains.
 
-    The backbone's stem and its stages up to ``frozen_stages`` do not train. Its norms train only
-    with ``train_norm``.
+    The backbone decides for its own parameters, which are under the key "backbone". All others
+    train.
 
     Args:
       params: the nested dicts of `rpn_jax.init_variables`, or their shapes.
-      backbone: the backbone's config.
+      backbone: the backbone of the model, such as ``RPN(config.model).backbone``.
     """
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: _trains([entry.key for entry in path], backbone), params
-    )
+
+    def trains(path: tuple[jax.tree_util.DictKey, ...], _: Any) -> bool:
+        owner, *names = (entry.key for entry in path)
+        return owner != "backbone" or backbone.trains(tuple(names))
+
+    return jax.tree_util.tree_map_with_path(trains, params)
 
 
 def make_optimizer(
@@ -94,14 +96,3 @@ def make_optimizer(
     )
     labels = jax.tree.map(lambda trains: "trained" if trains else "frozen", trainable)
     return optax.partition({"trained": sgd, "frozen": optax.set_to_zero()}, labels)
-
-
-def _trains(names: list[str], backbone: BackboneConfig) -> bool:
-    if names[0] != "backbone":
-        return True
-    is_norm = names[-1] in ("scale", "bias")  # The backbone's convolutions have no bias.
-    return _stage(names[1]) > backbone.frozen_stages and (backbone.train_norm or not is_norm)
-
-
-def _stage(module: str) -> int:
-    return int(module.removeprefix("layer")) if module.startswith("layer") else STEM

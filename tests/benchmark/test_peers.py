@@ -27,7 +27,7 @@ from rpn_jax.benchmark.torch_network import TorchRPN
 from rpn_jax.benchmark.training import STEP
 from rpn_jax.config import BackboneConfig, Config, load_config
 from rpn_jax.inference.forward import prepare_variables
-from rpn_jax.models import variable_shapes
+from rpn_jax.models import RPN, variable_shapes
 from rpn_jax.models.rpn.proposals import propose
 from rpn_jax.models.rpn.targets import batch_targets
 from rpn_jax.ops import grid_anchors
@@ -100,7 +100,7 @@ def test_the_plain_network_has_the_same_outputs_as_ours(config: Config) -> None:
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 def test_the_plain_network_trains_the_same_parameters_as_ours(config: Config) -> None:
     shapes = variable_shapes(config)
-    trains = flatten_dict(trainable_parameters(shapes["params"], config.model.backbone))
+    trains = flatten_dict(trainable_parameters(shapes["params"], RPN(config.model).backbone))
     ours = {torch_key(("params", *path)) for path, trained in trains.items() if trained}
     network = TorchRPN(config.model)
     network.train()
@@ -262,7 +262,7 @@ def test_torchvision_trains_the_same_parameters_as_ours(
         if parameter.grad is not None and bool(parameter.grad.any())
     }
     assert all(p.grad is None or p.grad.isfinite().all() for p in peer.network.parameters())
-    trains = flatten_dict(trainable_parameters(variables["params"], config.model.backbone))
+    trains = flatten_dict(trainable_parameters(variables["params"], RPN(config.model).backbone))
     keys = (torch_key(("params", *path)) for path, trained in trains.items() if trained)
     assert moved == {torchvision_key(key) for key in keys}
     norms = [m for m in peer.network.modules() if isinstance(m, torch.nn.BatchNorm2d)]

@@ -42,11 +42,6 @@ REFUSALS: list[tuple[str, Any, str]] = [
     ("model.backbone.train_norm", 1, "true or false"),
     ("model.backbone.frozen_stages", -2, "-1 to 4 (num_stages)"),
     ("model.backbone.frozen_stages", 5, "-1 to 4 (num_stages)"),
-    (
-        "model.rpn.anchors.strides",
-        (4, 8, 16, 32),
-        "(4, 8, 16, 32, 64), the strides of this backbone",
-    ),
     ("model.rpn.anchors.strides", (), "one or more positive numbers"),
     ("model.rpn.anchors.scales", (8.0, 0.0), "one or more positive numbers"),
     ("model.rpn.anchors.ratios", (-1.0,), "one or more positive numbers"),

@@ -52,7 +52,7 @@ def test_folded_weights_give_the_same_outputs(backbone, precision, kernels_ohwi)
     variables = random_variables(config)
     images = jax.random.normal(jax.random.key(1), (2, 64, 64, 3))
     expected = jax.jit(RPN(config.model).apply)(variables, images)
-    weights = fold_norms(config.model, variables, kernels_ohwi)
+    weights = fold_norms(RPN(config.model), variables, kernels_ohwi)
     outputs = jax.jit(RPN(config.model, folded=True).apply)(weights, images)
     assert jax.tree.structure(outputs) == jax.tree.structure(expected)
     # Batch norm rounds to bfloat16 before its own scale as well, where it is not folded.
@@ -63,7 +63,7 @@ def test_folded_weights_give_the_same_outputs(backbone, precision, kernels_ohwi)
 
 def test_folded_weights_hold_no_norm_and_no_float32_kernel():
     config = config_with(BACKBONES["basic blocks"], "bfloat16")
-    weights = fold_norms(config.model, random_variables(config), kernels_ohwi=True)
+    weights = fold_norms(RPN(config.model), random_variables(config), kernels_ohwi=True)
     assert list(weights) == ["params"]
     block = weights["params"]["backbone"]["layer2"]["0"]
     assert sorted(block) == ["conv1", "conv2", "downsample"]

@@ -1,5 +1,7 @@
 """Norms and upsampling against PyTorch's definitions, as NumPy loops."""
 
+from dataclasses import replace
+
 import chex
 import flax.linen as nn
 import jax
@@ -8,16 +10,22 @@ import numpy as np
 import pytest
 
 from rpn_jax.models.fpn import upsample_nearest
-from rpn_jax.models.layers import GroupNorm, NormOptions, conv_norm
+from rpn_jax.models.layers import ConvNorm, GroupNorm, LayerOptions, conv_norm
 from tests.oracles.convolution import conv_loop
 
 
 class OneConvNorm(nn.Module):
-    norm: NormOptions
+    options: LayerOptions
 
     @nn.compact
     def __call__(self, x):
-        return conv_norm(x, 64, 3, self.norm, "float32", "conv1", "norm1")
+        return conv_norm(x, ConvNorm("conv1", "norm1", 64, 3), self.options)
+
+
+def options(norm):
+    return LayerOptions(
+        norm, train_norm=True, update_statistics=False, axis_name=None, precision="float32"
+    )
 
 
 def norm_case(norm):
@@ -36,7 +44,7 @@ def norm_case(norm):
 
 @pytest.mark.parametrize("kind", ["frozen", "batch"])
 def test_stored_statistics_normalise_as_batch_norm_does(kind):
-    module, variables, x, plain, params = norm_case(NormOptions(kind, True, False, None))
+    module, variables, x, plain, params = norm_case(options(kind))
     stats = {k: np.asarray(v) for k, v in variables["batch_stats"]["norm1"].items()}
     expected = (plain - stats["mean"]) / np.sqrt(stats["var"] + 1e-5)
     expected = expected * params["scale"] + params["bias"]
@@ -44,8 +52,8 @@ def test_stored_statistics_normalise_as_batch_norm_does(kind):
 
 
 def test_batch_norm_in_training_takes_the_statistics_of_all_devices():
-    norm = NormOptions("batch", True, True, "devices")
-    _, variables, x, plain, params = norm_case(NormOptions("batch", True, False, None))
+    norm = replace(options("batch"), update_statistics=True, axis_name="devices")
+    _, variables, x, plain, params = norm_case(options("batch"))
     apply = jax.vmap(
         lambda part: OneConvNorm(norm).apply(variables, part, mutable=["batch_stats"]),
         axis_name="devices",
@@ -61,7 +69,7 @@ def test_batch_norm_in_training_takes_the_statistics_of_all_devices():
 
 
 def test_group_norm_takes_32_groups_of_each_picture():
-    module, variables, x, plain, params = norm_case(NormOptions("group", True, False, None))
+    module, variables, x, plain, params = norm_case(options("group"))
     groups = plain.reshape(2, -1, 32, 2)
     mean = groups.mean((1, 3), keepdims=True)
     expected = (groups - mean) / np.sqrt(groups.var((1, 3), keepdims=True) + 1e-5)

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from rpn_jax.config import AnchorConfig, BackboneConfig, Config, ModelConfig, RPNHeadConfig
-from rpn_jax.models import init_variables
+from rpn_jax.models import RPN, init_variables
 from rpn_jax.structures import Batch
 from rpn_jax.training.objectives import rpn_loss_function
 from rpn_jax.training.optim import build_optimizer, trainable_parameters
@@ -43,7 +43,7 @@ def main():
     )
     config = replace(config, rpn_loss=replace(config.rpn_loss, samples_per_image=0))
     variables = init_variables(config)
-    trainable = trainable_parameters(variables["params"], config.model.backbone)
+    trainable = trainable_parameters(variables["params"], RPN(config.model).backbone)
     optimizer, schedule = build_optimizer(config.optim, trainable, 10, PICTURES)
     step = make_step(rpn_loss_function(config), optimizer, schedule, seed=0)
     state = replicate(initial_state(variables, optimizer))

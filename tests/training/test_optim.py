@@ -12,6 +12,7 @@ import optax
 import pytest
 
 from rpn_jax.config import BackboneConfig, OptimConfig
+from rpn_jax.models.resnet import ResNet
 from rpn_jax.training.optim import learning_rate_schedule, make_optimizer, trainable_parameters
 
 OPTIM = OptimConfig(learning_rate=0.1, warmup_steps=5, warmup_ratio=0.01, decay_epochs=(2, 3))
@@ -82,7 +83,7 @@ def backbone_params() -> dict[str, Any]:
 
 
 def trained_names(backbone: BackboneConfig) -> set[str]:
-    flags = trainable_parameters(backbone_params(), backbone)
+    flags = trainable_parameters(backbone_params(), ResNet(backbone, "float32"))
     return {
         jax.tree_util.keystr(path, simple=True, separator=".")
         for path, trains in jax.tree_util.tree_leaves_with_path(flags)
@@ -116,7 +117,7 @@ def test_norms_of_the_backbone_alone_are_frozen_without_train_norm() -> None:
 
 def test_a_group_norm_stem_is_stage_0() -> None:
     params = {"backbone": {"gn1": {"scale": 0.0}, "layer1": {"0": {"gn1": {"scale": 0.0}}}}}
-    flags = trainable_parameters(params, BackboneConfig(frozen_stages=0))
+    flags = trainable_parameters(params, ResNet(BackboneConfig(frozen_stages=0), "float32"))
     assert flags["backbone"]["gn1"]["scale"] is False
     assert flags["backbone"]["layer1"]["0"]["gn1"]["scale"] is True
 

@@ -64,7 +64,7 @@ class Ours:
 def run(case: Case) -> Ours:
     """Compute everything that is compared. The training step is compiled once."""
     variables = variables_by_rule(case.config, case.seed)
-    trainable = trainable_parameters(variables["params"], case.config.model.backbone)
+    trainable = trainable_parameters(variables["params"], RPN(case.config.model).backbone)
     optimizer, _ = build_optimizer(SGD, trainable, steps_per_epoch=1, batch_size=1)
     step = _training_step(case, optimizer)
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     Weights = tuple[Float[Array, "..."], Float[Array, " O"]]
     """Kernel and bias."""
 
+OUTPUT_CONVOLUTIONS = ("rpn_cls", "rpn_reg")
+"""Names of the 1x1 convolutions. Their biases are added in float32 in every precision."""
+
 head_normal = nn.initializers.normal(0.01)
 
 
@@ -33,7 +36,7 @@ class RPNHead(nn.Module):
     precision: Precision
 
     def __call__(self, levels: tuple[Float[Array, "B Hl Wl C"], ...]) -> RPNOutputs:
-        """Outputs at every cell of every level."""
+        """Return the outputs at every cell of every level."""
         shared, both = self._weights(levels[0].shape[-1])
         hidden = [relu(convolve(x, *shared, self.precision)) for x in levels]
         return self._outputs(hidden, *both)
@@ -41,11 +44,11 @@ class RPNHead(nn.Module):
     def at_cells(
         self, levels: tuple[Float[Array, "B Hl Wl C"], ...], cells: Int[Array, "B S"]
     ) -> RPNOutputs:
-        """Outputs at some cells, as a single level with one row of them.
+        """Return the outputs at some cells, as a single level with one row of cells.
 
         Args:
-          levels: all of them.
-          cells: flat places, order level, row, column; those of a picture must be distinct.
+          levels: feature maps of all levels.
+          cells: flat cell indices, order level, row, column; distinct for each picture.
         """
         shared, both = self._weights(levels[0].shape[-1])
         hidden = relu(convolve_patches(patches_3x3(levels, cells), *shared, self.precision))
@@ -53,12 +56,12 @@ class RPNHead(nn.Module):
 
     @nn.compact
     def _weights(self, in_features: int) -> tuple[Weights, Weights]:
-        """Of the 3x3 convolution, and of both 1x1 convolutions side by side."""
+        """Return the weights of the 3x3 convolution, and of both 1x1 convolutions concatenated."""
         anchors = self.anchors_per_cell
         shared = self._conv_weights("rpn_conv", in_features, self.features, 3)
         kernel_cls, bias_cls = self._conv_weights("rpn_cls", self.features, anchors, 1)
         kernel_reg, bias_reg = self._conv_weights("rpn_reg", self.features, 4 * anchors, 1)
-        # One product for both outputs: the activations, by far the larger operand, are read once.
+        # One product for both outputs reads the activations, by far the larger operand, once.
         kernel_both = jnp.concatenate([kernel_cls, kernel_reg], axis=-1)[0, 0]
         return shared, (kernel_both, jnp.concatenate([bias_cls, bias_reg]))
 
@@ -77,7 +80,7 @@ class RPNHead(nn.Module):
         kernel: Float[Array, "C O"],
         bias: Float[Array, " O"],
     ) -> RPNOutputs:
-        """Objectness and deltas of what the 3x3 convolution gave."""
+        """Return objectness and deltas, from the activations after the 3x3 convolution."""
         anchors = self.anchors_per_cell
         objectness, deltas = [], []
         for hidden in levels:

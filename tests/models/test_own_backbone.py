@@ -1,0 +1,171 @@
+"""Backbones that are not part of rpn_jax: attached, trained, saved and resumed."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.tree_util import keystr, tree_leaves_with_path
+
+from rpn_jax.config import AnchorConfig, Config, ModelConfig, OptimConfig, RPNHeadConfig
+from rpn_jax.errors import UserError
+from rpn_jax.models import RPN
+from rpn_jax.models.folding import fold_norms
+from rpn_jax.structures import Batch
+from rpn_jax.training.objectives import rpn_loss_function
+from rpn_jax.training.optim import make_optimizer, trainable_parameters
+from rpn_jax.training.step import TrainState, initial_state, make_step, split_batch
+from rpn_jax.weights.checkpoints import Checkpoints, restore_state
+
+PICTURES = 2 * jax.local_device_count()
+
+
+class SmallCNN(nn.Module):
+    """Two convolutions, the first one frozen, and a batch norm."""
+
+    strides = (8, 16)
+    norm_of = None
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        x = nn.relu(nn.Conv(8, (8, 8), strides=8, name="stem")(images))
+        y = nn.Conv(12, (3, 3), strides=2, name="conv")(x)
+        y = nn.BatchNorm(use_running_average=not train, name="norm")(y)
+        return x, nn.relu(y)
+
+    def trains(self, path):
+        return path[0] != "stem"
+
+
+class PlainViT(nn.Module):
+    """A plain ViT whose last feature map becomes a simple pyramid (Li et al. 2022, ViTDet)."""
+
+    strides = (8, 16, 32)
+    norm_of = None
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        x = nn.Conv(16, (16, 16), strides=16, name="patches")(images)
+        batch, rows, columns, width = x.shape
+        x += self.param("positions", nn.initializers.normal(0.02), (rows, columns, width))
+        tokens = x.reshape(batch, -1, width)
+        for _ in range(2):
+            tokens += nn.MultiHeadDotProductAttention(2)(nn.LayerNorm()(tokens))
+            hidden = nn.gelu(nn.Dense(4 * width)(nn.LayerNorm()(tokens)))
+            tokens += nn.Dense(width)(hidden)
+        x = tokens.reshape(batch, rows, columns, width)
+        finer = nn.ConvTranspose(width, (2, 2), strides=(2, 2))(x)
+        coarser = nn.max_pool(x, (2, 2), strides=(2, 2))
+        return tuple(nn.Conv(8, (1, 1))(level) for level in (finer, x, coarser))
+
+    def trains(self, path):
+        return True
+
+
+def config_for(neck, strides):
+    rpn = RPNHeadConfig(channels=8, anchors=AnchorConfig(strides=strides, scales=(2.0,)))
+    return Config(model=ModelConfig(neck=neck, neck_channels=8, rpn=rpn))
+
+
+CASES = pytest.mark.parametrize(
+    ("backbone", "config"),
+    [
+        (SmallCNN(), config_for("fpn", (8, 16, 32))),
+        (PlainViT(), config_for("none", (8, 16, 32))),
+    ],
+    ids=["cnn", "vit"],
+)
+
+
+def random_batch():
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 32, (PICTURES, 1, 2))
+    return Batch(
+        images=rng.integers(0, 256, (PICTURES, 64, 64, 3), np.uint8),
+        image_sizes=np.full((PICTURES, 2), 64, np.int32),
+        scale_factors=np.ones((PICTURES, 2), np.float32),
+        boxes_xyxy=np.concatenate([corners, corners + 24], axis=-1).astype(np.float32),
+        box_mask=np.ones((PICTURES, 1), bool),
+        indices=np.arange(PICTURES, dtype=np.int32),
+    )
+
+
+def changed_names(before, after):
+    return {
+        keystr(path, simple=True, separator=".")
+        for (path, old), new in zip(
+            tree_leaves_with_path(before), jax.tree.leaves(after), strict=True
+        )
+        if not np.array_equal(old, new)
+    }
+
+
+@CASES
+def test_training_changes_what_the_backbone_trains_and_resumes_exactly(tmp_path, backbone, config):
+    model = RPN(config.model, backbone=backbone)
+    variables = dict(model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3))))
+    before = jax.device_get(variables["params"])
+    schedule = optax.constant_schedule(0.02)
+    trainable = trainable_parameters(variables["params"], backbone)
+    optimizer = make_optimizer(OptimConfig(), schedule, trainable)
+    step = make_step(rpn_loss_function(config, backbone), optimizer, schedule, seed=0)
+    batch = split_batch(random_batch())
+
+    state = initial_state(variables, optimizer)
+    shapes = jax.eval_shape(lambda: state)
+    losses = []
+    for _ in range(2):
+        state, metrics = step(state, batch)
+        losses.append(float(metrics["loss"]))
+    with Checkpoints(tmp_path, keep_last=1, epoch_steps=2, best_by="AR@1000") as checkpoints:
+        checkpoints.save(2, state.variables, state.opt_state, None)
+    state, metrics = step(state, batch)
+    losses.append(float(metrics["loss"]))
+
+    restored = restore_state(tmp_path, 2, shapes.variables, shapes.opt_state)
+    resumed, resumed_metrics = step(TrainState(jnp.asarray(2, jnp.int32), *restored), batch)
+    jax.tree.map(np.testing.assert_array_equal, resumed, state)
+    assert float(resumed_metrics["loss"]) == losses[-1]
+    assert losses[-1] < losses[0]
+    names = {name for name, trains in flat_names(trainable) if trains}
+    assert changed_names(before, state.variables["params"]) == names
+
+
+def flat_names(tree):
+    return [
+        (keystr(path, simple=True, separator="."), leaf)
+        for path, leaf in tree_leaves_with_path(tree)
+    ]
+
+
+@CASES
+def test_folding_leaves_the_weights_of_such_a_backbone(backbone, config):
+    images = jax.random.normal(jax.random.key(0), (1, 64, 64, 3))
+    model = RPN(config.model, backbone=backbone)
+    variables = model.init(jax.random.key(1), images)
+    weights = fold_norms(model, variables, kernels_ohwi=True)
+    folded = RPN(config.model, backbone=backbone, folded=True)
+    expected = jax.jit(model.apply)(variables, images)
+    for ours, theirs in zip(
+        jax.tree.leaves(jax.jit(folded.apply)(weights, images)),
+        jax.tree.leaves(expected),
+        strict=True,
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("neck", "strides", "expected"),
+    [("fpn", (8, 16), "(8, 16, 32)"), ("none", (8,), "(16,)"), ("none", (4, 8, 16), "(8, 16)")],
+)
+def test_anchors_must_have_the_strides_of_the_levels(neck, strides, expected):
+    with pytest.raises(UserError, match=r"model\.rpn\.anchors\.strides = ") as error:
+        RPN(config_for(neck, strides).model, backbone=SmallCNN())
+    assert f"it must be {expected}" in str(error.value)
+
+
+def test_heads_need_levels_of_equal_width():
+    model = RPN(config_for("none", (8, 16)).model, backbone=SmallCNN())
+    with pytest.raises(UserError, match=r"features have \[8, 12\] channels"):
+        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
