@@ -1,4 +1,4 @@
-"""The networks; the only home of ``flax.linen``."""
+"""The networks. Only this package imports ``flax.linen``."""
 
 from rpn_jax.models.detectors import RPN, init_variables, variable_shapes
 

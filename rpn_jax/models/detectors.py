@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
 import jax
@@ -43,19 +43,13 @@ class RPN(nn.Module):
     """The `pmap` axis over which batch norm shares its statistics, if any."""
     folded: bool = False
     """For inference: use the weights that `rpn_jax.models.folding.fold_norms` returns."""
-    backbone: Backbone = None  # type: ignore[assignment]
-    """None: the ResNet of ``config.backbone``. `axis_name` and `folded` apply only to that one."""
+    backbone: Any = None
+    """A `Backbone`. None: the ResNet of ``config.backbone``. `axis_name` and `folded` apply only to
+    that one."""
 
     def __post_init__(self) -> None:
         if self.backbone is None:
-            # `setup` cannot assign a field. Without a parent, this module adopts the ResNet.
-            self.backbone = ResNet(
-                self.config.backbone,
-                self.config.precision,
-                self.axis_name,
-                self.folded,
-                parent=None,
-            )
+            self.backbone = _resnet(self.config, self.axis_name, self.folded)
         _check_strides(self.config, self.backbone)
         super().__post_init__()
 
@@ -113,6 +107,11 @@ def init_variables(config: Config, seed: int = 0) -> Variables:
 def variable_shapes(config: Config) -> Variables:
     """Return the shapes and dtypes of the variables (`jax.ShapeDtypeStruct`), without computing."""
     return jax.eval_shape(lambda: init_variables(config))
+
+
+def _resnet(config: ModelConfig, axis_name: str | None, folded: bool) -> Backbone:
+    # No parent: the detector adopts it, even if the detector itself is part of another module.
+    return ResNet(config.backbone, config.precision, axis_name, folded, parent=None)
 
 
 def _check_strides(config: ModelConfig, backbone: Backbone) -> None:

@@ -1,4 +1,4 @@
-"""Array operations of an RPN: pure functions of fixed shapes, for jit and vmap, in float32."""
+"""Array operations of detectors: pure functions with fixed shapes, for jit and vmap."""
 
 from rpn_jax.ops.anchors import anchor_validity, base_anchors, grid_anchors, level_validity
 from rpn_jax.ops.assign import assign_anchors

@@ -1,6 +1,6 @@
 """Anchors: the fixed reference boxes at every cell of every level (Ren et al. 2015, section 3.1.1).
 
-Flat order is row, column, anchor; an anchor's place within its cell is ratio first, then scale.
+The flat order is row, column, anchor. Within a cell, anchors are ordered by ratio, then by scale.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ LevelShapes = Sequence[tuple[int, int]]
 
 
 def base_anchors(stride: int, scales: Sequence[float], ratios: Sequence[float]) -> np.ndarray:
-    """The anchors of the cell at the origin, f32[A, 4] xyxy pixels, centred at 0 and not rounded.
+    """Return the anchors of the cell at the origin, float32 [A, 4] xyxy pixels, not rounded.
 
-    ``ratios`` are height / width; an anchor's area is (stride * scale)^2. The float32 arithmetic is
-    the reference's.
+    They are centred at 0. ``ratios`` are height / width, and the area of an anchor is
+    (stride * scale)^2. The float32 arithmetic is that of the reference.
     """
     height_ratios = np.sqrt(np.asarray(ratios, np.float32))
     width_ratios = np.float32(1) / height_ratios
@@ -39,11 +39,11 @@ def base_anchors(stride: int, scales: Sequence[float], ratios: Sequence[float]) 
 
 def grid_anchors(
     level_shapes: LevelShapes, anchors: AnchorConfig
-) -> tuple[Float[Array, "HlWlA 4"], ...]:
-    """The anchors of each level, f32[Hl * Wl * A, 4] xyxy pixels; none is cut at a border.
+) -> tuple[Float[Array, "_ 4"], ...]:
+    """Return the anchors of each level, float32 xyxy pixels, not clipped.
 
     Raises:
-      UserError: the number of levels is not that of ``anchors.strides``.
+      UserError: the number of levels differs from that of ``anchors.strides``.
     """
     _check_levels(level_shapes, anchors)
     return tuple(
@@ -55,23 +55,24 @@ def grid_anchors(
 def anchor_validity(
     level_shapes: LevelShapes, anchors: AnchorConfig, image_sizes: Int[Array, "B 2"]
 ) -> Bool[Array, "B K"]:
-    """True where an anchor exists for a picture, whatever canvas the batch was padded to.
+    """Return True where an anchor exists for a picture.
 
-    With the picture's (height, width) rounded up to a multiple of 32, a cell exists if
-    row < ceil(height / stride) and column < ceil(width / stride) (reference behaviour).
+    It does not depend on the canvas that the batch is padded to. With the picture's (height, width)
+    rounded up to a multiple of 32, a cell exists if row < ceil(height / stride) and
+    column < ceil(width / stride) (reference behaviour).
 
     Raises:
-      UserError: the number of levels is not that of ``anchors.strides``.
+      UserError: the number of levels differs from that of ``anchors.strides``.
     """
     return jnp.concatenate(level_validity(level_shapes, anchors, image_sizes), axis=1)
 
 
 def level_validity(
     level_shapes: LevelShapes, anchors: AnchorConfig, image_sizes: Int[Array, "B 2"]
-) -> tuple[Bool[Array, "B HlWlA"], ...]:
-    """`anchor_validity`, one array a level."""
+) -> tuple[Bool[Array, "B _"], ...]:
+    """Return `anchor_validity` as one array for each level."""
     _check_levels(level_shapes, anchors)
-    # Unsigned sizes would wrap around where they are negated to round up.
+    # Rounding up negates the sizes, which would wrap around in an unsigned dtype.
     canvas = -(-jnp.asarray(image_sizes, jnp.int32) // CANVAS_MULTIPLE) * CANVAS_MULTIPLE
 
     def one_level(shape: tuple[int, int], stride: int) -> Bool[Array, "B HlWlA"]:
@@ -85,9 +86,7 @@ def level_validity(
     return tuple(map(one_level, level_shapes, anchors.strides))
 
 
-def _level_anchors(
-    shape: tuple[int, int], stride: int, base: np.ndarray
-) -> Float[Array, "HlWlA 4"]:
+def _level_anchors(shape: tuple[int, int], stride: int, base: np.ndarray) -> Float[Array, "_ 4"]:
     y = (jnp.arange(shape[0]) * stride).astype(jnp.float32)
     x = (jnp.arange(shape[1]) * stride).astype(jnp.float32)
     x, y = jnp.meshgrid(x, y)
@@ -98,6 +97,6 @@ def _level_anchors(
 def _check_levels(level_shapes: LevelShapes, anchors: AnchorConfig) -> None:
     if len(level_shapes) != len(anchors.strides):
         raise UserError(
-            f"head outputs of {len(level_shapes)} levels: must be {len(anchors.strides)}, one for "
-            f"each of model.rpn.anchors.strides {anchors.strides}"
+            f"model.rpn.anchors.strides = {anchors.strides}: the network has {len(level_shapes)} "
+            f"levels. There must be one stride for each level."
         )

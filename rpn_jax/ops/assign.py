@@ -1,4 +1,4 @@
-"""Matching of anchors with ground-truth boxes (Ren et al. 2015, section 3.1.2)."""
+"""Matching of anchors to ground-truth boxes (Ren et al. 2015, section 3.1.2)."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ ABSENT = -2
 IGNORED = -1
 """Label of an anchor that is neither positive nor negative."""
 NEGATIVE = 0
-"""Label of background; k > 0 is the label of box k - 1."""
+"""Label of background. An anchor of box k has the label k + 1."""
 
-BOXES_A_ROUND = 4
-"""Boxes that a round of the loop handles: the anchors' state is read and written once a round, and
-after every round a GPU waits for its host."""
+BOXES_PER_ROUND = 4
+"""Boxes in one iteration of the loop. An iteration reads and writes the state of all anchors once,
+and a GPU waits for the host after each."""
 FOLDS = 8
-"""Rows that one axis of K anchors is folded into: XLA on CPUs shares work over the outermost axis
-only, and takes five to ten times as long for one long axis."""
+"""Rows of the [rows, columns] array that holds K anchors. On CPUs, XLA splits work only over the
+outermost axis, and one axis of K anchors takes 5 to 10 times as long."""
 
 
 def assign_anchors(
@@ -36,32 +36,34 @@ def assign_anchors(
     negative_iou: float,
     min_positive_iou: float,
 ) -> Int[Array, " K"]:
-    """Label every anchor of one picture; all tests are in float32 and exact ties count.
+    """Return the label of every anchor of one picture, as the reference's MaxIoUAssigner.
 
-    An anchor is positive for its best box (the first of equals) from ``positive_iou`` and negative
-    below ``negative_iou``. Then each box whose best IoU is at least ``min_positive_iou`` takes
-    every anchor with exactly that IoU, in box order: the last box wins. Same as the reference's
-    MaxIoUAssigner. The loop ends at the last box that exists and holds O(K) memory.
+    An anchor is positive for its best box (the first among equals) from ``positive_iou``, and
+    negative below ``negative_iou``. Then each box whose best IoU is at least ``min_positive_iou``
+    is assigned every anchor with exactly that IoU. This happens in box order, so the last box wins.
+    Comparisons are in float32, so that exact ties count. The loop ends at the last box that exists
+    and needs O(K) memory.
 
     Args:
       anchors: xyxy pixels.
       valid: True where an anchor exists.
-      boxes_xyxy: pixels; boxes that are masked or have no area take no part.
+      boxes_xyxy: pixels. Boxes that are masked or have no area are ignored.
       box_mask: True where a box exists.
-      positive_iou: lowest IoU of a positive.
-      negative_iou: IoU that negatives stay below.
-      min_positive_iou: lowest best IoU with which a box takes its best anchors; above 0.
+      positive_iou: lowest IoU of a positive anchor.
+      negative_iou: negative anchors have a lower IoU.
+      min_positive_iou: lowest best IoU of a box that is assigned its best anchors; above 0.
 
     Returns:
-      i32[K]: -2 no such anchor, -1 ignored, 0 negative, k positive for row k - 1 of the boxes.
+      int32 labels: -2 the anchor does not exist, -1 ignored, 0 negative, k > 0 positive for row
+      k - 1 of the boxes.
     """
     anchor_coordinates = tuple(map(_fold, split_coordinates(anchors)))
     exists = _fold(valid)
-    # A row in front makes a box's row its label; rows behind fill up the last round.
-    around = (1, -len(boxes_xyxy) % BOXES_A_ROUND)
-    box_coordinates = split_coordinates(jnp.pad(boxes_xyxy, (around, (0, 0))))
+    # The row added in front makes a box's row its label. The rows at the end fill the last round.
+    padding = (1, -len(boxes_xyxy) % BOXES_PER_ROUND)
+    box_coordinates = split_coordinates(jnp.pad(boxes_xyxy, (padding, (0, 0))))
     x1, y1, x2, y2 = box_coordinates
-    takes_part = jnp.pad(box_mask, around) & (x2 > x1) & (y2 > y1)
+    takes_part = jnp.pad(box_mask, padding) & (x2 > x1) & (y2 > y1)
     last_label = jnp.max(jnp.where(takes_part, jnp.arange(len(takes_part)), 0))
 
     def match_box(
@@ -81,14 +83,15 @@ def assign_anchors(
     def match_boxes(
         turn: Int[Array, ""], state: tuple[Array, Array, Array]
     ) -> tuple[Array, Array, Array]:
-        for place in range(BOXES_A_ROUND):
-            state = match_box(1 + turn * BOXES_A_ROUND + place, state)
+        for place in range(BOXES_PER_ROUND):
+            state = match_box(1 + turn * BOXES_PER_ROUND + place, state)
         return state
 
-    # Zeros, but made of what differs between devices, as `shard_map` asks of a loop's start.
+    # Zeros, computed from inputs: `shard_map` requires a loop's initial state to vary over the same
+    # mesh axes as its later states.
     nobody = (exists & takes_part[0]).astype(jnp.int32)
     start = (nobody.astype(jnp.float32), nobody, nobody)
-    rounds = -(-last_label // BOXES_A_ROUND)
+    rounds = -(-last_label // BOXES_PER_ROUND)
     best_iou, best_box, taken_by = jax.lax.fori_loop(0, rounds, match_boxes, start)
 
     labels = jnp.where(best_iou < negative_iou, NEGATIVE, IGNORED)
@@ -99,5 +102,5 @@ def assign_anchors(
 
 
 def _fold(values: Array) -> Array:
-    """[K] as [folds, ceil(K / folds)], padded with zeros."""
+    """Return [K] values as [FOLDS, ceil(K / FOLDS)], padded with zeros."""
     return jnp.pad(values, (0, -len(values) % FOLDS)).reshape(FOLDS, -1)

@@ -1,7 +1,7 @@
 """Boxes as offsets from anchors (Girshick et al. 2014, appendix C; means 0, standard deviations 1).
 
-dx = (x - xa) / wa and dw = log(w / wa), with x, w and xa, wa the centre and width of the box and of
-the anchor; dy and dh likewise.
+dx = (x - xa) / wa and dw = log(w / wa). Here x and w are the centre and the width of the box, and
+xa and wa those of the anchor. dy and dh use heights.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ MAX_LOG_SCALE = abs(math.log(16 / 1000))
 def encode_boxes(
     anchors: Float[Array, "*N 4"], boxes_xyxy: Float[Array, "*N 4"]
 ) -> Float[Array, "*N 4"]:
-    """Deltas (dx, dy, dw, dh) that `decode_boxes` turns back into the boxes, f32.
+    """Return the float32 deltas (dx, dy, dw, dh) that `decode_boxes` turns back into the boxes.
 
-    Both are xyxy pixels and must have an area: without one, dw or dh is infinite.
+    Anchors and boxes are xyxy pixels. Both must have an area. Otherwise dw or dh is infinite.
 
     >>> anchors = jnp.array([[0.0, 0.0, 10.0, 20.0]])
     >>> print(encode_boxes(anchors, jnp.array([[5.0, 0.0, 15.0, 20.0]])))
@@ -38,9 +38,9 @@ def encode_boxes(
 def decode_boxes(
     anchors: Float[Array, "*N 4"], deltas: Float[Array, "*N 4"]
 ) -> Float[Array, "*N 4"]:
-    """Boxes f32 xyxy pixels, not clipped, from anchors (xyxy pixels) and deltas.
+    """Return boxes, float32 xyxy pixels, from anchors (xyxy pixels) and deltas, without clipping.
 
-    |dw| and |dh| are clamped to ln(1000 / 16); a decoded box is at most 62.5 times its anchor.
+    |dw| and |dh| are clamped to ln(1000 / 16), so a side is at most 62.5 times the anchor's.
     """
     deltas = jnp.asarray(deltas, jnp.float32)
     anchor_centres, anchor_sizes = _centres_and_sizes(anchors)

@@ -1,7 +1,7 @@
 """Areas, overlaps and clipping of boxes.
 
-Exact ties of the IoU decide training labels, so the order of the float32 operations is that of the
-reference, and no product may be contracted with the sum that follows it into a fused multiply-add.
+Exact ties of the IoU decide training labels. The float32 operations are therefore in the same order
+as in the reference, and no product may be fused with the next sum (a fused multiply-add).
 """
 
 from __future__ import annotations
@@ -14,27 +14,29 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
 
 Coordinates = tuple["Float[Array, '...']", ...]
-"""x1, y1, x2, y2 as four arrays: contiguous in memory, which vectorises better than [..., 4]."""
+"""x1, y1, x2, y2 as four contiguous arrays. They vectorise better than one array [..., 4]."""
 
 _SMALLEST_UNION = 1e-6  # pixels squared; the reference's floor, so that 0 / 0 is 0
 
 
 def split_coordinates(boxes_xyxy: Float[Array, "*N 4"]) -> Coordinates:
-    """The four coordinates of boxes, each f32[*N]."""
+    """Return the four coordinates of boxes, each a float32 array."""
     boxes_xyxy = jnp.asarray(boxes_xyxy, jnp.float32)
     return tuple(boxes_xyxy[..., k] for k in range(4))
 
 
 def box_area(boxes_xyxy: Float[Array, "*N 4"]) -> Float[Array, "*N"]:
-    """Areas f32[*N], pixels squared. 0 for a box with negative width or height."""
+    """Return float32 areas in pixels squared; 0 for a box with negative width or height."""
     return _area(split_coordinates(boxes_xyxy))
 
 
-def box_iou(a: Float[Array, "*batch N 4"], b: Float[Array, "*batch M 4"]) -> Float[Array, "..."]:
-    """Intersection over union of every box of ``a`` with every box of ``b``.
+def box_iou(
+    a: Float[Array, "*batch N 4"], b: Float[Array, "*batch M 4"]
+) -> Float[Array, "*batch N M"]:
+    """Return the intersection over union (IoU) of every box of ``a`` with every box of ``b``.
 
-    Boxes are xyxy, in pixels. Returns f32[*batch, N, M] in [0, 1]; 0 where a box has no area. Equal
-    bit for bit to the same float32 operations in NumPy, under jit too (on CPUs).
+    Boxes are xyxy pixels. The result is float32 in [0, 1], and 0 where a box has no area. On CPUs
+    it has the same bits as these operations in NumPy, also under jit.
 
     >>> a = jnp.array([[0.0, 0.0, 2.0, 2.0]])
     >>> b = jnp.array([[1.0, 0.0, 3.0, 2.0], [2.0, 0.0, 4.0, 2.0]])
@@ -47,7 +49,7 @@ def box_iou(a: Float[Array, "*batch N 4"], b: Float[Array, "*batch M 4"]) -> Flo
 
 
 def elementwise_iou(a: Coordinates, b: Coordinates) -> Float[Array, "..."]:
-    """IoU of boxes given as coordinates that broadcast against each other."""
+    """Return the IoU of boxes whose coordinates broadcast against each other."""
     width = jnp.minimum(a[2], b[2]) - jnp.maximum(a[0], b[0])
     height = jnp.minimum(a[3], b[3]) - jnp.maximum(a[1], b[1])
     overlap = _unfused_product(jnp.maximum(width, 0.0), jnp.maximum(height, 0.0))
@@ -58,7 +60,7 @@ def elementwise_iou(a: Coordinates, b: Coordinates) -> Float[Array, "..."]:
 def clip_boxes(
     boxes_xyxy: Float[Array, "*batch N 4"], image_sizes: Int[Array, "*batch 2"]
 ) -> Float[Array, "*batch N 4"]:
-    """Move corners that lie outside their picture to its border.
+    """Clip boxes to the borders of their picture.
 
     Args:
       boxes_xyxy: pixels.
@@ -78,5 +80,5 @@ def _area(box: Coordinates) -> Float[Array, "..."]:
 
 
 def _unfused_product(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
-    # The maximum stands between the product and the next sum, so no compiler can fuse the two.
+    # The maximum separates the product from the next sum, so that no compiler can fuse them.
     return jnp.maximum(a * b, 0.0)

@@ -1,4 +1,4 @@
-"""From grey levels to the network's input."""
+"""Normalisation of pixels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def normalize_images(
     images: UInt8[Array, "B H W 3"], image_sizes: Int[Array, "B 2"], pixels: PixelConfig
 ) -> Float[Array, "B H W 3"]:
-    """(value - mean) * (1 / std) for each channel, zeros beyond each picture's own size.
+    """Return (value - mean) * (1 / std) for each channel, and zeros beyond each picture's size.
 
     Args:
       images: RGB, grey levels 0 to 255.
@@ -24,7 +24,7 @@ def normalize_images(
       pixels: channel order, means and standard deviations.
 
     Returns:
-      f32[B, H, W, 3] in the channel order of ``pixels``.
+      float32, in the channel order of ``pixels``.
     """
     channels = images[..., ::-1] if pixels.order == "bgr" else images
     mean = np.asarray(pixels.mean, np.float32)

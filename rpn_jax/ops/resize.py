@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 WEIGHT_BITS = 11
 """OpenCV's weights for 8-bit pixels are multiples of 2**-11."""
 BETWEEN_BITS = 7
-"""Bits of fraction that it keeps after the horizontal direction."""
+"""Fraction bits that OpenCV keeps after the horizontal pass."""
 SHARE_BITS = 2
-"""Bits of fraction that it keeps of each row's share in the vertical one."""
+"""Fraction bits that OpenCV keeps of each row's share in the vertical pass."""
 
 
 def resize_bilinear(
@@ -25,19 +25,19 @@ def resize_bilinear(
     mirrored: Bool[Array, "*batch"],
     canvas: tuple[int, int],
 ) -> UInt8[Array, "*batch H W 3"]:
-    """Resize each picture from a size of its own to another, mirror it if asked to, and pad it.
+    """Resize each picture from its own size to another, flip it if ``mirrored``, and pad it.
 
     The pixels are those of ``cv2.resize(..., interpolation=cv2.INTER_LINEAR)``: half-pixel centres,
-    edges repeated, no antialiasing, OpenCV's own rounding. Where its float64 positions decide a tie
-    of that rounding, a pixel differs by one grey level. Each pixel is read from its four neighbours
-    at once, which XLA makes one kernel of, with nothing of a picture's size in between.
+    repeated edges, no antialiasing, OpenCV's rounding. OpenCV computes positions in float64. Where
+    this decides a tie of the rounding, a pixel differs by one grey level. Each output pixel reads
+    its four neighbours directly, so XLA compiles one kernel without intermediate pictures.
 
     Args:
-      images: RGB, each picture in the upper left.
+      images: RGB, each picture in the upper left corner.
       old_sizes: (height, width) of each picture, pixels, 1 or more.
       new_sizes: (height, width) to resize it to, pixels, 1 or more, within ``canvas``.
-      mirrored: True where it is mirrored left and right after that.
-      canvas: (H, W) of the result, which holds zeros beyond each new size; static.
+      mirrored: True where the resized picture is flipped left to right.
+      canvas: (H, W) of the result, static. It holds zeros beyond each new size.
     """
     resize = jnp.vectorize(
         partial(_resize_picture, canvas=canvas), signature="(h,w,c),(s),(s),()->(p,q,c)"
@@ -77,8 +77,8 @@ def _resize_picture(
 def _neighbours(
     places: Int[Array, " n"], old_side: Int[Array, ""], new_side: Int[Array, ""]
 ) -> tuple[Int[Array, " n"], Int[Array, " n"], Int[Array, " n"]]:
-    """The two old pixels that each new one lies between, and the second's weight in 2**-11."""
-    # In integers as far as it goes: compilers may divide floats by way of a reciprocal.
+    """Return the two old pixels around each new one, and the weight of the second in 2**-11."""
+    # Integers are exact. Compilers may replace a float division by a product with a reciprocal.
     whole, rest = jnp.divmod((2 * places + 1) * old_side - new_side, 2 * new_side)
     position = whole.astype(jnp.float32) + rest.astype(jnp.float32) / (2 * new_side)
     first = jnp.floor(position)

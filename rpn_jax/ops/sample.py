@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 def sample_anchors(
     labels: Int[Array, " K"], rng: PRNGKeyArray, samples: int, positive_fraction: float
 ) -> tuple[Bool[Array, " K"], Bool[Array, " K"]]:
-    """Draw anchors of one picture uniformly and without replacement.
+    """Sample anchors of one picture uniformly, without replacement.
 
-    At most ``int(samples * positive_fraction)`` are positive, negatives fill the rest. ``samples``
-    of 0 takes every positive and negative anchor, and draws nothing.
+    At most ``int(samples * positive_fraction)`` are positive. Negatives fill the rest.
 
     Args:
-      labels: as `assign_anchors` gives them.
-      rng: key of the draw.
-      samples: anchors to draw; fewer only where there are not so many.
-      positive_fraction: share of the samples that positives may take.
+      labels: what `assign_anchors` returned.
+      rng: random key of the sample.
+      samples: anchors to sample. Fewer are sampled if fewer exist. 0: all positive and negative
+        anchors, without randomness.
+      positive_fraction: largest share of positives among the samples.
 
     Returns:
       The sampled positives and the sampled negatives, both bool[K].
@@ -47,7 +47,7 @@ def _highest_ranked(
     count: Int[Array, ""] | int,
     most: int,
 ) -> Bool[Array, " K"]:
-    """A mask of the ``count`` (at most ``most``, a static bound) highest-ranked candidates."""
+    """Return a mask of the ``count`` highest-ranked candidates. ``most`` bounds it statically."""
     most = min(most, len(ranks))
     values, indices = top_k(jnp.where(candidates, ranks, -1.0), most)
     chosen = (jnp.arange(most) < count) & (values >= 0.0)

@@ -1,4 +1,4 @@
-"""The k highest of the values that exist."""
+"""The k highest values of each set."""
 
 from __future__ import annotations
 
@@ -13,22 +13,27 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
 
 CHUNK = 4096
-"""Values that XLA's GPU backend sorts in one kernel; twice as many take three, 200,000 take 28."""
+"""Most values that XLA's GPU backend sorts in one kernel. 8,192 take three kernels, 200,000 take
+28."""
 MIN_RADIX_SORT = 22_000
-"""Above so many it hands the values of a single set to CUB's radix sort, on Hopper."""
+"""Most values of a single set that XLA sorts itself on Hopper GPUs. Larger sets go to CUB's radix
+sort, which is faster than sorting chunks."""
 
 
 def masked_top_k(
     values: Float[Array, "*batch K"], valid: Bool[Array, "*batch K"], k: int
 ) -> tuple[Float[Array, "*batch k"], Int[Array, "*batch k"], Bool[Array, "*batch k"]]:
-    """The ``k`` highest valid values, descending, the lower index first among equals.
+    """Return the ``k`` highest valid values, descending; among equals the lower index first.
+
+    ``k`` may exceed K.
 
     Returns:
-      The values, their indices into the last axis, and True where there was a value to return;
-      elsewhere value and index are 0. ``k`` may exceed K.
+      values: the highest values; 0 where not found.
+      indices: their indices into the last axis; 0 where not found.
+      found: True where there was a value to return.
     """
     available = min(k, values.shape[-1])
-    # A valid -inf must still come before what does not exist.
+    # A valid -inf must still be ranked before values that do not exist.
     finite = jnp.maximum(values, jnp.finfo(values.dtype).min)
     _, indices = top_k(jnp.where(valid, finite, -jnp.inf), available)
     found = jnp.take_along_axis(valid, indices, axis=-1)
@@ -41,8 +46,8 @@ def masked_top_k(
 def top_k(
     values: Float[Array, "*batch K"], k: int
 ) -> tuple[Float[Array, "*batch k"], Int[Array, "*batch k"]]:
-    """`jax.lax.top_k` in the form that the platform is quickest with."""
-    # A single set without an axis of its own may be one of many under vmap.
+    """Return `jax.lax.top_k` in the form that is fastest on the platform."""
+    # A set without a batch axis may be one of many under vmap.
     is_single = values.ndim > 1 and math.prod(values.shape[:-1]) == 1
     on_gpu = _top_k if is_single and values.shape[-1] > MIN_RADIX_SORT else top_k_of_chunks
     return jax.lax.platform_dependent(
@@ -60,16 +65,17 @@ def _top_k(
 def top_k_of_chunks(
     values: Float[Array, "*batch K"], k: int
 ) -> tuple[Float[Array, "*batch k"], Int[Array, "*batch k"]]:
-    """`jax.lax.top_k` for accelerators, where it sorts all values: sorts only chunks of them.
+    """Return `jax.lax.top_k` in a form for GPUs, where `jax.lax.top_k` sorts all values.
 
-    What is among the best is among the best of its chunk. The best of all chunks are merged the
-    same way, at most half as many as there were values; ties still go to the lower index.
+    Only chunks are sorted. A value among the k best is among the k best of its chunk. The best of
+    all chunks, at most half of the values, go through the same function. Ties still go to the lower
+    index.
     """
     *batch, length = values.shape
     if length <= CHUNK or k > CHUNK // 2:
         return _top_k(values, k)
-    behind = [(0, 0)] * len(batch) + [(0, -length % CHUNK)]
-    chunks = jnp.pad(values, behind, constant_values=-jnp.inf).reshape(*batch, -1, CHUNK)
+    padding = [(0, 0)] * len(batch) + [(0, -length % CHUNK)]
+    chunks = jnp.pad(values, padding, constant_values=-jnp.inf).reshape(*batch, -1, CHUNK)
     best, places = jax.lax.top_k(chunks, k)
     indices = places + CHUNK * jnp.arange(chunks.shape[-2], dtype=jnp.int32)[:, None]
     top, winners = top_k_of_chunks(best.reshape(*batch, -1), k)

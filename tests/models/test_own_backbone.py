@@ -87,6 +87,7 @@ def random_batch():
         scale_factors=np.ones((PICTURES, 2), np.float32),
         boxes_xyxy=np.concatenate([corners, corners + 24], axis=-1).astype(np.float32),
         box_mask=np.ones((PICTURES, 1), bool),
+        labels=np.zeros((PICTURES, 1), np.int32),
         indices=np.arange(PICTURES, dtype=np.int32),
     )
 

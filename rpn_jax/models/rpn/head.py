@@ -1,4 +1,4 @@
-"""The head of a Region Proposal Network (Ren et al. 2015): the same weights on every level."""
+"""The head of a Region Proposal Network (Ren et al. 2015)."""
 
 from __future__ import annotations
 
@@ -29,20 +29,23 @@ head_normal = nn.initializers.normal(0.01)
 
 
 class RPNHead(nn.Module):
-    """3x3 convolution, ReLU, and 1x1 convolutions to objectness and deltas."""
+    """A 3x3 convolution, ReLU, and 1x1 convolutions to objectness and deltas.
+
+    All levels share the weights.
+    """
 
     features: int
     anchors_per_cell: int
     precision: Precision
 
-    def __call__(self, levels: tuple[Float[Array, "B Hl Wl C"], ...]) -> RPNOutputs:
+    def __call__(self, levels: tuple[Float[Array, "B _ _ C"], ...]) -> RPNOutputs:
         """Return the outputs at every cell of every level."""
         shared, both = self._weights(levels[0].shape[-1])
         hidden = [relu(convolve(x, *shared, self.precision)) for x in levels]
         return self._outputs(hidden, *both)
 
     def at_cells(
-        self, levels: tuple[Float[Array, "B Hl Wl C"], ...], cells: Int[Array, "B S"]
+        self, levels: tuple[Float[Array, "B _ _ C"], ...], cells: Int[Array, "B S"]
     ) -> RPNOutputs:
         """Return the outputs at some cells, as a single level with one row of cells.
 
@@ -76,7 +79,7 @@ class RPNHead(nn.Module):
 
     def _outputs(
         self,
-        levels: Sequence[Float[Array, "B h w C"]],
+        levels: Sequence[Float[Array, "B _ _ C"]],
         kernel: Float[Array, "C O"],
         bias: Float[Array, " O"],
     ) -> RPNOutputs:

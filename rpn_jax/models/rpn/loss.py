@@ -24,26 +24,26 @@ def rpn_loss(
     rng: PRNGKeyArray,
     axis_name: str | None = None,
 ) -> dict[str, Float[Array, ""]]:
-    """Sigmoid cross-entropy and L1 over the sampled anchors, both divided by their number.
+    """Return sigmoid cross-entropy and L1 of the sampled anchors, divided by their number.
 
-    As in the reference, a picture without positives counts for one of them in that number, and so
-    for negatives; it is never 0.
+    As in the reference, a picture without positives adds 1 to this number, and one without
+    negatives too. So the number is never 0.
 
     Args:
       config: ``config.model.rpn.anchors`` and ``config.rpn_loss`` are used.
-      outputs: of the network, any float type; the loss is float32.
+      outputs: outputs of the network, of any float dtype. The loss is float32.
       boxes_xyxy: ground truth, resized pixels.
       box_mask: True where a box exists.
       image_sizes: (height, width) of each resized picture before padding.
-      rng: key of the sampling, folded with each picture's place in the batch.
-      axis_name: mapped axis of the devices, if any. The number of samples is then averaged over
-        it, so that the mean of the devices' losses is the loss of the global batch.
+      rng: random key of the sampling, folded with each picture's index in the batch.
+      axis_name: mapped axis of the devices, if any. The number of samples is averaged over it, so
+        that the mean of the devices' losses is the loss of the global batch.
 
     Returns:
-      ``loss_rpn_cls`` and ``loss_rpn_bbox``, f32 scalars.
+      ``loss_rpn_cls`` and ``loss_rpn_bbox``, float32 scalars.
 
     Raises:
-      UserError: the outputs have not one level for each of the config's strides.
+      UserError: the number of levels differs from that of the config's strides.
     """
     targets = batch_targets(config, outputs.level_shapes, boxes_xyxy, box_mask, image_sizes, rng)
     return loss_terms(outputs, targets, axis_name)
@@ -52,7 +52,7 @@ def rpn_loss(
 def loss_terms(
     outputs: RPNOutputs, targets: AnchorTargets, axis_name: str | None
 ) -> dict[str, Float[Array, ""]]:
-    """`rpn_loss` of anchors whose targets are known, in the same order as the outputs."""
+    """Return the terms of `rpn_loss`, for targets in the same order as the outputs."""
     samples = jnp.sum(_counted(targets.positive) + _counted(targets.negative))
     samples = samples.astype(jnp.float32)
     if axis_name is not None:

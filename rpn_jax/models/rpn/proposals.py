@@ -1,4 +1,4 @@
-"""From head outputs to class-agnostic boxes (Ren et al. 2015; Lin et al. 2016 for the levels)."""
+"""Proposals from the outputs of the RPN head (Ren et al. 2015; Lin et al. 2016 for the levels)."""
 
 from __future__ import annotations
 
@@ -28,20 +28,22 @@ def propose(
     image_sizes: Int[Array, "B 2"],
     scale_factors: Float[Array, "B 2"] | None = None,
 ) -> Proposals:
-    """The best boxes of each picture: top-k a level, decode, clip, rescale, NMS a level, top-N.
+    """Return the best boxes of each picture.
+
+    The steps are: the top k of each level, decode, clip, rescale, NMS in each level, the top N.
 
     Args:
       config: ``config.model.rpn.anchors`` and ``config.rpn_proposals`` are used.
-      outputs: of the network, any float type; boxes and scores are float32.
-      image_sizes: (height, width) of each resized picture before padding; boxes are clipped to it.
-      scale_factors: (width, height) resize factors that boxes are divided by, to get pixels of the
-        original picture; None leaves them in resized pixels.
+      outputs: outputs of the network, of any float dtype. Boxes and scores are float32.
+      image_sizes: (height, width) of each resized picture before padding. Boxes are clipped to it.
+      scale_factors: (width, height) resize factors. Boxes are divided by them, which gives pixels
+        of the original picture. None: boxes stay in resized pixels.
 
     Returns:
-      Proposals of ``config.rpn_proposals.max_proposals`` boxes a picture, sorted by score.
+      ``config.rpn_proposals.max_proposals`` boxes for each picture, sorted by score.
 
     Raises:
-      UserError: the outputs have not one level for each of the config's strides.
+      UserError: the number of levels differs from that of the config's strides.
     """
     boxes, logits, valid = candidates(config, outputs, image_sizes)
     if scale_factors is not None:
@@ -63,11 +65,13 @@ def propose(
 def candidates(
     config: Config, outputs: RPNOutputs, image_sizes: Int[Array, "B 2"]
 ) -> tuple[Float[Array, "B L k 4"], Float[Array, "B L k"], Bool[Array, "B L k"]]:
-    """The best-scored anchors of each level, decoded and clipped to the picture.
+    """Return the anchors with the best scores in each level, decoded and clipped to the picture.
 
     Returns:
-      Boxes xyxy in resized pixels, logits descending within a level, and which exist. k is
-      ``nms_pre``, or the anchors of the largest level where they are fewer.
+      boxes: xyxy, resized pixels. k is ``nms_pre``, or the number of anchors in the largest level
+        if that is smaller.
+      logits: descending within a level.
+      valid: True where a box exists.
     """
     anchors = grid_anchors(outputs.level_shapes, config.model.rpn.anchors)
     exists = level_validity(outputs.level_shapes, config.model.rpn.anchors, image_sizes)
@@ -84,12 +88,13 @@ def candidates(
 def _level_candidates(
     logits: Float[Array, "B Hl Wl A"],
     deltas: Float[Array, "B Hl Wl A 4"],
-    anchors: Float[Array, "HlWlA 4"],
-    valid: Bool[Array, "B HlWlA"],
+    anchors: Float[Array, "K 4"],
+    valid: Bool[Array, "B K"],
     k: int,
 ) -> tuple[Float[Array, "B k 4"], Float[Array, "B k"], Bool[Array, "B k"]]:
     batch = len(logits)
-    # Not the best scores: many sigmoids round to 1, and the reference orders those by accident.
+    # Logits are sorted, not scores: many sigmoids round to 1, and the reference's order of those is
+    # arbitrary.
     flat_logits = logits.reshape(batch, -1).astype(jnp.float32)
     best_logits, indices, exists = masked_top_k(flat_logits, valid, k)
     flat_deltas = deltas.reshape(batch, -1, 4)

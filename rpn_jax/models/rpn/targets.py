@@ -1,4 +1,4 @@
-"""Training targets of the anchors (Ren et al. 2015, section 3.1.2): match, sample, encode."""
+"""Training targets of the RPN head (Ren et al. 2015, section 3.1.2): match, sample, encode."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 
 class AnchorTargets(NamedTuple):
-    """What the head should say about the anchors of one picture."""
+    """Training targets of the anchors of one picture, or of a batch."""
 
-    positive: Bool[Array, " K"]
-    """True for sampled anchors that hold an object."""
-    negative: Bool[Array, " K"]
-    """True for sampled anchors that hold none."""
-    deltas: Float[Array, "K 4"]
-    """float32 (dx, dy, dw, dh); zeros where not positive."""
+    positive: Bool[Array, "*B K"]
+    """True for sampled anchors of an object."""
+    negative: Bool[Array, "*B K"]
+    """True for sampled anchors of background."""
+    deltas: Float[Array, "*B K 4"]
+    """float32 (dx, dy, dw, dh) to the anchor's box; zeros where not positive."""
 
 
 def batch_targets(
@@ -41,7 +41,7 @@ def batch_targets(
     image_sizes: Int[Array, "B 2"],
     rng: PRNGKeyArray,
 ) -> AnchorTargets:
-    """The targets of every picture, as `picture_targets`, with a leading axis B."""
+    """Return the `picture_targets` of every picture, with a leading axis B."""
     anchors = jnp.concatenate(grid_anchors(level_shapes, config.model.rpn.anchors))
     valid = anchor_validity(level_shapes, config.model.rpn.anchors, image_sizes)
     rngs = jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.arange(len(image_sizes)))
@@ -60,7 +60,7 @@ def picture_targets(
     box_mask: Bool[Array, " G"],
     rng: PRNGKeyArray,
 ) -> AnchorTargets:
-    """Match the anchors of one picture with its boxes, sample them, and encode the boxes."""
+    """Match the anchors of one picture to its boxes, sample anchors, and encode the boxes."""
     labels = assign_anchors(
         anchors,
         valid,
@@ -73,7 +73,7 @@ def picture_targets(
     positive, negative = sample_anchors(
         labels, rng, config.samples_per_image, config.positive_fraction
     )
-    # An anchor that is not positive is its own box: its deltas are 0 and stay finite.
+    # Other anchors use themselves as the target box, so their deltas are 0 and finite.
     rows = jnp.where(positive, labels, 0)
     matched = jnp.concatenate([jnp.zeros((1, 4)), boxes_xyxy])[rows]
     matched = jnp.where(positive[:, None], matched, anchors)
@@ -83,19 +83,19 @@ def picture_targets(
 def at_sampled_cells(
     targets: AnchorTargets, anchors_per_cell: int, samples: int
 ) -> tuple[Int[Array, "B S"], AnchorTargets]:
-    """The cells that hold the sampled anchors, and what is wanted of their anchors alone.
+    """Return the cells of the sampled anchors, and the targets of the anchors in these cells.
 
-    The loss, and so its gradient, is 0 at all other cells: the network's head need not see them.
+    The loss and its gradient are 0 in all other cells, so the head need not compute them.
 
     Args:
-      targets: of all anchors, with a leading axis B.
+      targets: targets of all anchors, with a leading axis B.
       anchors_per_cell: A.
-      samples: most anchors that are sampled of a picture.
+      samples: most sampled anchors in a picture.
 
     Returns:
-      Distinct flat places of cells, int32, order level, row, column, and the targets of their
-      anchors, ``K = S * A``. S is ``samples`` or the number of cells, if that is smaller; where
-      fewer cells hold samples, others take their places.
+      cells: distinct flat indices of cells, int32, order level, row, column. S is ``samples``, or
+        the number of cells if that is smaller. If fewer cells have samples, others fill the rest.
+      targets: targets of their anchors, with K = S * A.
     """
     by_cell = jax.tree.map(lambda x: x.reshape(len(x), -1, anchors_per_cell, *x.shape[2:]), targets)
     holds_samples = jnp.any(by_cell.positive | by_cell.negative, axis=-1)

@@ -1,1 +1,1 @@
-"""Forms of the operations that exist only for XLA's CPU backend."""
+"""Forms of operations for XLA's CPU backend only, called through `jax.lax.platform_dependent`."""

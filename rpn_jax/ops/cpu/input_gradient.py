@@ -19,22 +19,22 @@ def input_gradient_by_matmul(
     width: int,
     stride: int,
 ) -> Float[Array, "B H W I"]:
-    """The gradient of a convolution's input as one matrix product.
+    """Return the gradient of a convolution's input.
 
     ``x_grad[stride * row + i, stride * column + j] += kernel[i, j] @ y_grad[row, column]`` with x
-    padded: all the products at once, then a sum of shifted arrays. The kernel is read as it lies,
-    where a convolution would first turn it around.
+    padded. One product computes all terms, then shifted arrays are summed. The kernel is read in
+    its own order. A convolution would first flip it.
 
     Args:
       y_grad: gradient of the convolution's output, float32.
       kernel: float32 HWIO.
-      height: H, that of the convolution's input, unpadded.
-      width: W.
-      stride: of the convolution, both ways; it padded ``k // 2`` on every side.
+      height: rows H of the convolution's input, unpadded.
+      width: columns W of it.
+      stride: stride of the convolution, both ways. Its padding was ``k // 2`` on every side.
     """
     size, _, channels, features = kernel.shape
     batch, rows, columns, _ = y_grad.shape
-    # As plain matrices: XLA's CPU backend is slower at a product of larger arrays.
+    # XLA's CPU backend multiplies two matrices faster than arrays with more axes.
     factors = y_grad.reshape(-1, features), kernel.reshape(-1, features).T
     products = jnp.dot(*factors, precision="highest")
     by_tap = products.reshape(batch, rows, columns, size, size, channels)

@@ -13,24 +13,25 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
 TILE_BYTES = 2**21
-"""What a factor of a tile's product may take: both are to stay in the cache."""
+"""Most memory of one factor of a tile's product, so that both factors stay in the cache."""
 
 
 def kernel_gradient_by_matmul(
     x: Float[Array, "B H W I"], y_grad: Float[Array, "B h w O"], size: int, stride: int
 ) -> Float[Array, "k k I O"]:
-    """The gradient of a convolution's kernel as matrix products.
+    """Return the gradient of a convolution's kernel.
 
     ``kernel_grad[i, j] = sum(x[stride * row + i, stride * column + j] * y_grad[row, column])`` with
-    x padded. For a tile of rows, x shifted by each column ``j`` is put side by side as one factor,
-    and ``y_grad`` shifted by rows as the other: their product holds every ``(i, j)``, without
-    ``k * k`` copies of x. Of a strided convolution each phase of x's rows is put beside, too.
+    x padded. For a tile of rows, one factor is x shifted by each column ``j``, concatenated over
+    channels. The other factor is ``y_grad`` shifted by rows. Their product holds every ``(i, j)``,
+    without ``k * k`` copies of x. For a strided convolution, the first factor holds each phase of
+    x's rows.
 
     Args:
       x: float32 input of the convolution, unpadded.
       y_grad: gradient of its output.
       size: k, side of the kernel; the convolution padded ``k // 2`` on every side.
-      stride: of the convolution, both ways.
+      stride: stride of the convolution, both ways.
     """
     if size == 1:
         axes = ((0, 1, 2), (0, 1, 2))
@@ -38,7 +39,7 @@ def kernel_gradient_by_matmul(
     batch, height, width, channels = x.shape
     _, _, columns, features = y_grad.shape
     pad, shifts = size // 2, -(-size // stride)
-    # Padding is left out where it can be: whole groups of ``stride`` rows of zeros above x.
+    # Whole groups of ``stride`` rows of zeros above x are left out of the padding.
     groups_left_out, pad_above = divmod(pad, stride)
     groups = -(-(pad_above + height) // stride)
     capacity = TILE_BYTES // (x.dtype.itemsize * max(stride * size * channels, shifts * features))
@@ -66,6 +67,6 @@ def kernel_gradient_by_matmul(
 
     total = jnp.zeros((stride * size * channels, shifts * features), x.dtype)
     total = lax.fori_loop(0, batch // pictures * tiles, add_tile, total)
-    # Row i of the kernel is shift i // stride of phase i % stride.
+    # Row i of the kernel is shift i // stride in phase i % stride.
     by_row = total.reshape(stride, size, channels, shifts, features).transpose(3, 0, 1, 2, 4)
     return by_row.reshape(shifts * stride, size, channels, features)[:size]

@@ -1,4 +1,4 @@
-"""Pieces of a batch that are worked on one after the other, so that they stay in the cache."""
+"""Tiles of a batch, which are computed one after the other so that each stays in the cache."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
 
 
 def tile_size(batch: int, rows: int, columns: int, capacity: int) -> tuple[int, int]:
-    """Pictures, and rows of each, to work on at a time.
+    """Return the size of a tile: a number of pictures, and of rows of each picture.
 
-    Several whole pictures where they fit, else some rows of one; the last tile of a picture may
-    reach below it.
+    A tile holds whole pictures if one fits, otherwise some rows of one picture. The last tile of a
+    picture may extend below it.
 
     Args:
-      batch: pictures in all; what is returned divides them.
-      rows: of a picture.
-      columns: of a picture; a row is never cut.
-      capacity: pixels that a tile should hold at most.
+      batch: pictures in the batch. The returned number divides it.
+      rows: rows of a picture.
+      columns: columns of a picture. A row is never split.
+      capacity: most pixels of a tile. A tile of one row may have more.
     """
     pictures = capacity // (rows * columns)
     if pictures > 0:
@@ -31,7 +31,7 @@ def tile_size(batch: int, rows: int, columns: int, capacity: int) -> tuple[int, 
 
 
 def pad_axis(x: Float[Array, "..."], axis: int, before: int, length: int) -> Float[Array, "..."]:
-    """Zeros before an axis and as many behind as make up its length, or cut off behind."""
+    """Pad an axis with ``before`` zeros at its start, then pad or crop its end to ``length``."""
     padding = [(0, 0, 0)] * x.ndim
     padding[axis] = (before, length - before - x.shape[axis], 0)
     return lax.pad(x, jnp.zeros((), x.dtype), padding)

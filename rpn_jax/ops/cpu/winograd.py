@@ -1,14 +1,16 @@
-"""3x3 convolutions by 16 multiplications for every 2x2 outputs, not 36: F(2x2, 3x3) of Lavin and
-Gray 2016, "Fast Algorithms for Convolutional Neural Networks".
+"""3x3 convolutions with Winograd's algorithm F(2x2, 3x3) (Lavin and Gray 2016).
+
+It needs 16 multiplications for 2x2 outputs. The plain convolution needs 36.
 
 Two outputs of a row take four inputs ``x`` and three weights ``w``:
 
     m = [x0 - x2, x1 + x2, x2 - x1, x1 - x3] * [w0, (w0 + w1 + w2) / 2, (w0 - w1 + w2) / 2, w2]
     y = [m0 + m1 + m2, m1 - m2 - m3]
 
-The same along columns, and summed over channels, makes 16 matrix products of a quarter of the
-pixels. The transforms only add and halve, and sums are a ninth as long: with 128 to 512 channels
-the rounding was 0.7 to 2.1 times that of the plain convolution, most after a ReLU.
+Applied to rows and columns and summed over channels, this becomes 16 matrix products over a quarter
+of the pixels. The transforms only add and halve, and the sums are a ninth as long. With 128 to 512
+channels, the rounding error was 0.7 to 2.1 times that of the plain convolution. It was largest for
+inputs after a ReLU.
 """
 
 from __future__ import annotations
@@ -28,24 +30,24 @@ if TYPE_CHECKING:
     FourByFour = list[list[Array]]
 
 TILE_BYTES = 2**24
-"""What a tile's transformed inputs and outputs may take: they are to stay in the cache."""
+"""Most memory of a tile's transformed inputs and outputs, so that they stay in the cache."""
 
 
 def convolve_3x3(
     x: Float[Array, "B H W I"], kernel: Float[Array, "3 3 I O"]
 ) -> Float[Array, "B H W O"]:
-    """The convolution at a stride of 1, padded by one pixel on every side."""
+    """Convolve with stride 1 and a padding of one pixel on every side."""
     return _convolve_transformed(x, _transform_kernel(kernel))
 
 
 def input_gradient_3x3(
     y_grad: Float[Array, "B H W O"], kernel: Float[Array, "3 3 I O"]
 ) -> Float[Array, "B H W I"]:
-    """The gradient of `convolve_3x3` by its input: a convolution with the kernel turned around."""
+    """Return the gradient of the input of `convolve_3x3`: a convolution with the flipped kernel."""
     transformed = _transform_kernel(kernel)
-    # Turned around, w0 and w2 change places, and the sums between them stay.
-    turned = (3, 1, 2, 0)
-    return _convolve_transformed(y_grad, [[transformed[i][j].T for j in turned] for i in turned])
+    # Flipping the kernel swaps w0 and w2 and leaves their sums unchanged.
+    flipped = (3, 1, 2, 0)
+    return _convolve_transformed(y_grad, [[transformed[i][j].T for j in flipped] for i in flipped])
 
 
 def _convolve_transformed(
@@ -58,7 +60,8 @@ def _convolve_transformed(
     capacity = TILE_BYTES // (x.dtype.itemsize * 16 * (channels + features))
     pictures, rows = tile_size(batch, all_rows, columns, capacity)
     tiles = -(-all_rows // rows)
-    # Every element is overwritten; made of x, so that y's memory is not held before x exists.
+    # Every element will be overwritten. The value depends on x, so that XLA does not allocate y
+    # before x exists.
     y = jnp.broadcast_to(x[0, 0, 0, 0], (batch, tiles * rows, 2, columns, 2, features))
     x = pad_axis(x, 1, 1, 2 * tiles * rows + 2)
 
@@ -66,7 +69,7 @@ def _convolve_transformed(
         picture, row = pictures * lax.div(index, tiles), rows * lax.rem(index, tiles)
         tile_shape = (pictures, 2 * rows + 2, width, channels)
         tile = lax.dynamic_slice(x, (picture, 2 * row, 0, 0), tile_shape)
-        # Padded here, for it also copies the tile into the cache.
+        # Padding the tile here also copies it into the cache.
         tile = pad_axis(tile, 2, 1, 2 * columns + 2)
         products = [
             [
@@ -105,7 +108,7 @@ def _transform_inputs(x: Float[Array, "b 2R+2 2C+2 I"], rows: int, columns: int)
 
 
 def _transform_products(products: FourByFour) -> list[list[Array]]:
-    """The 2x2 outputs, each as an array of all tiles."""
+    """Return the four outputs of the 2x2 blocks, each as an array over all blocks of the tile."""
 
     def transform(m: Sequence[Array]) -> list[Array]:
         return [m[0] + m[1] + m[2], m[1] - m[2] - m[3]]

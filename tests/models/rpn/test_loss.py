@@ -223,7 +223,7 @@ def test_sums_over_many_anchors_stay_exact():
 
 def test_wrong_number_of_levels_is_refused():
     outputs, (boxes, mask) = random_outputs(0, 4), random_ground_truth(0)
-    with pytest.raises(UserError, match="head outputs of 3 levels: must be 5"):
+    with pytest.raises(UserError, match="the network has 3 levels"):
         rpn_loss(Config(), outputs, boxes, mask, SIZES, RNG)
 
 

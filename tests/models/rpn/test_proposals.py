@@ -140,7 +140,7 @@ def test_bfloat16_outputs_give_float32_proposals():
 
 
 def test_wrong_number_of_levels_is_refused():
-    with pytest.raises(UserError, match="head outputs of 3 levels: must be 5"):
+    with pytest.raises(UserError, match="the network has 3 levels"):
         propose(Config(), random_outputs(0), SIZES)
 
 
