@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
 
+@runtime_checkable
 class Backbone(Protocol):
     """A Flax module that maps pictures to feature maps with known strides.
 

@@ -15,7 +15,7 @@ from rpn_jax.config import CANVAS_MULTIPLE, AnchorConfig
 from rpn_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Int
+    from jaxtyping import Array, Bool, Float, Integer
 
 LevelShapes = Sequence[tuple[int, int]]
 """(rows, columns) of each level, finest first."""
@@ -53,7 +53,7 @@ def grid_anchors(
 
 
 def anchor_validity(
-    level_shapes: LevelShapes, anchors: AnchorConfig, image_sizes: Int[Array, "B 2"]
+    level_shapes: LevelShapes, anchors: AnchorConfig, image_sizes: Integer[Array, "B 2"]
 ) -> Bool[Array, "B K"]:
     """Return True where an anchor exists for a picture.
 
@@ -68,7 +68,7 @@ def anchor_validity(
 
 
 def level_validity(
-    level_shapes: LevelShapes, anchors: AnchorConfig, image_sizes: Int[Array, "B 2"]
+    level_shapes: LevelShapes, anchors: AnchorConfig, image_sizes: Integer[Array, "B 2"]
 ) -> tuple[Bool[Array, "B _"], ...]:
     """Return `anchor_validity` as one array for each level."""
     _check_levels(level_shapes, anchors)

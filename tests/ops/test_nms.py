@@ -143,8 +143,8 @@ def test_scores_order_the_boxes_and_ties_keep_the_lower_index():
     boxes = random_boxes(rng, 2, 3, 40)
     scores = rng.integers(0, 5, (2, 3, 40)).astype(np.float32)
     valid = rng.random((2, 3, 40)) < 0.8
-    keep = jax.jit(nms)(boxes, scores, valid, 0.4)
     one_set = partial(nms, iou_threshold=0.4)
+    keep = jax.jit(one_set)(boxes, scores, valid)
     vmapped = jax.jit(jax.vmap(jax.vmap(one_set)))(boxes, scores, valid)
     np.testing.assert_array_equal(keep, vmapped)
     for i in np.ndindex(2, 3):
