@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 from rpn_jax.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import jax
     from jax.sharding import Mesh
 
 NVIDIA_PATHS = (Path("/proc/driver/nvidia"), Path("/dev/nvidia0"))
@@ -45,10 +48,23 @@ def unused_nvidia_device() -> str | None:
     return next((str(path) for path in NVIDIA_PATHS if path.exists()), None)
 
 
-def device_mesh(axis: str) -> Mesh:
-    """Return all local devices in a row, as a mesh with one axis of that name."""
+def devices_for_batch(pictures: int) -> list[jax.Device]:
+    """Return the local devices that share a batch evenly: as many as possible.
+
+    Args:
+      pictures: number of pictures in the batch.
+    """
+    import jax
+
+    devices = jax.local_devices()
+    count = max(n for n in range(1, len(devices) + 1) if pictures % n == 0)
+    return devices[:count]
+
+
+def device_mesh(axis: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Return devices, by default all local ones, as a mesh with one axis of that name."""
     import jax
     import numpy as np
     from jax.sharding import Mesh
 
-    return Mesh(np.array(jax.local_devices()), (axis,))
+    return Mesh(np.array(jax.local_devices() if devices is None else devices), (axis,))

@@ -23,6 +23,7 @@ from rpn_jax.benchmark.timing import (
     time_calls,
 )
 from rpn_jax.config import Config
+from rpn_jax.devices import devices_for_batch
 from rpn_jax.models import RPN, variable_shapes
 from rpn_jax.models.rpn.targets import AnchorTargets, batch_targets
 from rpn_jax.training.objectives import rpn_loss_function
@@ -93,10 +94,10 @@ def time_training(
 ) -> TimedStep:
     """Time forward pass, matching, sampling, losses, backward pass, gradient average and SGD.
 
-    The batch has ``batch_size`` pictures with `BOXES` boxes each, shared by `sharing_devices`.
+    The batch has ``batch_size`` pictures with `BOXES` boxes each, shared by `devices_for_batch`.
     """
     parts = _step_parts(config, variables, batch_size)
-    devices = sharing_devices(batch_size)
+    devices = devices_for_batch(batch_size)
     mesh = Mesh(np.array(devices), (DEVICE_AXIS,))
     batch = jax.tree.map(
         lambda leaf: leaf.reshape(len(devices), -1, *leaf.shape[1:]),
@@ -108,7 +109,10 @@ def time_training(
     state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
     flops = count_flops(_without_pmap(parts), state, batch)
     program = compile_program(
-        make_step(*parts, seed=0), state, batch, flops=flops and flops / len(devices)
+        make_step(*parts, seed=0, devices=devices),
+        state,
+        batch,
+        flops=flops and flops / len(devices),
     )
 
     def one_step() -> tuple[TrainState, Metrics]:
@@ -117,13 +121,6 @@ def time_training(
         return state, metrics
 
     return TimedStep(program, time_calls(one_step, effort), len(devices), one_step)
-
-
-def sharing_devices(batch_size: int) -> list[jax.Device]:
-    """Return the first local devices, as many as divide ``batch_size`` evenly."""
-    devices = jax.local_devices()
-    count = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
-    return devices[:count]
 
 
 def step_program(

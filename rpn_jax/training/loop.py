@@ -10,9 +10,10 @@ from typing import Protocol
 import jax
 import numpy as np
 
+from rpn_jax.devices import devices_for_batch
 from rpn_jax.errors import UserError
 from rpn_jax.structures import Batch
-from rpn_jax.training.step import Metrics, TrainState, check_divisible
+from rpn_jax.training.step import Metrics, TrainState
 
 CompiledSteps = dict[tuple[int, int], jax.stages.Compiled]
 """The compiled step of each canvas (height, width)."""
@@ -131,8 +132,7 @@ def _report(
 
 
 def _split_shapes(shapes: Batch) -> Batch:
-    devices = jax.local_device_count()
-    check_divisible("data.batch_size", shapes.images.shape[0])
+    devices = len(devices_for_batch(shapes.images.shape[0]))
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((devices, x.shape[0] // devices, *x.shape[1:]), x.dtype),
         shapes,

@@ -24,6 +24,7 @@ from rpn_jax.data.dataset import Dataset
 from rpn_jax.data.on_device import finish_resize
 from rpn_jax.data.pipeline import prefetch, train_batches
 from rpn_jax.data.plan import TrainingPlan, plan_training
+from rpn_jax.devices import devices_for_batch
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation.recall import check_split
 from rpn_jax.files import write_json
@@ -37,7 +38,6 @@ from rpn_jax.training.optim import build_optimizer, trainable_parameters
 from rpn_jax.training.signals import stop_on_signals
 from rpn_jax.training.step import (
     TrainState,
-    check_divisible,
     initial_state,
     make_step,
     replicate,
@@ -55,7 +55,7 @@ def train_run(config: Config, task: Task, workdir: Path, resume: bool, console: 
     """Train, evaluate and save checkpoints in ``workdir``. See `rpn_jax.commands.train`."""
     # Set up.
     data, train = config.data, config.train
-    check_divisible("data.batch_size", data.batch_size)
+    devices = devices_for_batch(data.batch_size)
     train_data = open_dataset(data, data.train_split)
     plan = plan_training(train_data, data)
     epoch_steps = plan.epoch_steps
@@ -68,7 +68,7 @@ def train_run(config: Config, task: Task, workdir: Path, resume: bool, console: 
     shapes = variable_shapes(config)
     trainable = trainable_parameters(shapes["params"], RPN(config.model).backbone)
     optimizer, schedule = build_optimizer(config.optim, trainable, epoch_steps, data.batch_size)
-    step = make_step(task.loss_function, optimizer, schedule, train.seed)
+    step = make_step(task.loss_function, optimizer, schedule, train.seed, devices)
     # Load the weights before the lock creates the folder, so that a failed load leaves no folder.
     start = _start_variables(config) if last_saved(workdir) is None else None
 
@@ -87,7 +87,7 @@ def train_run(config: Config, task: Task, workdir: Path, resume: bool, console: 
                 _say(console, f"--workdir {workdir}: has no checkpoint. Training starts at step 1.")
             # Another process can have removed the checkpoints since `start` was set to None.
             state = initial_state(start or _start_variables(config), optimizer)
-        state = replicate(state)
+        state = replicate(state, devices)
         del start  # It would use memory in addition to the state.
         done = int(state.step)
 
@@ -189,7 +189,13 @@ def _record(config: Config, workdir: Path, console: Console) -> None:
 
 
 def _print_start(config: Config, plan: TrainingPlan, done: int, console: Console) -> None:
-    devices = jax.local_devices()
+    devices = devices_for_batch(config.data.batch_size)
+    if len(devices) < jax.local_device_count():
+        _say(
+            console,
+            f"note: data.batch_size = {config.data.batch_size} uses {len(devices)} of the "
+            f"{jax.local_device_count()} devices. Choose a multiple of their number to use all.",
+        )
     counts = plan.layout.box_counts
     _say(
         console,

@@ -6,7 +6,7 @@ project's only `pmap`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,7 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from rpn_jax.devices import device_mesh
-from rpn_jax.errors import UserError
+from rpn_jax.devices import device_mesh, devices_for_batch
 from rpn_jax.structures import Batch, Variables
 
 DEVICE_AXIS = "devices"
@@ -56,8 +55,9 @@ def make_step(
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
     seed: int,
+    devices: Sequence[jax.Device],
 ) -> jax.stages.Wrapped:
-    """Return a `pmap`-ed function that runs one training step on all local devices.
+    """Return a `pmap`-ed function that runs one training step on ``devices``.
 
     The batch's arrays have a leading axis of devices. The state is the same on all devices, and its
     memory is reused (donated). Gradients are averaged over the devices. The random key of a device
@@ -73,6 +73,7 @@ def make_step(
         in_axes=(None, 0),
         out_axes=(None, None),
         donate_argnums=0,
+        devices=devices,
     )
 
 
@@ -108,26 +109,17 @@ def device_step(
     return step
 
 
-def replicate(state: TrainState) -> TrainState:
-    """Copy a state to every local device."""
-    return jax.device_put(state, NamedSharding(device_mesh(DEVICE_AXIS), PartitionSpec()))
+def replicate(state: TrainState, devices: Sequence[jax.Device]) -> TrainState:
+    """Copy a state to every one of the devices."""
+    return jax.device_put(state, NamedSharding(device_mesh(DEVICE_AXIS, devices), PartitionSpec()))
 
 
 def split_batch(batch: Batch) -> Batch:
-    """Start to send a batch to the devices. Each device gets the same number of pictures, in order.
+    """Start to send a batch to its `devices_for_batch`.
 
-    Raises:
-      UserError: the number of pictures is not a multiple of the number of devices.
+    Each device gets the same number of pictures, in order.
     """
-    devices = jax.local_device_count()
-    check_divisible("data.batch_size", batch.indices.shape[0])
-    sharding = NamedSharding(device_mesh(DEVICE_AXIS), PartitionSpec(DEVICE_AXIS))
-    split = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch)
+    devices = devices_for_batch(batch.indices.shape[0])
+    sharding = NamedSharding(device_mesh(DEVICE_AXIS, devices), PartitionSpec(DEVICE_AXIS))
+    split = jax.tree.map(lambda x: x.reshape(len(devices), -1, *x.shape[1:]), batch)
     return jax.device_put(split, sharding)
-
-
-def check_divisible(key: str, pictures: int) -> None:
-    """Raise UserError, with the config key, if the devices cannot share the pictures evenly."""
-    devices = jax.local_device_count()
-    if pictures % devices:
-        raise UserError(f"{key} = {pictures}: must be a multiple of the {devices} devices in use")

@@ -110,14 +110,6 @@ def test_the_training_step(tiny_config: Config) -> None:
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(variables))
 
 
-@pytest.mark.parametrize(("batch_size", "used"), [(1, 1), (2, 2), (3, 3), (6, 3), (8, 4), (9, 3)])
-def test_the_largest_number_of_devices_that_divides_the_batch_is_used(
-    batch_size: int, used: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(jax, "local_devices", lambda: list("abcd"))
-    assert training.sharing_devices(batch_size) == list("abcd")[:used]
-
-
 def test_a_ratio_uses_the_second_of_two_equal_calls() -> None:
     called: list[str] = []
 

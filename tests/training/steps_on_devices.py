@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from rpn_jax.config import AnchorConfig, BackboneConfig, Config, ModelConfig, RPNHeadConfig
+from rpn_jax.devices import devices_for_batch
 from rpn_jax.models import RPN, init_variables
 from rpn_jax.structures import Batch
 from rpn_jax.training.objectives import rpn_loss_function
@@ -45,15 +46,16 @@ def main():
     variables = init_variables(config)
     trainable = trainable_parameters(variables["params"], RPN(config.model).backbone)
     optimizer, schedule = build_optimizer(config.optim, trainable, 10, PICTURES)
-    step = make_step(rpn_loss_function(config), optimizer, schedule, seed=0)
-    state = replicate(initial_state(variables, optimizer))
+    devices = devices_for_batch(PICTURES)
+    step = make_step(rpn_loss_function(config), optimizer, schedule, seed=0, devices=devices)
+    state = replicate(initial_state(variables, optimizer), devices)
     rng = np.random.default_rng(0)
     losses = []
     for _ in range(STEPS):
         state, metrics = step(state, split_batch(random_batch(rng)))
         losses.append([float(metrics[key]) for key in ("loss_rpn_cls", "loss_rpn_bbox")])
     norms = [float(np.linalg.norm(leaf)) for leaf in jax.tree.leaves(state.variables)]
-    print(json.dumps({"devices": jax.device_count(), "losses": losses, "weight_norms": norms}))
+    print(json.dumps({"devices": len(devices), "losses": losses, "weight_norms": norms}))
 
 
 if __name__ == "__main__":
