@@ -26,9 +26,9 @@ from rpn_jax.benchmark.process import NO_PREALLOCATION, import_rows, memory_row
 from rpn_jax.benchmark.report import RESULTS_FILE, table, write_results
 from rpn_jax.benchmark.stages import inference_rows, whole_row
 from rpn_jax.benchmark.timing import Call, Effort
-from rpn_jax.benchmark.training import BOXES, matching_row, sharing_devices, training_rows
+from rpn_jax.benchmark.training import BOXES, matching_row, training_rows
 from rpn_jax.config import Config, Precision, config_names, load_config, with_precision
-from rpn_jax.devices import use_platform
+from rpn_jax.devices import devices_for_batch, use_platform
 from rpn_jax.files import make_folder
 from rpn_jax.models import init_variables
 from rpn_jax.runtime import environment
@@ -247,7 +247,7 @@ def _own_rows(
     for precision, batch_size in itertools.product(options.precisions, options.batch_sizes):
         what = "training" if train else "inference"
         _say(f"{what} of {config.name} in {precision}, batch {batch_size}")
-        used, present = len(sharing_devices(batch_size)), jax.local_device_count()
+        used, present = len(devices_for_batch(batch_size)), jax.local_device_count()
         if train and used < present:
             _say(f"on {used} of {present} devices: the largest number that divides the batch")
         case = _case(precision, batch_size, canvas)
