@@ -6,7 +6,7 @@ CONSTRAINTS ?= constraints.txt
 VENV := .venv
 BIN := $(VENV)/bin
 DEFAULT_FORMS_TESTS := tests/ops tests/models tests/training/test_objectives.py tests/training/test_step.py \
-	tests/tools/parity/test_ties.py tests/tools/parity/test_precisions.py
+	tests/tools/parity/test_ties.py
 
 .PHONY: demo test test-default-forms gpu check format clean
 

@@ -161,6 +161,7 @@ def test_other_precisions_stay_near_and_return_float32(precision):
         assert relative_l2(np.asarray(b), np.asarray(a)) < 0.03
 
 
+@pytest.mark.cpu_forms
 def test_fast_forms_of_convolution_give_the_same_proposals(monkeypatch):
     # In a small picture XLA's own forms pay; here every convolution is made to take the other.
     config = two_stages(depth=50, groups=4, base_width=32)
@@ -193,6 +194,7 @@ def test_fast_forms_of_convolution_give_the_same_proposals(monkeypatch):
     assert agreement.out_of_order == agreement.repeated == 0
 
 
+@pytest.mark.cpu_forms
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="a GPU rounds within its products")
 def test_tf32_rounds_the_factors_of_the_head_s_last_product():
     head = {

@@ -57,6 +57,7 @@ def test_gradients_of_convolve_are_those_of_its_definition(monkeypatch, size, st
     np.testing.assert_allclose(bias_grad, y_grad.sum((0, 1)), atol=1e-4)
 
 
+@pytest.mark.cpu_forms
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="a GPU rounds within its products")
 @pytest.mark.parametrize(("size", "groups"), [(1, 1), (3, 1), (3, 2)])
 @pytest.mark.parametrize("min_pixels", [1, 10_000])
@@ -89,6 +90,7 @@ def ten_bits(values):
     return np.ldexp(np.round(fraction * 2**11) / 2**11, exponent)
 
 
+@pytest.mark.cpu_forms
 @pytest.mark.parametrize(
     ("channels", "features", "stride", "size", "in_tiles"),
     [
@@ -120,6 +122,7 @@ def test_winograd_where_it_pays(monkeypatch, channels, features, stride, size, i
     np.testing.assert_allclose(kernel_grad / scale, expected_kernel / scale, atol=1e-5)
 
 
+@pytest.mark.cpu_forms
 @pytest.mark.parametrize(("stride", "as_product"), [(1, True), (2, False)])
 def test_one_by_one_kernels_are_matrix_products(stride, as_product):
     x = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
@@ -128,6 +131,7 @@ def test_one_by_one_kernels_are_matrix_products(stride, as_product):
     assert ("stablehlo.convolution" not in apply.lower(x, kernel).as_text()) == as_product
 
 
+@pytest.mark.cpu_forms
 def test_winograd_only_for_enough_work():
     def is_plain(height):
         x = jax.ShapeDtypeStruct((1, height, 50, 256), jnp.float32)

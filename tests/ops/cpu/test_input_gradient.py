@@ -27,6 +27,7 @@ def test_input_gradient_by_matmul(seed, size, stride, height, width):
     np.testing.assert_allclose(gradient(y_grad, kernel, height, width, stride), expected, atol=1e-4)
 
 
+@pytest.mark.cpu_forms
 @pytest.mark.parametrize(
     ("size", "stride", "features", "as_product"),
     [
