@@ -13,6 +13,7 @@ from rpn_jax.data.coco_file import coco_images
 from rpn_jax.data.dataset import Dataset, training_boxes
 from rpn_jax.data.files import PictureFiles, find_pictures
 from rpn_jax.data.plan import with_exact_padding
+from rpn_jax.devices import describe_devices
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation.recall import check_split
 from rpn_jax.files import check_out_file, json_figures, make_folder, write_json
@@ -51,8 +52,10 @@ def train(config: Config, workdir: Path, resume: bool) -> None:
         be written, or the loss is not finite.
       KeyboardInterrupt: Ctrl-C or SIGTERM arrived. All finished steps are saved.
     """
+    console = make_console()
     set_up_compiling()
-    train_run(config, rpn_task(config), workdir, resume, make_console())
+    console.print(describe_devices(), soft_wrap=True)
+    train_run(config, rpn_task(config), workdir, resume, console)
 
 
 def evaluate(config: Config, weights: Path, out: Path | None, exact_padding: bool) -> Figures:
@@ -70,6 +73,7 @@ def evaluate(config: Config, weights: Path, out: Path | None, exact_padding: boo
     """
     console = make_console()
     set_up_compiling()
+    console.print(describe_devices(), soft_wrap=True)
     split = config.data.eval_split
     dataset = open_dataset(config.data, split)
     check_split(split, dataset.pictures, "Use another --data.eval-split.")
@@ -122,6 +126,7 @@ def propose(
     """
     console = make_console()
     set_up_compiling()
+    console.print(describe_devices(), soft_wrap=True)
     dataset = PictureFiles(find_pictures(pictures))
     variables = load_matching_weights(config, weights)
     for name in (PROPOSALS_FILE, PICTURES_FILE):

@@ -48,6 +48,21 @@ def unused_nvidia_device() -> str | None:
     return next((str(path) for path in NVIDIA_PATHS if path.exists()), None)
 
 
+def describe_devices() -> str:
+    """Return one line that names the local devices, with a warning if a GPU is not used."""
+    import jax
+
+    devices = jax.local_devices()
+    line = f"device: {len(devices)} x {devices[0].device_kind}"
+    unused = unused_nvidia_device()
+    if unused is None:
+        return line
+    return (
+        f"{line}\nwarning: {unused} exists, but JAX runs on the CPU. Install the extra cuda13 to "
+        "use the GPU, or choose --platform gpu to see the reason."
+    )
+
+
 def devices_for_batch(pictures: int) -> list[jax.Device]:
     """Return the local devices that share a batch evenly: as many as possible.
 

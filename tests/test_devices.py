@@ -33,3 +33,13 @@ def test_an_nvidia_device_beside_a_cpu_backend_is_found(
     assert devices.unused_nvidia_device() == str(there)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert devices.unused_nvidia_device() is None
+
+
+def test_a_gpu_that_is_not_used_causes_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "unused_nvidia_device", lambda: None)
+    expected = f"device: {jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
+    assert devices.describe_devices() == expected
+    monkeypatch.setattr(devices, "unused_nvidia_device", lambda: "/dev/nvidia0")
+    line, warning = devices.describe_devices().splitlines()
+    assert line == expected
+    assert warning.startswith("warning: /dev/nvidia0 exists, but JAX runs on the CPU.")
