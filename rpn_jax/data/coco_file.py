@@ -164,7 +164,7 @@ def _is_valid(coco: _Coco, objects: Objects, owner: Int64[np.ndarray, " M"]) -> 
     return (
         bool(np.isfinite(objects.boxes_xywh).all() and np.isfinite(objects.areas).all())
         and bool((owner >= 0).all() and (objects.labels >= 0).all())
-        and len(np.unique(objects.ids)) == len(objects.ids)
+        and bool(np.diff(np.sort(objects.ids)).all())
         and len({image.id for image in coco.images}) == len(coco.images)
         and len({category.id for category in coco.categories}) == len(coco.categories)
     )
