@@ -225,7 +225,7 @@ def test_a_case_of_another_network_is_refused(computed: tuple[Case, Ours]) -> No
     [
         (["nowhere"], "nowhere: no such folder"),
         (["."], "contains no case"),
-        (["cases", "--out", "."], ".: is a folder, where a file is to be written"),
+        (["cases", "--out", "."], ".: is a folder. Choose the path of a file."),
         (["--cses", "a", "."], "unknown flag '--cses'; did you mean '--cases'?"),
         ([".", "--precision", "float64"], "invalid choice 'float64'"),
     ],
