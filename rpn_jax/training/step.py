@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int
 
 from rpn_jax.devices import device_mesh, devices_for_batch
 from rpn_jax.structures import Batch, Variables
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int
 
 DEVICE_AXIS = "devices"
 """Name of the `pmap` axis."""

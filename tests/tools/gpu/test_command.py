@@ -84,3 +84,11 @@ def test_report_of_an_interrupted_run_counts_the_sections_that_did_not_run() -> 
     text = markdown(results)
     assert "exit code 1" in text
     assert "### parity" in text
+
+
+def test_sections_import_where_optional_packages_are_missing() -> None:
+    missing = ("cv2", "grain", "jaxtyping", "matplotlib", "PIL", "pycocotools", "tyro")
+    missing += ("tensorboardX", "torchvision")
+    code = f"import sys; sys.modules.update(dict.fromkeys({missing!r}))\nimport tools.gpu.sections"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
