@@ -115,6 +115,14 @@ def test_the_package_imports_no_developer_tools_or_tests() -> None:
             assert not roots & {"tools", "tests", "configs"}, name
 
 
+def test_no_module_imports_jaxtyping_when_it_runs() -> None:
+    # It is no dependency of the package. Only type checkers and tests read the annotations.
+    for name, path in MODULES.items():
+        statements = ast.parse(path.read_text(encoding="utf-8")).body
+        imports = [s for s in statements if isinstance(s, ast.Import | ast.ImportFrom)]
+        assert "jaxtyping" not in " ".join(map(ast.unparse, imports)), name
+
+
 def test_only_ops_import_the_cpu_forms() -> None:
     importers = {
         part_of(name)
