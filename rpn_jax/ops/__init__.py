@@ -7,12 +7,14 @@ from rpn_jax.ops.boxes import box_area, box_iou, clip_boxes
 from rpn_jax.ops.nms import nms, nms_per_level
 from rpn_jax.ops.pixels import normalize_images
 from rpn_jax.ops.resize import resize_bilinear
+from rpn_jax.ops.roi_align import assign_levels, roi_align
 from rpn_jax.ops.sample import sample_anchors
 from rpn_jax.ops.topk import masked_top_k
 
 __all__ = [
     "anchor_validity",
     "assign_anchors",
+    "assign_levels",
     "base_anchors",
     "box_area",
     "box_iou",
@@ -26,5 +28,6 @@ __all__ = [
     "nms_per_level",
     "normalize_images",
     "resize_bilinear",
+    "roi_align",
     "sample_anchors",
 ]

@@ -1,0 +1,101 @@
+"""Bins of RoIAlign: where the samples of a box lie, and the weights that they give to cells."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax.numpy as jnp
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int
+
+MAX_SAMPLES_A_CELL = 6
+"""Samples of one bin that are tried for one cell. Samples of a bin are more than half a cell apart,
+so at most four lie less than one cell away from it; two more allow for rounding."""
+
+
+class Axis(NamedTuple):
+    """Bins of R boxes along the rows or the columns of their maps. Coordinates are in cells."""
+
+    start: Float[Array, " R"]
+    """Coordinate at which the first bin starts."""
+    bin_size: Float[Array, " R"]
+    """Length of a bin."""
+    samples: Float[Array, " R"]
+    """Number of samples in a bin: a whole number, 0 for a box of no length."""
+    cells: Int[Array, " R"]
+    """Number of rows or columns of the map."""
+    first: Int[Array, " R"]
+    """First cell with a weight."""
+    count: Int[Array, " R"]
+    """Number of cells from the first to the last one with a weight; 0 if no sample counts."""
+
+
+class Boxes(NamedTuple):
+    """R boxes, each on one map: a level of a picture's pyramid."""
+
+    picture: Int[Array, " R"]
+    """Index of the picture in the batch."""
+    level: Int[Array, " R"]
+    """Index of the level."""
+    rows: Axis
+    columns: Axis
+
+
+def bins_along(
+    low: Float[Array, " R"], high: Float[Array, " R"], cells: Int[Array, " R"], size: int
+) -> Axis:
+    """Return the bins between two coordinates, in the reference's order of float32 operations."""
+    start = low - 0.5
+    length = jnp.maximum(high - 0.5 - start, 0.0)
+    # Compilers replace a division by a constant with a product, which rounds twice. So the divisor
+    # is made of data.
+    bin_size = length / jnp.where(cells > 0, jnp.float32(size), jnp.float32(1))
+    samples = _samples(length, bin_size, size)
+    half_step = 0.5 * bin_size / jnp.maximum(samples, 1.0)
+    first_sample, last_sample = start + half_step, start + length - half_step
+    counts = (samples > 0) & (last_sample >= -1.0) & (first_sample <= cells + 1.0)
+    last_cell = (cells - 1).astype(jnp.float32)
+    # Rounding may put a sample one cell further out than computed here, so leave a cell's margin.
+    first = jnp.clip(jnp.floor(first_sample) - 1, 0, last_cell).astype(jnp.int32)
+    last = jnp.clip(jnp.floor(last_sample) + 2, 0, last_cell).astype(jnp.int32)
+    return Axis(start, bin_size, samples, cells, first, jnp.where(counts, last - first + 1, 0))
+
+
+def _samples(
+    length: Float[Array, " R"], bin_size: Float[Array, " R"], size: int
+) -> Float[Array, " R"]:
+    """Return ceil(length / size), exactly: NVIDIA GPUs may divide with an error in the last bit."""
+    samples = jnp.ceil(bin_size)
+    samples = jnp.where((samples - 1) * size >= length, samples - 1, samples)
+    return jnp.where(samples * size < length, samples + 1, samples)
+
+
+def axis_weights(axis: Axis, cells: Int[Array, "R T"], size: int) -> Float[Array, "R P T"]:
+    """Return the weight of each cell in the mean of each bin's samples, along one axis.
+
+    A sample at t lies between the cells floor(t) and floor(t) + 1. Samples outside [-1, cells] are
+    worth 0 and still count in the mean; others beyond the first or last cell take that cell's
+    value.
+    """
+    start, bin_size, samples = (x[:, None, None] for x in axis[:3])
+    number, cell = axis.cells[:, None, None], cells[:, None, :]
+    divisor = jnp.maximum(samples, 1.0)
+    bins = jnp.arange(size, dtype=jnp.float32)[:, None]
+    # The maximum keeps compilers from fusing the product with the sum, which would round once.
+    bin_start = start + jnp.maximum(bins * bin_size, 0.0)
+    step = jnp.maximum(bin_size / divisor, 1e-6)
+    nearest = jnp.maximum(jnp.floor((cell - 1 - bin_start) / step - 0.5), 0.0)
+    total = jnp.zeros(nearest.shape, jnp.float32)
+    for offset in range(MAX_SAMPLES_A_CELL):
+        k = nearest + offset
+        t = bin_start + (k + 0.5) * bin_size / divisor
+        exists = (k >= 0) & (k < samples) & (t >= -1.0) & (t <= number)
+        t = jnp.maximum(t, 0.0)
+        low = jnp.floor(t)
+        fraction = t - low
+        between = jnp.where(cell == low, 1 - fraction, jnp.where(cell == low + 1, fraction, 0.0))
+        at_end = (cell == number - 1).astype(jnp.float32)
+        weight = jnp.where(low >= number - 1, at_end, between)
+        total = total + jnp.where(exists, weight, 0.0)
+    return total / divisor
