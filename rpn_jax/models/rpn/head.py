@@ -19,7 +19,7 @@ from rpn_jax.structures import RPNOutputs
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
 
-    Weights = tuple[Float[Array, "..."], Float[Array, " O"]]
+    Weights = tuple[Float[Array, "..."], Float[Array, " _"]]
     """Kernel and bias."""
 
 OUTPUT_CONVOLUTIONS = ("rpn_cls", "rpn_reg")
