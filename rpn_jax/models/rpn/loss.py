@@ -74,7 +74,7 @@ def _counted(mask: Bool[Array, "B K"]) -> Int[Array, " B"]:
 
 
 def _flatten_levels(
-    levels: tuple[Float[Array, "B Hl Wl A *rest"], ...], rest: tuple[int, ...]
+    levels: tuple[Float[Array, "B _ _ A *rest"], ...], rest: tuple[int, ...]
 ) -> Float[Array, "B K *rest"]:
     flat = [level.reshape(len(level), -1, *rest) for level in levels]
     return jnp.concatenate(flat, axis=1).astype(jnp.float32)
