@@ -1,1 +1,1 @@
-"""Pictures and their boxes: datasets, transforms, and the input pipeline."""
+"""Load pictures and boxes: datasets, transforms, and the input pipeline."""

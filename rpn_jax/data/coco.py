@@ -58,7 +58,7 @@ def _annotation_file(root: Path, split: str) -> Path:
     known = sorted(path.stem.removeprefix(PREFIX) for path in files)
     if split not in known:
         raise UserError(
-            f"split '{split}': there is no {file}; splits there: {', '.join(known) or 'none'}"
+            f"split '{split}': there is no {file}. Splits there: {', '.join(known) or 'none'}"
         )
     if not (root / split).is_dir():
         raise UserError(f"split '{split}': there is no folder {root / split} with its pictures")

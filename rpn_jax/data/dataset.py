@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -70,6 +70,7 @@ class Picture:
     objects: Objects = NO_OBJECTS
 
 
+@runtime_checkable
 class Dataset(Protocol):
     """Pictures in a fixed order, loaded by their position."""
 

@@ -30,7 +30,7 @@ class PictureFiles:
       UserError: a file is missing or is not a picture, or an array has another shape or type.
     """
 
-    def __init__(self, items: Sequence[Path | UInt8[np.ndarray, "H W 3"]]) -> None:
+    def __init__(self, items: Sequence[Path | np.ndarray]) -> None:
         self._items = list(items)
         self.pictures: Sequence[Picture] = [
             _picture_of(item, number) for number, item in enumerate(self._items, start=1)
@@ -59,7 +59,7 @@ def find_pictures(patterns: Sequence[str]) -> list[Path]:
     return list(dict.fromkeys(path for pattern in patterns for path in _expand(pattern)))
 
 
-def _picture_of(item: Path | UInt8[np.ndarray, "H W 3"], number: int) -> Picture:
+def _picture_of(item: Path | np.ndarray, number: int) -> Picture:
     if isinstance(item, Path):
         name, (height, width) = str(item), image_size(item, str(item))
     else:
@@ -67,16 +67,16 @@ def _picture_of(item: Path | UInt8[np.ndarray, "H W 3"], number: int) -> Picture
     return Picture(number, name, height, width)
 
 
-def _array_size(array: UInt8[np.ndarray, "H W 3"], number: int) -> tuple[int, int]:
+def _array_size(array: np.ndarray, number: int) -> tuple[int, int]:
     if not isinstance(array, np.ndarray):
         raise UserError(
             f"picture {number} is of type {type(array).__name__}: must be a path, or a NumPy array "
-            "of RGB, uint8[height, width, 3]"
+            "of RGB pixels, uint8[height, width, 3]"
         )
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
         raise UserError(
-            f"picture {number} is an array of {array.dtype}{list(array.shape)}: must be RGB, "
-            "uint8[height, width, 3]"
+            f"picture {number} is an array of {array.dtype}{list(array.shape)}: must be RGB "
+            "pixels, uint8[height, width, 3]"
         )
     height, width, _ = array.shape
     return height, width
@@ -84,7 +84,7 @@ def _array_size(array: UInt8[np.ndarray, "H W 3"], number: int) -> tuple[int, in
 
 def _expand(pattern: str) -> list[Path]:
     with reading(pattern):
-        # A file may have glob characters in its own name; `Path.glob` takes no absolute patterns.
+        # A file name may contain glob characters. `Path.glob` does not accept absolute patterns.
         matches = [pattern] if Path(pattern).exists() else sorted(glob(pattern))  # noqa: PTH207
         found = [file for match in matches for file in _files_of(Path(match))]
     if not found:

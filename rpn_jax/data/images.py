@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import warnings
 from contextlib import AbstractContextManager
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -45,7 +46,7 @@ def read_image(path: Path) -> UInt8[np.ndarray, "H W 3"]:
     return decode_image(data, str(path))
 
 
-def image_size(file: Path | BinaryIO, name: str) -> tuple[int, int]:
+def image_size(file: Path | BytesIO, name: str) -> tuple[int, int]:
     """Return (height, width) in pixels from a picture's header, EXIF orientation applied.
 
     Raises:
@@ -92,7 +93,7 @@ def _exif_of(image: Image.Image) -> Image.Exif:
     return exif
 
 
-def _bytes_of(file: Path | BinaryIO) -> bytes:
+def _bytes_of(file: Path | BytesIO) -> bytes:
     if isinstance(file, Path):
         return file.read_bytes()
     file.seek(0)

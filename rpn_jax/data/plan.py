@@ -54,7 +54,7 @@ class TrainingPlan:
 
     config: DataConfig
     layout: Layout
-    groups: tuple[Int[np.ndarray, " m"], ...]
+    groups: tuple[Int[np.ndarray, "_"], ...]
     """Positions of the pictures to train on: one array for each bucket that is used."""
 
     @property
@@ -115,7 +115,7 @@ def plan_training(dataset: Dataset, config: DataConfig) -> TrainingPlan:
 
 
 def plan_epoch(
-    groups: Sequence[Int[np.ndarray, " m"]],
+    groups: Sequence[Int[np.ndarray, "_"]],
     batch_size: int,
     flip_probability: float,
     seed: int,

@@ -18,7 +18,7 @@ from rpn_jax.data.dataset import Objects, Picture
 from rpn_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from jaxtyping import Float32, UInt8
+    from jaxtyping import Float, Float32, UInt8
 
 SPLIT_SIZES = {"train": 2048, "eval": 64}
 """Number of pictures of each split."""
@@ -70,8 +70,8 @@ OUTLINES: dict[str, tuple[Float32[np.ndarray, "P 2"], ...]] = {
     "star": (_regular(10, (1.0, 0.42)),),
     "cross": (
         _points(
-            *((-1, -0.3), (-0.3, -0.3), (-0.3, -1), (0.3, -1), (0.3, -0.3), (1, -0.3)),
-            *((1, 0.3), (0.3, 0.3), (0.3, 1), (-0.3, 1), (-0.3, 0.3), (-1, 0.3)),
+            *((-1.0, -0.3), (-0.3, -0.3), (-0.3, -1.0), (0.3, -1.0), (0.3, -0.3), (1.0, -0.3)),
+            *((1.0, 0.3), (0.3, 0.3), (0.3, 1.0), (-0.3, 1.0), (-0.3, 0.3), (-1.0, 0.3)),
         ),
     ),
 }
@@ -84,7 +84,7 @@ class Figure:
     """One figure of a scene."""
 
     kind: str
-    outlines: tuple[Float32[np.ndarray, "P 2"], ...]
+    outlines: tuple[Float32[np.ndarray, "_ 2"], ...]
     """(x, y) in pixels. May reach out of the picture."""
     colour: Float32[np.ndarray, " 3"]
     """RGB difference between the figure and what lies under it, grey levels."""
@@ -190,7 +190,7 @@ def _visible_shares(figures: Sequence[Figure], height: int, width: int) -> list[
 
 
 def _mask(
-    outlines: Sequence[Float32[np.ndarray, "P 2"]], height: int, width: int
+    outlines: Sequence[Float[np.ndarray, "_ 2"]], height: int, width: int
 ) -> UInt8[np.ndarray, "H W"]:
     """Return a mask: 255 inside the outlines, 0 outside, values between at smooth edges."""
     subpixel_bits = 4

@@ -1,1 +1,1 @@
-"""Measures of proposals against the ground truth."""
+"""Compare proposals with the ground truth."""

@@ -1,8 +1,8 @@
 """An epoch and its evaluation on all local devices, resized on the host and on the devices.
 
-A program of its own, because the number of devices is fixed when JAX starts. Arguments: a config
-and a folder to write to. Writes the lines of metrics of each way, each way's proposals, and the
-shape of a device's part of the pictures that the devices resized.
+This is a separate program, because JAX fixes the number of devices when it starts. Arguments: a
+config and a folder to write to. For each way of resizing it writes the metrics and the proposals,
+and the shape of one device's part of the pictures that the devices resized.
 """
 
 import json

@@ -249,17 +249,17 @@ def test_file_that_is_no_ground_truth_is_refused(tmp_path, text, message):
 
 def test_missing_folders_and_splits_are_named(tmp_path):
     assert refusal(tmp_path / "none") == f"data.root = '{tmp_path / 'none'}': no such folder"
-    assert refusal(tmp_path).endswith("splits there: none")
+    assert refusal(tmp_path).endswith("Splits there: none")
     root = write_coco_folder(tmp_path, [image_entry(1)], [], split="val2017")
     write_coco_folder(root, [image_entry(1)], [], split="train2017")
     assert refusal(root) == (
-        f"split 'train': there is no {annotation_file(root)}; splits there: train2017, val2017"
+        f"split 'train': there is no {annotation_file(root)}. Splits there: train2017, val2017"
     )
     annotation_file(root).write_text("{}")
     assert refusal(root) == f"split 'train': there is no folder {root / 'train'} with its pictures"
 
 
-def test_unreadable_root_is_told(tmp_path, forbid):
+def test_unreadable_root_is_named(tmp_path, forbid):
     forbid(tmp_path)
     assert refusal(tmp_path / "coco") == (
         f"data.root = '{tmp_path / 'coco'}': cannot be read (Permission denied)"
@@ -267,7 +267,7 @@ def test_unreadable_root_is_told(tmp_path, forbid):
 
 
 @pytest.mark.parametrize("folder", ["annotations", "train", "train/inner"])
-def test_an_unreadable_folder_in_a_readable_root_is_told(tmp_path, forbid, folder):
+def test_an_unreadable_folder_in_a_readable_root_is_named(tmp_path, forbid, folder):
     images = [image_entry(1), {**image_entry(2), "file_name": "inner/002.png"}]
     root = write_coco_folder(tmp_path, images, [])
     forbid(root / folder)
@@ -287,7 +287,7 @@ def test_missing_pictures_are_named_when_opened(tmp_path):
     )
 
 
-def test_wrong_pixels_are_told_when_loaded(tmp_path):
+def test_wrong_pixels_are_named_when_loaded(tmp_path):
     root = write_coco_folder(tmp_path, [image_entry(1), image_entry(2)], [])
     dataset = CocoFolder(root, "train", clip_boxes=False)
     (root / "train" / "001.png").write_text("no picture")
@@ -295,11 +295,11 @@ def test_wrong_pixels_are_told_when_loaded(tmp_path):
         dataset.load_image(0)
     write_coco_folder(tmp_path / "other", [image_entry(2, 60, 40)], [])
     (tmp_path / "other" / "train" / "002.png").rename(root / "train" / "002.png")
-    told = (
+    message = (
         "002.png: is 40x60 (width x height, EXIF orientation applied), but "
         f"{annotation_file(root)} says 60x40"
     )
-    with pytest.raises(UserError, match="^" + re.escape(told)):
+    with pytest.raises(UserError, match="^" + re.escape(message)):
         dataset.load_image(1)
 
 

@@ -52,13 +52,13 @@ def test_pattern_without_pictures_is_refused(folder, pattern, message):
 
 
 @pytest.mark.parametrize("name", ["deeper", "deeper/c.png"])
-def test_unreadable_folder_is_told(folder, forbid, name):
+def test_unreadable_folder_is_named(folder, forbid, name):
     forbid(folder / "deeper")
     with pytest.raises(UserError, match=rf"{name}: cannot be read \(Permission denied\)$"):
         find_pictures([str(folder / name)])
 
 
-def test_impossible_name_is_told():
+def test_impossible_name_is_named():
     with pytest.raises(UserError, match=r"aaa: cannot be read \(File name too long\)$"):
         find_pictures(["a" * 300])
 
@@ -91,7 +91,7 @@ def test_arrays_are_pictures_too(folder):
 
 
 @pytest.mark.parametrize(
-    ("array", "told"),
+    ("array", "message"),
     [
         (np.zeros((4, 5, 3), np.float32), r"float32\[4, 5, 3\]"),
         (np.zeros((4, 5), np.uint8), r"uint8\[4, 5\]"),
@@ -99,13 +99,13 @@ def test_arrays_are_pictures_too(folder):
         (np.zeros((0, 5, 3), np.uint8), r"uint8\[0, 5, 3\]"),
     ],
 )
-def test_array_that_is_no_picture_is_refused(array, told):
-    with pytest.raises(UserError, match=f"^picture 1 is an array of {told}: must be RGB"):
+def test_array_that_is_no_picture_is_refused(array, message):
+    with pytest.raises(UserError, match=f"^picture 1 is an array of {message}: must be RGB pixels"):
         PictureFiles([array])
 
 
 @pytest.mark.parametrize("item", [Image.new("RGB", (4, 4)), [[[0, 0, 0]]], None, b"a.jpg"])
 def test_neither_path_nor_array_is_refused(item):
-    told = f"^picture 1 is of type {type(item).__name__}: must be a path, or a NumPy array"
-    with pytest.raises(UserError, match=told):
+    message = f"^picture 1 is of type {type(item).__name__}: must be a path, or a NumPy array"
+    with pytest.raises(UserError, match=message):
         PictureFiles([item])

@@ -126,14 +126,14 @@ def test_the_header_of_a_panorama_is_read_without_a_warning():
     assert image_size(io.BytesIO(bmp_of_size(5_000, 20_000)), "a") == (5_000, 20_000)
 
 
-def test_more_pixels_than_opencv_reads_are_told():
+def test_more_pixels_than_opencv_reads_are_named():
     with pytest.raises(UserError, match=r"^a: is not a picture that OpenCV can read \(pixels <= "):
         decode_image(bmp_of_size(40_000, 40_000), "a")
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
 @pytest.mark.parametrize("exif", [b"Exif\0\0garbage!", b"II", b"II*\0\0"])
-def test_broken_exif_is_told(kind, exif):
+def test_broken_exif_is_named(kind, exif):
     file = io.BytesIO()
     Image.fromarray(picture(0, 24, 40)).save(file, kind, exif=exif)
     with pytest.raises(UserError, match=r"^a: its header or EXIF .*; save the picture again$"):

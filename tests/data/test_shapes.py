@@ -33,8 +33,8 @@ def test_a_picture_depends_only_on_split_and_index(held_out):
         one, other = (each.pictures[index].objects for each in (held_out, again))
         np.testing.assert_array_equal(one.boxes_xywh, other.boxes_xywh)
         np.testing.assert_array_equal(one.labels, other.labels)
-    alone = shapes.draw_scene(shapes.plan_scene("eval", 7))
-    np.testing.assert_array_equal(alone, held_out.load_image(7))
+    drawn = shapes.draw_scene(shapes.plan_scene("eval", 7))
+    np.testing.assert_array_equal(drawn, held_out.load_image(7))
 
 
 def test_no_picture_is_in_both_splits_or_twice(train, held_out):
@@ -68,9 +68,9 @@ def test_sizes_and_boxes(train, held_out):
 def test_boxes_are_tight_round_what_is_drawn(index):
     scene = shapes.plan_scene("train", index)
     for figure in scene.figures:
-        alone = shapes.Scene(scene.height, scene.width, (figure,), scene.background_seed)
+        single = shapes.Scene(scene.height, scene.width, (figure,), scene.background_seed)
         nothing = shapes.Scene(scene.height, scene.width, (), scene.background_seed)
-        drawn = shapes.draw_scene(alone).astype(int) - shapes.draw_scene(nothing)
+        drawn = shapes.draw_scene(single).astype(int) - shapes.draw_scene(nothing)
         rows, columns = np.nonzero(np.abs(drawn).max(axis=2) > 0)
         found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
         # Soft edges, and figures as bright as what is under them, may lose a pixel or two.

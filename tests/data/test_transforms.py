@@ -76,8 +76,8 @@ def test_rounding_moves_no_box_over_the_border():
     """In float32, the factor times the old width exceeds the new width for 3 of these widths."""
     for width in range(100, 200):
         (size,) = transforms.resized_sizes(np.array([(480, width)]), (1333, 800)).tolist()
-        factors = transforms.scale_factors((480, width), size)
-        (box,) = transforms.resize_boxes(np.float32([[0, 0, width, 480]]), factors, size)
+        factors = transforms.scale_factors((480, width), tuple(size))
+        (box,) = transforms.resize_boxes(np.float32([[0, 0, width, 480]]), factors, tuple(size))
         assert box[2] <= size[1]
         assert box[3] <= size[0]
 

@@ -326,9 +326,9 @@ def test_pairwise_iou_of_boxes_without_area_is_0() -> None:
     assert pairwise_iou(point, point) == 0
 
 
-def test_greedy_match_strikes_out_rows_and_columns() -> None:
+def test_greedy_match_removes_rows_and_columns() -> None:
     ious = np.array([[0.9, 0.8, 0.1], [0.95, 0.2, 0.3]], np.float32)
     np.testing.assert_allclose(greedy_match(ious), [0.95, 0.8])
     np.testing.assert_allclose(greedy_match(ious[:, :1]), [0.95, -1])
     assert greedy_match(ious[:, :0]).tolist() == [-1, -1]
-    assert ious[1, 0] == np.float32(0.95), "the input is left alone"
+    assert ious[1, 0] == np.float32(0.95), "the input is unchanged"
