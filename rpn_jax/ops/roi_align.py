@@ -144,8 +144,8 @@ def pool_in_chunks(
     total = len(boxes.level)
     channels = levels[0].shape[-1]
     chunk = min(BOXES_A_CHUNK, max(total, 1))
-    across = -(-boxes.columns.count // TILE)
-    tiles = across * -(-boxes.rows.count // TILE)
+    across = -(-boxes.columns.span // TILE)
+    tiles = across * -(-boxes.rows.span // TILE)
     order = jnp.argsort(-tiles, stable=True)
     padded_order = jnp.pad(order, (0, -total % chunk))
     boxes, across, tiles = jax.tree.map(lambda x: x[padded_order], (boxes, across, tiles))

@@ -27,7 +27,7 @@ class Axis(NamedTuple):
     """Number of rows or columns of the map."""
     first: Int[Array, " R"]
     """First cell with a weight."""
-    count: Int[Array, " R"]
+    span: Int[Array, " R"]
     """Number of cells from the first to the last one with a weight; 0 if no sample counts."""
 
 

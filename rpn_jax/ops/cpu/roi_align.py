@@ -113,7 +113,7 @@ def _sides(level: Float[Array, "B H W C"]) -> tuple[int, int]:
 
 def _tiles(box: Boxes, level: Float[Array, "B H W C"]) -> Int[Array, ""]:
     rows, columns = _sides(level)
-    return (-(-box.rows.count // rows) * -(-box.columns.count // columns))[0]
+    return (-(-box.rows.span // rows) * -(-box.columns.span // columns))[0]
 
 
 def _tile(
@@ -121,7 +121,7 @@ def _tile(
 ) -> tuple[tuple[Array, Array, Array, int], Float[Array, "P T"], Float[Array, "P T"]]:
     """Return the first corner of a tile in the level, and the weights of its rows and columns."""
     rows, columns = _sides(level)
-    down, right = jnp.divmod(tile, -(-box.columns.count[0] // columns))
+    down, right = jnp.divmod(tile, -(-box.columns.span[0] // columns))
     row, row_weights = _place(box.rows, down * rows, rows, size)
     column, column_weights = _place(box.columns, right * columns, columns, size)
     return (box.picture[0], row, column, 0), row_weights, column_weights
