@@ -131,7 +131,7 @@ def test_weights_of_another_model(capsys, weights, config_file, tmp_path):
 def test_weights_of_another_model_with_the_same_shapes(capsys, weights, config_file):
     flags = ["--weights", weights, "--pixels.order", "bgr"]
     said = complaint(capsys, "evaluate", config_file, *flags)
-    assert "pixels.order is 'rgb' there and 'bgr' in the config" in said
+    assert "pixels.order is 'rgb' in the weights and 'bgr' in the config" in said
 
 
 def test_picture_that_is_no_picture(capsys, weights, config_file, tmp_path):
