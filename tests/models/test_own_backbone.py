@@ -9,6 +9,7 @@ import pytest
 from jax.tree_util import keystr, tree_leaves_with_path
 
 from rpn_jax.config import AnchorConfig, Config, ModelConfig, OptimConfig, RPNHeadConfig
+from rpn_jax.devices import devices_for_batch
 from rpn_jax.errors import UserError
 from rpn_jax.models import RPN
 from rpn_jax.models.folding import fold_norms
@@ -110,7 +111,9 @@ def test_training_changes_what_the_backbone_trains_and_resumes_exactly(tmp_path,
     schedule = optax.constant_schedule(0.02)
     trainable = trainable_parameters(variables["params"], backbone)
     optimizer = make_optimizer(OptimConfig(), schedule, trainable)
-    step = make_step(rpn_loss_function(config, backbone), optimizer, schedule, seed=0)
+    devices = devices_for_batch(PICTURES)
+    loss_function = rpn_loss_function(config, backbone)
+    step = make_step(loss_function, optimizer, schedule, seed=0, devices=devices)
     batch = split_batch(random_batch())
 
     state = initial_state(variables, optimizer)
