@@ -19,7 +19,7 @@ test: $(VENV)/.installed-dev
 
 # The forms of operations that GPUs run, on this machine.
 test-default-forms: $(VENV)/.installed-dev
-	$(BIN)/pytest -n auto --dist loadfile --default-forms $(DEFAULT_FORMS_TESTS)
+	$(BIN)/pytest -n auto --dist loadfile --default-forms --ignore tests/ops/cpu $(DEFAULT_FORMS_TESTS)
 
 gpu: $(VENV)/.installed-dev
 	$(BIN)/python -m tools.gpu --out runs/gpu

@@ -41,6 +41,7 @@ def test_relu_of_a_sum_has_the_bits_and_the_gradients_of_its_definition(dtype):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.cpu_forms
 def test_residual_blocks_do_not_keep_every_branch():
     # With the ReLU last, XLA stores the output of all 8 branches.
     def blocks(x, kernels):

@@ -221,6 +221,7 @@ def test_forward_mode_differentiates_the_form_of_gpus(precision, stride):
     assert program.count("stablehlo.convolution") == 3
 
 
+@pytest.mark.cpu_forms
 def test_gpus_compute_one_plain_convolution():
     x = jax.ShapeDtypeStruct((1, 128, 128, 256), jnp.float32)
     kernel = jax.ShapeDtypeStruct((3, 3, 256, 256), jnp.float32)
