@@ -44,7 +44,7 @@ def assign_objects(
     ends = np.cumsum(np.bincount(owner, minlength=len(pictures))).tolist()
     return [
         replace(picture, objects=objects.select(slice(start, end)))
-        for picture, start, end in zip(pictures, [0, *ends[:-1]], ends, strict=True)
+        for picture, start, end in zip(pictures, [0, *ends][:-1], ends, strict=True)
     ]
 
 

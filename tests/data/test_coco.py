@@ -313,3 +313,12 @@ def test_bccd():
     x, y, width, height = dataset.pictures[0].objects.boxes_xywh[0]
     boxes_xyxy, _ = training_boxes(dataset.pictures[0])
     np.testing.assert_array_equal(boxes_xyxy[0], [x, y, x + width, y + height])
+
+
+def test_a_file_without_pictures_has_no_pictures(tmp_path: Path) -> None:
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "test").mkdir()
+    empty = {"images": [], "annotations": [], "categories": []}
+    (tmp_path / "annotations" / "instances_test.json").write_text(json.dumps(empty))
+    dataset = open_dataset(DataConfig(root=str(tmp_path)), "test")
+    assert len(dataset.pictures) == 0

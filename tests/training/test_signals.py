@@ -23,6 +23,15 @@ def test_the_first_signal_asks_the_run_to_stop(number: signal.Signals) -> None:
 
 
 def test_the_second_ctrl_c_interrupts() -> None:
+    # A shell starts background programs with Ctrl-C ignored. Use Python's own handler.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        _interrupt_twice()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _interrupt_twice() -> None:
     with stop_on_signals(Console(file=io.StringIO())):
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):

@@ -151,7 +151,7 @@ def test_the_share_is_of_float32_s_proposals_of_all_pictures() -> None:
         (["--weights", "nowhere"], "weights nowhere: no such folder"),
         (["--data.eval-split", "tset"], "split 'tset'"),
         (["--model.rpn.channels", "48"], "do not match the config"),
-        (["--pixels.order", "bgr"], "pixels.order is 'rgb' there and 'bgr' in the config"),
+        (["--pixels.order", "bgr"], "pixels.order is 'rgb' in the weights and 'bgr' in the config"),
         (["--out", "file/rows.json"], "folder file: cannot be written"),
     ],
 )

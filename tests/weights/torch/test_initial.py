@@ -85,7 +85,7 @@ def test_a_backbone_of_another_model_is_an_error(tmp_path: Path) -> None:
     wider = replace(TINY.model.backbone, base_width=128)
     config = replace(TINY, model=replace(TINY.model, backbone=wider))
     for source in ("w.pth", "out"):
-        with pytest.raises(UserError, match=r"layer1\.0\.|base_width is 64 there and 128"):
+        with pytest.raises(UserError, match=r"layer1\.0\.|base_width is 64 in the weights and 128"):
             initial_variables(config, str(tmp_path / source))
 
 
