@@ -318,7 +318,7 @@ def test_bccd():
 def test_a_file_without_pictures_has_no_pictures(tmp_path: Path) -> None:
     (tmp_path / "annotations").mkdir()
     (tmp_path / "test").mkdir()
-    empty = {"images": [], "annotations": [], "categories": []}
+    empty: dict[str, list[object]] = {"images": [], "annotations": [], "categories": []}
     (tmp_path / "annotations" / "instances_test.json").write_text(json.dumps(empty))
     dataset = open_dataset(DataConfig(root=str(tmp_path)), "test")
     assert len(dataset.pictures) == 0
