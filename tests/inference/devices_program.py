@@ -1,6 +1,6 @@
 """Count the collectives of inference on all local devices, and compare with one device.
 
-A program of its own, because the number of devices is fixed when JAX starts. It compiles the forms
+A separate program, because the number of devices is fixed when JAX starts. It compiles the forms
 of operations that GPUs run, and prints JSON.
 """
 

@@ -1,6 +1,6 @@
 """One command that checks every claim on a GPU: ``python -m tools.gpu --out DIR``.
 
-The sections run in order of importance. Each has a process and a time limit of its own, so that a
+The sections run in order of importance. Each runs in a separate process with a time limit, so a
 crash or an endless loop in one never stops the others. ``DIR/results.json`` and the table
 ``DIR/results.md`` are written after each section.
 

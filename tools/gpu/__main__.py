@@ -121,7 +121,7 @@ def _environment(wheels: Path | None, folder: Path) -> dict[str, str]:
 def _run_section(
     section: SectionOfRun, command: list[str], environment: dict[str, str], limit: float
 ) -> SectionResult:
-    """Run a section in a process of its own and return its result."""
+    """Run a section in a separate process and return its result."""
     rows_file = Path(command[2])
     rows_file.unlink(missing_ok=True)
     errors_file = rows_file.with_name("errors.txt")

@@ -8,6 +8,6 @@
 - ``picture`` does both for a picture file, ``folder`` for published keys and for recall.
 - ``quantities`` and ``rows`` define what is compared and the rows of the table.
 - ``compare`` holds the arithmetic. ``ties`` orders proposals with equal scores.
-- ``precisions`` is a command of its own. It measures what `tf32` and `bfloat16` change, on any
+- ``precisions`` is a separate command. It measures what `tf32` and `bfloat16` change, on any
   pictures and weights.
 """
