@@ -1,10 +1,12 @@
-"""Where the reference's figures lie: copies in the repository, and the originals beside it."""
+"""Paths of the reference's figures (copies, and the originals beside the checkout) and of BCCD."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent / "golden"
-PICTURE = FOLDER / "BloodImage_00007.jpg"
+BCCD = FOLDER.parents[1] / "examples" / "bccd"
+"""The small real dataset of this repository, in COCO format."""
+PICTURE = BCCD / "test" / "BloodImage_00007.jpg"
 """What the cases of a picture file were computed from."""
 ORIGINALS = FOLDER.parents[2] / "shared" / "golden"

@@ -21,6 +21,7 @@ from rpn_jax.config import config_names
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
 PAGES += sorted((ROOT / "docs").glob("*.md"))
+PAGES += sorted((ROOT / "examples").rglob("*.md"))
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TEXT = {page: page.read_text(encoding="utf-8") for page in PAGES}
 
@@ -115,7 +116,7 @@ def test_links_and_paths_exist(page: Path) -> None:
     text = TEXT[page]
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
         assert target.startswith("https://") or (page.parent / target).exists(), target
-    for path in re.findall(r"`((?:rpn_jax|tools|tests|configs|docs)/[\w./-]+)`", text):
+    for path in re.findall(r"`((?:rpn_jax|tools|tests|configs|docs|examples)/[\w./-]+)`", text):
         assert (ROOT / path).exists() or "NAME" in path, path
 
 

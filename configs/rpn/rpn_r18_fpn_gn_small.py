@@ -1,6 +1,6 @@
 """ResNet-18 with group norm, FPN, pictures of at most 320x240. It trains from scratch on a CPU.
 
-rpn-jax train rpn_r18_fpn_gn_small --data.root data/my_data --workdir runs/r18_fpn_gn_small
+rpn-jax train rpn_r18_fpn_gn_small --data.root examples/bccd --workdir runs/bccd
 """
 
 from rpn_jax.config import BackboneConfig, load_config, replace

@@ -19,8 +19,7 @@ from tests.data.coco_folder import (
     picture,
     write_coco_folder,
 )
-
-BCCD = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "bccd"
+from tests.golden_files import BCCD
 
 
 def refusal(root, **options) -> str:
@@ -303,7 +302,6 @@ def test_wrong_pixels_are_named_when_loaded(tmp_path):
         dataset.load_image(1)
 
 
-@pytest.mark.skipif(not BCCD.is_dir(), reason="the BCCD pictures are not at hand")
 def test_bccd():
     dataset = open_dataset(DataConfig(root=str(BCCD)), "test")
     assert len(dataset.pictures) == 72

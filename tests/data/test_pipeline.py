@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 
 import cv2
 import jax
@@ -16,8 +15,7 @@ from rpn_jax.data.coco import CocoFolder
 from rpn_jax.data.dataset import Picture, training_boxes
 from rpn_jax.errors import UserError
 from tests.data.coco_folder import box_entry, image_entry, write_coco_folder
-
-BCCD = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "bccd"
+from tests.golden_files import BCCD
 
 CONFIG = DataConfig(
     scale=(96, 64),
@@ -253,7 +251,6 @@ def test_prefetch_places_ahead_and_keeps_the_order():
     assert ahead == [0, 0, 1, 2, 3]
 
 
-@pytest.mark.skipif(not BCCD.is_dir(), reason="the BCCD pictures are not at hand")
 def test_bccd_in_small():
     config = DataConfig(
         root=str(BCCD),

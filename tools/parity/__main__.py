@@ -43,7 +43,7 @@ class Options:
     """Precision of the network. It replaces the configs'. The limits are those of float32."""
     picture: OptionalPath = None
     """Picture file of the cases image_*. The default is the first in the folder, or the first in
-    FOLDER/../data/bccd/test."""
+    examples/bccd/test."""
     out: OptionalPath = None
     """JSON file to write the rows to."""
 

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
     from rpn_jax.structures import Batch, Variables
 
-PICTURES = Path("../data/bccd/test")
-"""Where the picture is if it is not in the folder of cases; relative to that folder."""
+PICTURES = Path(__file__).resolve().parents[2] / "examples" / "bccd" / "test"
+"""Where the picture is if it is not in the folder of cases."""
 PATCH = (slice(100, 132), slice(200, 232))
 """Rows and columns of the network's input that a case contains."""
 
@@ -62,7 +62,7 @@ def picture_rows(case: Case, picture: Path) -> list[Row]:
 
 def default_picture(folder: Path) -> Path | None:
     """Return the first picture by name in ``folder``, or else in `PICTURES`, or None."""
-    for place in (folder, folder.resolve() / PICTURES):
+    for place in (folder, PICTURES):
         if place.is_dir() and any(path.suffix.lower() in SUFFIXES for path in place.iterdir()):
             return find_pictures([str(place)])[0]
     return None

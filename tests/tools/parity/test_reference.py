@@ -75,10 +75,6 @@ def test_the_copies_equal_the_originals() -> None:
     assert copies
     for path in copies:
         assert filecmp.cmp(path, ORIGINALS / path.relative_to(FOLDER), shallow=False), path
-    given = picture.default_picture(ORIGINALS)
-    assert given is not None
-    assert filecmp.cmp(PICTURE, given, shallow=False)
-    assert picture.default_picture(FOLDER) == PICTURE
 
 
 def test_missing_extra_and_misshapen_keys_are_named() -> None:
