@@ -10,7 +10,7 @@ from rpn_jax.config import Config, load_config, replace
 from rpn_jax.console import make_console, picture_progress
 from rpn_jax.data.catalog import open_dataset
 from rpn_jax.data.coco_file import coco_images
-from rpn_jax.data.dataset import Dataset, training_boxes
+from rpn_jax.data.dataset import Dataset, describe_oddities, training_boxes
 from rpn_jax.data.files import PictureFiles, find_pictures
 from rpn_jax.data.plan import with_exact_padding
 from rpn_jax.devices import describe_devices
@@ -77,6 +77,9 @@ def evaluate(config: Config, weights: Path, out: Path | None, exact_padding: boo
     split = config.data.eval_split
     dataset = open_dataset(config.data, split)
     check_split(split, dataset.pictures, "Use another --data.eval-split.")
+    oddities = describe_oddities(split, dataset.pictures)
+    if oddities:
+        console.print(oddities, soft_wrap=True)
     variables = load_matching_weights(config, weights)
     if out is not None:
         check_out_file(out)

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,30 @@ from typing import Any
 
 from rpn_jax.errors import UserError, reading, writing
 
+NESTED_TOO_DEEPLY = "its JSON is nested too deeply. Write it with fewer levels."
+"""What is wrong with a file on which a JSON parser raises RecursionError."""
+
+
+def read_file(path: Path) -> bytes:
+    """Read a regular file, or a link to one.
+
+    A pipe would wait for a writer for ever, and a device such as /dev/zero has no end.
+
+    Raises:
+      UserError: the file cannot be read or is not a regular file.
+    """
+    check_regular_file(path)
+    with reading(path):
+        return path.read_bytes()
+
+
+def check_regular_file(path: Path) -> None:
+    """Raise UserError if the path does not exist, or is a pipe, a device or a folder."""
+    with reading(path):
+        mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        raise UserError(f"{path}: is not a regular file. Replace it with one.")
+
 
 def read_json(path: Path) -> Any:
     """Read a JSON file.
@@ -21,12 +46,13 @@ def read_json(path: Path) -> Any:
     Raises:
       UserError: the file cannot be read or is not JSON.
     """
-    with reading(path):
-        content = path.read_bytes()
+    content = read_file(path)
     try:
         return json.loads(content)
     except ValueError as error:
         raise UserError(f"{path}: is not JSON ({error})") from None
+    except RecursionError:
+        raise UserError(f"{path}: {NESTED_TOO_DEEPLY}") from None
 
 
 def write_json(path: Path, content: Any) -> None:

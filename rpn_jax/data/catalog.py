@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rpn_jax.config import DataConfig
-from rpn_jax.data.coco import CocoFolder
+from rpn_jax.data.coco import open_coco
 from rpn_jax.data.dataset import Dataset
 from rpn_jax.data.shapes import Shapes
 
@@ -18,7 +18,7 @@ def open_dataset(config: DataConfig, split: str) -> Dataset:
     """
     match config.dataset:
         case "coco":
-            return CocoFolder(Path(config.root), split, config.clip_boxes)
+            return open_coco(Path(config.root), split, config.clip_boxes)
         case "tfds":
             from rpn_jax.data.tfds import TfdsCoco
 

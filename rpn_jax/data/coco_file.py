@@ -20,8 +20,8 @@ import numpy as np
 
 from rpn_jax.data.annotations import assign_objects
 from rpn_jax.data.dataset import Objects, Picture
-from rpn_jax.errors import UserError, reading
-from rpn_jax.files import read_json
+from rpn_jax.errors import UserError
+from rpn_jax.files import NESTED_TOO_DEEPLY, read_file, read_json
 
 if TYPE_CHECKING:
     from jaxtyping import Int64
@@ -120,10 +120,10 @@ def coco_images(pictures: Sequence[Picture]) -> list[dict[str, Any]]:
 
 
 def _decode(file: Path) -> _Coco:
-    with reading(file):
-        data = file.read_bytes()
     try:
-        return msgspec.json.decode(data, type=_Coco)
+        return msgspec.json.decode(read_file(file), type=_Coco)
+    except RecursionError:
+        raise UserError(f"{file}: {NESTED_TOO_DEEPLY}") from None
     except (msgspec.DecodeError, UnicodeDecodeError):
         coco = _read_slowly(file)
         _check(coco, str(file))

@@ -108,6 +108,19 @@ def training_box_counts(pictures: Sequence[Picture]) -> Int64[np.ndarray, " N"]:
     return np.bincount(owner[is_trained], minlength=len(pictures))
 
 
+def describe_oddities(split: str, pictures: Sequence[Picture]) -> str:
+    """Return one line about annotations that are allowed but rarely meant, or '' without any.
+
+    They are boxes without area, and pictures with the file name of another picture.
+    """
+    objects = concatenate_objects([picture.objects for picture in pictures])
+    flat = int((objects.boxes_xywh[:, 2:] <= 0).any(axis=1).sum())
+    repeated = len(pictures) - len({picture.name for picture in pictures})
+    parts = [f"{flat} boxes without area, which are not trained on"] if flat else []
+    parts += [f"{repeated} pictures with the file name of another one"] if repeated else []
+    return f"note: '{split}' has " + ", and ".join(parts) if parts else ""
+
+
 def concatenate_objects(parts: Sequence[Objects]) -> Objects:
     """Return the objects of several pictures as one."""
     parts = [NO_OBJECTS, *parts]

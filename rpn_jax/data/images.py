@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from rpn_jax.errors import UserError, reading
+from rpn_jax.errors import UserError
+from rpn_jax.files import check_regular_file, read_file
 
 if TYPE_CHECKING:
     from jaxtyping import UInt8
@@ -41,9 +42,7 @@ def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, "H W 3"]:
 
 def read_image(path: Path) -> UInt8[np.ndarray, "H W 3"]:
     """Decode a picture file, see `decode_image`. Raises UserError if it cannot be read."""
-    with reading(path):
-        data = path.read_bytes()
-    return decode_image(data, str(path))
+    return decode_image(read_file(path), str(path))
 
 
 def image_size(file: Path | BytesIO, name: str) -> tuple[int, int]:
@@ -54,6 +53,8 @@ def image_size(file: Path | BytesIO, name: str) -> tuple[int, int]:
     """
     from PIL import Image
 
+    if isinstance(file, Path):
+        check_regular_file(file)
     try:
         with _quiet_on_large_pictures(), Image.open(file) as image:
             width, height = image.size

@@ -20,7 +20,7 @@ from rpn_jax.config import (
     save_config,
 )
 from rpn_jax.data.catalog import open_dataset
-from rpn_jax.data.dataset import Dataset
+from rpn_jax.data.dataset import Dataset, describe_oddities
 from rpn_jax.data.on_device import finish_resize
 from rpn_jax.data.pipeline import prefetch, train_batches
 from rpn_jax.data.plan import TrainingPlan, plan_training
@@ -101,6 +101,9 @@ def train_run(config: Config, task: Task, workdir: Path, resume: bool, console: 
         should_stop = stack.enter_context(stop_on_signals(console))
         _record(config, workdir, console)
         _print_start(config, plan, done, console)
+        _print_oddities(data.train_split, train_data, console)
+        if eval_data is not None:
+            _print_oddities(data.eval_split, eval_data, console)
 
         def evaluate(state: TrainState) -> Figures:
             assert eval_data is not None
@@ -215,6 +218,12 @@ def _print_start(config: Config, plan: TrainingPlan, done: int, console: Console
             "note: the backbone starts from random weights, and its frozen part keeps them. "
             f"Use --train.init-weights {source} to start from a trained backbone.",
         )
+
+
+def _print_oddities(split: str, dataset: Dataset, console: Console) -> None:
+    oddities = describe_oddities(split, dataset.pictures)
+    if oddities:
+        _say(console, oddities)
 
 
 def _has_frozen_weights(backbone: BackboneConfig) -> bool:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +11,8 @@ import pytest
 
 from rpn_jax.config import DataConfig
 from rpn_jax.data.catalog import open_dataset
-from rpn_jax.data.coco import CocoFolder
-from rpn_jax.data.dataset import training_box_counts, training_boxes
+from rpn_jax.data.coco import open_coco
+from rpn_jax.data.dataset import describe_oddities, training_box_counts, training_boxes
 from rpn_jax.errors import UserError
 from tests.data.coco_folder import (
     annotation_file,
@@ -24,7 +26,7 @@ from tests.golden_files import BCCD
 
 def refusal(root, **options) -> str:
     with pytest.raises(UserError) as caught:
-        CocoFolder(root, **{"split": "train", "clip_boxes": False, **options})
+        open_coco(root, **{"split": "train", "clip_boxes": False, **options})
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -36,7 +38,7 @@ def test_pictures_and_boxes(tmp_path):
         box_entry(2, 7, [0, 0, 60, 40]),
         box_entry(3, 3, [5, 6, 7.25, 8]),
     ]
-    dataset = CocoFolder(write_coco_folder(tmp_path, images, boxes), "train", clip_boxes=False)
+    dataset = open_coco(write_coco_folder(tmp_path, images, boxes), "train", clip_boxes=False)
     assert [p.image_id for p in dataset.pictures] == [7, 3, 9]
     assert [(p.height, p.width) for p in dataset.pictures] == [(40, 60), (50, 30), (40, 60)]
     np.testing.assert_array_equal(training_boxes(dataset.pictures[0])[0], [[0, 0, 60, 40]])
@@ -62,7 +64,7 @@ def test_which_boxes_are_trained_on(tmp_path):
         box_entry(10, 1, [1, 1, 9, 9], ignore=True),
     ]
     root = write_coco_folder(tmp_path, [image_entry(1)], boxes)
-    dataset = CocoFolder(root, "train", clip_boxes=False)
+    dataset = open_coco(root, "train", clip_boxes=False)
     (picture,) = dataset.pictures
     np.testing.assert_array_equal(training_boxes(picture)[0], [[1, 1, 10, 10], [2, 2, 3, 3]])
     np.testing.assert_array_equal(training_box_counts([picture, picture]), [2, 2])
@@ -76,7 +78,7 @@ def test_which_boxes_are_trained_on(tmp_path):
 
 def test_area_and_crowd_that_are_left_out_are_filled_in(tmp_path):
     box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}
-    dataset = CocoFolder(write_coco_folder(tmp_path, [image_entry(1)], [box]), "train", False)
+    dataset = open_coco(write_coco_folder(tmp_path, [image_entry(1)], [box]), "train", False)
     (picture,) = dataset.pictures
     assert picture.objects.areas.tolist() == [12]
     assert picture.objects.is_crowd.tolist() == [False]
@@ -97,7 +99,7 @@ def test_box_out_of_its_picture_is_refused_or_cut(tmp_path, bbox):
     x, y, width, height = bbox
     cut = [max(x, 0), max(y, 0), min(x + width, 60), min(y + height, 40)]
     expected = [[1, 1, 6, 6]] + ([cut] if cut[0] < cut[2] else [])
-    clipped = CocoFolder(root, "train", clip_boxes=True)
+    clipped = open_coco(root, "train", clip_boxes=True)
     np.testing.assert_allclose(training_boxes(clipped.pictures[0])[0], expected, rtol=1e-6)
 
 
@@ -108,7 +110,7 @@ def test_rounding_over_the_border_is_cut_without_complaint(tmp_path):
         box_entry(3, 1, [60, 0, 1, 9]),  # nothing of it is inside
     ]
     root = write_coco_folder(tmp_path, [image_entry(1)], boxes)
-    dataset = CocoFolder(root, "train", clip_boxes=False)
+    dataset = open_coco(root, "train", clip_boxes=False)
     np.testing.assert_allclose(
         training_boxes(dataset.pictures[0])[0], [[0, 0, 19.1, 19], [50, 30, 60, 40]], rtol=1e-6
     )
@@ -118,7 +120,7 @@ def test_crowd_out_of_its_picture_does_not_matter(tmp_path):
     root = write_coco_folder(
         tmp_path, [image_entry(1)], [box_entry(1, 1, [50, 0, 30, 9], iscrowd=1)]
     )
-    (picture,) = CocoFolder(root, "train", clip_boxes=False).pictures
+    (picture,) = open_coco(root, "train", clip_boxes=False).pictures
     assert len(training_boxes(picture)[0]) == 0
 
 
@@ -187,7 +189,7 @@ def test_labels_are_positions_in_the_list_of_categories(tmp_path):
     write_categories(
         root, [{"id": 7, "name": "a"}, {"id": 90, "name": "b"}, {"id": 3, "name": "c"}]
     )
-    dataset = CocoFolder(root, "train", clip_boxes=False)
+    dataset = open_coco(root, "train", clip_boxes=False)
     assert dataset.class_names == ("a", "b", "c")
     assert dataset.category_ids == (7, 90, 3)
     assert dataset.pictures[0].objects.labels.tolist() == [2, 1, 0]
@@ -199,7 +201,7 @@ def test_without_categories_all_boxes_are_of_one_class(tmp_path, categories):
     boxes = [box_entry(1, 1, [1, 1, 9, 9], category_id=5)]
     root = write_coco_folder(tmp_path, [image_entry(1)], boxes)
     write_categories(root, categories)
-    dataset = CocoFolder(root, "train", clip_boxes=False)
+    dataset = open_coco(root, "train", clip_boxes=False)
     assert (dataset.class_names, dataset.category_ids) == (("object",), (1,))
     assert dataset.pictures[0].objects.labels.tolist() == [0]
 
@@ -223,7 +225,7 @@ def test_values_that_only_python_reads_are_accepted_in_unused_fields(tmp_path):
     box = box_entry(1, 1, [1, 1, 9, 9], score=float("nan"))
     root = write_coco_folder(tmp_path, [image_entry(1)], [box])
     assert "NaN" in annotation_file(root).read_text()
-    (picture,) = CocoFolder(root, "train", clip_boxes=False).pictures
+    (picture,) = open_coco(root, "train", clip_boxes=False).pictures
     np.testing.assert_array_equal(training_boxes(picture)[0], [[1, 1, 10, 10]])
 
 
@@ -248,14 +250,16 @@ def test_file_that_is_no_ground_truth_is_refused(tmp_path, text, message):
 
 def test_missing_folders_and_splits_are_named(tmp_path):
     assert refusal(tmp_path / "none") == f"data.root = '{tmp_path / 'none'}': no such folder"
-    assert refusal(tmp_path).endswith("Splits there: none")
+    assert "Splits there: none. In another layout, name the file with " in refusal(tmp_path)
     root = write_coco_folder(tmp_path, [image_entry(1)], [], split="val2017")
     write_coco_folder(root, [image_entry(1)], [], split="train2017")
-    assert refusal(root) == (
-        f"split 'train': there is no {annotation_file(root)}. Splits there: train2017, val2017"
+    assert refusal(root).startswith(
+        f"split 'train': there is no {annotation_file(root)}. Splits there: train2017, val2017."
     )
-    annotation_file(root).write_text("{}")
-    assert refusal(root) == f"split 'train': there is no folder {root / 'train'} with its pictures"
+    shutil.copy(annotation_file(root, "train2017"), annotation_file(root))
+    assert refusal(root).startswith(
+        f"split 'train': there is no folder {root / 'train'} with its pictures. Name their folder"
+    )
 
 
 def test_unreadable_root_is_named(tmp_path, forbid):
@@ -277,7 +281,7 @@ def test_missing_pictures_are_named_when_opened(tmp_path):
     images = [image_entry(number) for number in range(1, 5)]
     images[2]["file_name"] = "inner/003.png"
     root = write_coco_folder(tmp_path, images, [])
-    assert len(CocoFolder(root, "train", clip_boxes=False).pictures) == 4
+    assert len(open_coco(root, "train", clip_boxes=False).pictures) == 4
     (root / "train" / "002.png").unlink()
     (root / "train" / "inner" / "003.png").unlink()
     assert refusal(root) == (
@@ -288,7 +292,7 @@ def test_missing_pictures_are_named_when_opened(tmp_path):
 
 def test_wrong_pixels_are_named_when_loaded(tmp_path):
     root = write_coco_folder(tmp_path, [image_entry(1), image_entry(2)], [])
-    dataset = CocoFolder(root, "train", clip_boxes=False)
+    dataset = open_coco(root, "train", clip_boxes=False)
     (root / "train" / "001.png").write_text("no picture")
     with pytest.raises(UserError, match=r"^.*train/001\.png: is not a picture that OpenCV can"):
         dataset.load_image(0)
@@ -320,3 +324,96 @@ def test_a_file_without_pictures_has_no_pictures(tmp_path: Path) -> None:
     (tmp_path / "annotations" / "instances_test.json").write_text(json.dumps(empty))
     dataset = open_dataset(DataConfig(root=str(tmp_path)), "test")
     assert len(dataset.pictures) == 0
+
+
+@pytest.mark.parametrize("name", ["../../other/a.png", "inner/../../a.png", "/etc/hostname"])
+def test_a_file_name_that_points_out_of_the_folder_is_refused(tmp_path, name):
+    root = write_coco_folder(tmp_path / "coco", [image_entry(1)], [])
+    write_image_name(root, name)
+    assert refusal(root).startswith(
+        f"{annotation_file(root)}: picture 1: its file name '{name}' points out of the folder "
+        f"{root / 'train'}. Correct it, or choose"
+    )
+
+
+def test_names_with_dots_and_absolute_names_inside_the_folder_are_accepted(tmp_path):
+    root = write_coco_folder(tmp_path, [image_entry(1)], [])
+    (root / "train" / "inner").mkdir()
+    for name in ("inner/../001.png", str(root / "train" / "001.png")):
+        write_image_name(root, name)
+        assert open_coco(root, "train", False).load_image(0).shape == (40, 60, 3)
+
+
+def write_image_name(root, name):
+    coco = json.loads(annotation_file(root).read_text())
+    coco["images"][0]["file_name"] = name
+    annotation_file(root).write_text(json.dumps(coco))
+
+
+def test_a_pipe_or_a_device_is_refused(tmp_path):
+    root = write_coco_folder(tmp_path, [image_entry(1), image_entry(2)], [])
+    for name in ("001.png", "002.png"):
+        (root / "train" / name).unlink()
+    os.mkfifo(root / "train" / "001.png")
+    (root / "train" / "002.png").symlink_to("/dev/zero")
+    dataset = open_coco(root, "train", False)
+    for index, name in enumerate(("001.png", "002.png")):
+        with pytest.raises(UserError, match=rf"{name}: is not a regular file\. Replace it"):
+            dataset.load_image(index)
+
+
+def test_annotations_in_a_pipe_are_refused(tmp_path):
+    root = write_coco_folder(tmp_path, [image_entry(1)], [])
+    annotation_file(root).unlink()
+    os.mkfifo(annotation_file(root))
+    assert refusal(root) == f"{annotation_file(root)}: is not a regular file. Replace it with one."
+
+
+@pytest.mark.parametrize("where", ["annotation", "top"])
+def test_deeply_nested_json_is_refused(tmp_path, where):
+    root = write_coco_folder(tmp_path, [image_entry(1)], [box_entry(1, 1, [1, 1, 9, 9])])
+    deep = "[" * 100_000 + "]" * 100_000
+    text = annotation_file(root).read_text()
+    text = text.replace('"area"', f'"deep": {deep}, "area"') if where == "annotation" else deep
+    annotation_file(root).write_text(text)
+    assert "its JSON is nested too deeply" in refusal(root)
+
+
+def test_boxes_without_area_and_repeated_file_names_are_counted(tmp_path):
+    images = [image_entry(1), image_entry(2), {**image_entry(3), "file_name": "001.png"}]
+    boxes = [
+        box_entry(k, 1, box) for k, box in enumerate([[1, 1, 0, 5], [1, 1, 5, 0], [1, 1, 5, 5]])
+    ]
+    root = write_coco_folder(tmp_path, images, boxes)
+    pictures = open_coco(root, "train", False).pictures
+    assert describe_oddities("train", pictures) == (
+        "note: 'train' has 2 boxes without area, which are not trained on, and "
+        "1 pictures with the file name of another one"
+    )
+    assert describe_oddities("train", pictures[1:2]) == ""
+
+
+ROBOFLOW = ("{split}/_annotations.coco.json", "{split}")
+FLAT = ("annotations/instances_{split}.json", "images")
+
+
+@pytest.mark.parametrize(
+    ("file", "folder"),
+    [
+        ROBOFLOW,
+        FLAT,
+        ("annotations/instances_{split}.json", ""),
+        ("annotations/{split}.json", "images/{split}"),
+        ("{split}.json", "images"),
+    ],
+)
+def test_layouts_of_folders_are_recognised(tmp_path, file, folder):
+    root = write_coco_folder(tmp_path / "a", [image_entry(1)], [box_entry(1, 1, [1, 1, 9, 9])])
+    other = tmp_path / "b"
+    for target in (file, folder + "/001.png"):
+        (other / target.format(split="train").lstrip("/")).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(annotation_file(root), other / file.format(split="train"))
+    shutil.copy(root / "train" / "001.png", other / folder.format(split="train") / "001.png")
+    dataset = open_coco(other, "train", False)
+    assert dataset.load_image(0).shape == (40, 60, 3)
+    assert "Splits there: train" in refusal(other, split="test")

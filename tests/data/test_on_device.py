@@ -11,7 +11,7 @@ import pytest
 
 from rpn_jax.config import DataConfig
 from rpn_jax.data import pipeline, plan
-from rpn_jax.data.coco import CocoFolder
+from rpn_jax.data.coco import open_coco
 from rpn_jax.data.dataset import Picture
 from rpn_jax.data.on_device import finish_resize
 from rpn_jax.errors import UserError
@@ -39,7 +39,7 @@ def dataset(tmp_path_factory):
         for k in range(1 + number % 3)
     ]
     root = write_coco_folder(tmp_path_factory.mktemp("coco"), images, annotations)
-    return CocoFolder(root, "train", clip_boxes=False)
+    return open_coco(root, "train", clip_boxes=False)
 
 
 def trained_on(dataset, config, count=8):
@@ -125,7 +125,7 @@ def test_a_broken_picture_reaches_the_caller_as_user_error(tmp_path):
     images = [image_entry(number) for number in range(1, 7)]
     boxes = [box_entry(number, number, [1, 1, 9, 9]) for number in range(1, 7)]
     root = write_coco_folder(tmp_path, images, boxes)
-    folder = CocoFolder(root, "train", clip_boxes=False)
+    folder = open_coco(root, "train", clip_boxes=False)
     (root / "train" / "004.png").write_text("no picture")
     with pytest.raises(UserError, match=r"^[^\n]*004\.png: is not a picture that OpenCV can read$"):
         list(pipeline.eval_batches(folder, DEVICE))

@@ -11,7 +11,7 @@ import pytest
 from rpn_jax.config import DataConfig
 from rpn_jax.data import pipeline, plan
 from rpn_jax.data.catalog import open_dataset
-from rpn_jax.data.coco import CocoFolder
+from rpn_jax.data.coco import open_coco
 from rpn_jax.data.dataset import Picture, training_boxes
 from rpn_jax.errors import UserError
 from tests.data.coco_folder import box_entry, image_entry, write_coco_folder
@@ -37,7 +37,7 @@ def dataset(tmp_path_factory):
         for k in range(1 + number % 3)
     ]
     root = write_coco_folder(tmp_path_factory.mktemp("coco"), images, annotations)
-    return CocoFolder(root, "train", clip_boxes=False)
+    return open_coco(root, "train", clip_boxes=False)
 
 
 def train_batches(dataset, config, seed=0, first_step=0):
@@ -164,7 +164,7 @@ def test_pixels_and_boxes_of_a_batch(dataset, probability):
 
 def test_padding_is_black_and_sizes_are_before_padding(tmp_path):
     root = write_coco_folder(tmp_path, [image_entry(1, 33, 44)], [box_entry(1, 1, [0, 0, 44, 33])])
-    folder = CocoFolder(root, "train", clip_boxes=False)
+    folder = open_coco(root, "train", clip_boxes=False)
     config = replace(CONFIG, batch_size=1, flip_probability=1.0)
     (batch,) = take(folder, 1, config=config)
     np.testing.assert_array_equal(batch.image_sizes, [[64, 85]])
@@ -180,7 +180,7 @@ def test_boxes_are_padded_to_a_multiple_of_eight(tmp_path):
     for count, padded in ((0, 8), (1, 8), (8, 8), (9, 16)):
         boxes = [box_entry(k + 1, 1, [k, 0, 9, 9]) for k in range(count)]
         root = write_coco_folder(tmp_path, [image_entry(1)], boxes)
-        pictures = CocoFolder(root, "train", clip_boxes=False).pictures
+        pictures = open_coco(root, "train", clip_boxes=False).pictures
         assert plan.plan_layout(pictures, CONFIG).num_boxes == padded
 
 
@@ -221,7 +221,7 @@ def test_a_broken_picture_reaches_the_caller_as_user_error(tmp_path):
     images = [image_entry(number) for number in range(1, 7)]
     boxes = [box_entry(number, number, [1, 1, 9, 9]) for number in range(1, 7)]
     root = write_coco_folder(tmp_path, images, boxes)
-    folder = CocoFolder(root, "train", clip_boxes=False)
+    folder = open_coco(root, "train", clip_boxes=False)
     (root / "train" / "004.png").write_text("no picture")
     with pytest.raises(UserError, match=r"^[^\n]*004\.png: is not a picture that OpenCV can read$"):
         take(folder, 2)

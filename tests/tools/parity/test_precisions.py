@@ -15,7 +15,8 @@ import pytest
 from rpn_jax import RPN, Proposer, init_variables
 from rpn_jax.config import Config, save_config, with_precision
 from rpn_jax.data import transforms
-from rpn_jax.data.coco import CocoFolder
+from rpn_jax.data.coco import open_coco
+from rpn_jax.data.dataset import Dataset
 from rpn_jax.evaluation.recall import coco_recall
 from rpn_jax.inference.results import PictureProposals
 from rpn_jax.ops import normalize_images
@@ -49,9 +50,7 @@ def rows_of(words: list[str], out: Path) -> dict[str, dict[str, Any]]:
     return {row["precision"]: row for row in json.loads(out.read_text())["rows"]}
 
 
-def head_outputs(
-    config: Config, variables: Variables, dataset: CocoFolder
-) -> dict[str, np.ndarray]:
+def head_outputs(config: Config, variables: Variables, dataset: Dataset) -> dict[str, np.ndarray]:
     """Compute the outputs picture by picture. Return one vector for each level and kind."""
     found: dict[str, list[np.ndarray]] = {}
     for index, picture in enumerate(dataset.pictures):
@@ -67,7 +66,7 @@ def head_outputs(
     return {name: np.concatenate(levels).astype(np.float64) for name, levels in found.items()}
 
 
-def proposals(config: Config, variables: Variables, dataset: CocoFolder) -> list[PictureProposals]:
+def proposals(config: Config, variables: Variables, dataset: Dataset) -> list[PictureProposals]:
     images = [dataset.load_image(index) for index in range(len(dataset.pictures))]
     found = Proposer(config, variables)(images)
     ids = [picture.image_id for picture in dataset.pictures]
@@ -89,7 +88,7 @@ def test_figures_equal_plain_numpy_ones(
     assert list(rows) == ["float32", "bfloat16"]
     row = rows["bfloat16"]
     exact, rounded = (with_precision(tiny_config, name) for name in ("float32", "bfloat16"))
-    dataset = CocoFolder(Path(tiny_config.data.root), "test", clip_boxes=False)
+    dataset = open_coco(Path(tiny_config.data.root), "test", clip_boxes=False)
 
     reference = head_outputs(exact, variables, dataset)
     for name, outputs in head_outputs(rounded, variables, dataset).items():
