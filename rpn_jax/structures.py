@@ -101,3 +101,18 @@ class Proposals:
     """float32 in [0, 1], descending; zeros where not valid."""
     valid: Bool[Array, "B N"]
     """True where a proposal exists. Valid proposals come first."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Detections:
+    """Boxes with classes, best first: the result of a two-stage detector."""
+
+    boxes: Float[Array, "B D 4"]
+    """float32 xyxy pixels; zeros where not valid."""
+    scores: Float[Array, "B D"]
+    """float32 in [0, 1], descending; zeros where not valid."""
+    labels: Int[Array, "B D"]
+    """int32 class of each box, from 0; zeros where not valid."""
+    valid: Bool[Array, "B D"]
+    """True where a detection exists. Valid detections come first."""

@@ -1,25 +1,28 @@
-"""The proposals of single pictures, and their files in COCO results format."""
+"""Hold the proposals and detections of single pictures, and their files in COCO results format."""
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import msgspec
 import numpy as np
 
-from rpn_jax.errors import UserError
-from rpn_jax.files import read_json, written_whole
+from rpn_jax.errors import UserError, reading
+from rpn_jax.files import written_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
     from jaxtyping import Float, Int
     from numpy import ndarray
 
-    from rpn_jax.structures import Proposals
+    from rpn_jax.structures import Detections, Proposals
+
+PROPOSAL_CATEGORY = 1
+"""Category of all proposals in a results file. Proposals have no class."""
 
 
 @dataclass(frozen=True)
@@ -27,19 +30,34 @@ class PictureProposals:
     """The proposals of one picture, in its original pixels."""
 
     image_id: int
-    """The picture's id in the annotations."""
+    """Id of the picture in the annotations."""
     boxes_xyxy: Float[ndarray, "n 4"]
     """float32 pixels."""
     scores: Float[ndarray, " n"]
     """float32."""
 
 
+@dataclass(frozen=True)
+class PictureDetections:
+    """The detections of one picture: boxes with classes, in its original pixels."""
+
+    image_id: int
+    """Id of the picture in the annotations."""
+    boxes_xyxy: Float[ndarray, "n 4"]
+    """float32 pixels."""
+    scores: Float[ndarray, " n"]
+    """float32."""
+    labels: Int[ndarray, " n"]
+    """int32 class of each box, from 0: a position in the dataset's ``class_names``."""
+
+
 def picture_proposals(image_ids: Sequence[int], proposals: Proposals) -> list[PictureProposals]:
-    """The valid proposals of a batch, one entry a picture.
+    """Return the valid proposals of a batch, one entry for each picture.
 
     Args:
-      image_ids: an id for each of the first pictures of the batch; later ones only fill it up.
-      proposals: as `rpn_jax.propose` returns them, in original pixels.
+      image_ids: id of each picture of the batch. A shorter list leaves out the last pictures, which
+        only fill up the batch.
+      proposals: result of `rpn_jax.propose`, in original pixels.
     """
     boxes, scores, valid = (
         np.asarray(array) for array in (proposals.boxes, proposals.scores, proposals.valid)
@@ -50,79 +68,186 @@ def picture_proposals(image_ids: Sequence[int], proposals: Proposals) -> list[Pi
     ]
 
 
+def picture_detections(image_ids: Sequence[int], detections: Detections) -> list[PictureDetections]:
+    """Return the valid detections of a batch, one entry for each picture.
+
+    Args:
+      image_ids: id of each picture of the batch. A shorter list leaves out the last pictures, which
+        only fill up the batch.
+      detections: result of `rpn_jax.detect`, in original pixels.
+    """
+    boxes, scores, labels, valid = (
+        np.asarray(array)
+        for array in (detections.boxes, detections.scores, detections.labels, detections.valid)
+    )
+    return [
+        PictureDetections(
+            image_id, boxes[row][valid[row]], scores[row][valid[row]], labels[row][valid[row]]
+        )
+        for row, image_id in enumerate(image_ids)
+    ]
+
+
 def read_results(path: Path) -> list[PictureProposals]:
-    """Read a file in COCO results format, as `write_results` writes it.
+    """Read proposals from a file in COCO results format. The categories are ignored.
 
     Raises:
-      UserError: a file that cannot be read or is not in that format.
+      UserError: the file cannot be read or is not in that format.
     """
-    results = read_json(path)
-    try:
-        rows = [
-            (result["image_id"], [*map(float, result["bbox"])], float(result["score"]))
-            for result in results
-        ]
-        if any(len(box) != 4 for _, box, _ in rows):
-            raise ValueError("a bbox without 4 numbers")
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"results {path}: not COCO results, a list of objects with image_id, bbox "
-            f"[x, y, width, height] and score ({error})"
-        ) from None
-    by_image: dict[int, list[tuple[list[float], float]]] = defaultdict(list)
-    for image_id, box, score in rows:
-        by_image[image_id].append((box, score))
-    return [_picture_of_rows(image_id, found) for image_id, found in by_image.items()]
+    return [
+        PictureProposals(image_id, *_boxes_and_scores(rows))
+        for image_id, rows in _read_by_picture(path, list[_Result]).items()
+    ]
+
+
+def read_detections(path: Path, category_ids: Sequence[int]) -> list[PictureDetections]:
+    """Read detections from a file in COCO results format.
+
+    Args:
+      path: JSON file, such as `write_detections` writes.
+      category_ids: category of each class, as in the dataset.
+
+    Raises:
+      UserError: the file cannot be read, is not in that format, or contains another category.
+    """
+    label_of = {category: label for label, category in enumerate(category_ids)}
+    by_picture = _read_by_picture(path, list[_ResultWithCategory])
+    for rows in by_picture.values():
+        for row in rows:
+            if row.category_id not in label_of:
+                raise UserError(
+                    f"results {path}: image {row.image_id} has a detection of category "
+                    f"{row.category_id}, which the dataset does not have. Its categories are "
+                    f"{_some(category_ids)}."
+                )
+    return [
+        PictureDetections(
+            image_id,
+            *_boxes_and_scores(rows),
+            np.array([label_of[row.category_id] for row in rows], np.int32),
+        )
+        for image_id, rows in by_picture.items()
+    ]
 
 
 def write_results(path: Path, pictures: Iterable[PictureProposals]) -> None:
-    """Write proposals in COCO results format: category_id 1, bbox xywh in pixels, best first.
+    """Write proposals in COCO results format: bbox xywh in pixels, best first, `PROPOSAL_CATEGORY`.
 
-    The file appears whole or not at all.
+    A picture is written before the next one is requested. A failure leaves the previous file.
 
     Raises:
-      UserError: a path that cannot be written.
+      UserError: the path cannot be written.
     """
-    with written_whole(path) as temporary, open(temporary, "w") as file:
-        separator = "[\n"
-        for picture in pictures:
-            for result in _results_of_picture(picture):
-                file.write(separator + json.dumps(result))
-                separator = ",\n"
-        file.write("[]\n" if separator == "[\n" else "\n]\n")
+    _write(
+        path,
+        (
+            row
+            for picture in pictures
+            for row in _results(picture, np.full(len(picture.scores), PROPOSAL_CATEGORY))
+        ),
+    )
+
+
+def write_detections(
+    path: Path, pictures: Iterable[PictureDetections], category_ids: Sequence[int]
+) -> None:
+    """Write detections in COCO results format: bbox xywh in pixels, best first.
+
+    A picture is written before the next one is requested. A failure leaves the previous file.
+
+    Args:
+      path: JSON file.
+      pictures: detections of each picture.
+      category_ids: category of each class, as in the dataset.
+
+    Raises:
+      UserError: the path cannot be written.
+    """
+    categories = np.array(category_ids)
+    _write(
+        path,
+        (row for picture in pictures for row in _results(picture, categories[picture.labels])),
+    )
 
 
 def best_first(scores: Float[ndarray, " n"]) -> Int[ndarray, " n"]:
-    """Positions in the order of falling scores; equal ones keep theirs."""
+    """Return the positions in the order of falling scores. Equal scores keep their order."""
     return np.argsort(-scores, kind="stable")
 
 
 def to_xywh(boxes_xyxy: Float[ndarray, "n 4"]) -> Float[ndarray, "n 4"]:
-    """Corners to x, y, width and height, as COCO writes boxes; float64."""
+    """Convert corners to float64 x, y, width and height, as COCO writes boxes."""
     boxes = boxes_xyxy.astype(np.float64)
     return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
 
 
-def _results_of_picture(picture: PictureProposals) -> list[dict[str, Any]]:
-    best = best_first(picture.scores)
-    return [
-        {
+class _Result(msgspec.Struct, gc=False):
+    image_id: int
+    bbox: tuple[float, float, float, float]
+    score: float
+
+
+class _ResultWithCategory(_Result, gc=False):
+    category_id: int
+
+
+Row = TypeVar("Row", bound=_Result)
+
+
+def _read_by_picture(path: Path, kind: type[list[Row]]) -> dict[int, list[Row]]:
+    with reading(f"results {path}"):
+        content = path.read_bytes()
+    try:
+        rows = msgspec.json.decode(content, type=kind)
+    except msgspec.ValidationError as error:
+        fields = "image_id, category_id, bbox [x, y, width, height] and score"
+        raise UserError(
+            f"results {path}: not COCO results, a list of objects with {fields} ({error})"
+        ) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"results {path}: is not JSON ({error})") from None
+    by_picture: dict[int, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_picture[row.image_id].append(row)
+    return by_picture
+
+
+def _boxes_and_scores(
+    rows: Sequence[_Result],
+) -> tuple[Float[ndarray, "n 4"], Float[ndarray, " n"]]:
+    boxes = np.array([row.bbox for row in rows])
+    boxes[:, 2:] += boxes[:, :2]
+    scores = np.array([row.score for row in rows])
+    return boxes.astype(np.float32), scores.astype(np.float32)
+
+
+def _results(
+    picture: PictureProposals | PictureDetections, categories: Int[ndarray, " n"]
+) -> Iterator[dict[str, Any]]:
+    boxes_xywh = to_xywh(picture.boxes_xyxy)
+    for index in best_first(picture.scores):
+        yield {
             "image_id": int(picture.image_id),
-            "category_id": 1,
-            "bbox": [_short(value) for value in box],
-            "score": _short(score),
+            "category_id": int(categories[index]),
+            "bbox": [_short(value) for value in boxes_xywh[index]],
+            "score": _short(picture.scores[index]),
         }
-        for box, score in zip(to_xywh(picture.boxes_xyxy)[best], picture.scores[best], strict=True)
-    ]
+
+
+def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    with written_whole(path) as temporary, open(temporary, "w") as file:
+        separator = "[\n"
+        for row in rows:
+            file.write(separator + json.dumps(row))
+            separator = ",\n"
+        file.write("[]\n" if separator == "[\n" else "\n]\n")
 
 
 def _short(value: float) -> float:
-    """Nine digits, which is all that a float32 holds."""
+    """Round to nine digits, which is the precision of a float32."""
     return float(f"{value:.9g}")
 
 
-def _picture_of_rows(image_id: int, rows: list[tuple[list[float], float]]) -> PictureProposals:
-    boxes = np.array([box for box, _ in rows])
-    boxes[:, 2:] += boxes[:, :2]
-    scores = np.array([score for _, score in rows])
-    return PictureProposals(image_id, boxes.astype(np.float32), scores.astype(np.float32))
+def _some(values: Sequence[int]) -> str:
+    """Return the first values as text."""
+    return ", ".join(map(str, values[:10])) + (", ..." if len(values) > 10 else "")

@@ -11,13 +11,17 @@ import pytest
 
 from rpn_jax.errors import UserError
 from rpn_jax.inference.results import (
+    PictureDetections,
     PictureProposals,
+    picture_detections,
     picture_proposals,
+    read_detections,
     read_results,
     to_xywh,
+    write_detections,
     write_results,
 )
-from rpn_jax.structures import Proposals
+from rpn_jax.structures import Detections, Proposals
 
 NONE = PictureProposals(6, np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
 
@@ -34,6 +38,53 @@ def test_padded_proposals_and_filled_up_batches_are_left_out() -> None:
     np.testing.assert_array_equal(first.scores, np.float32([0.9, 0.5]))
     np.testing.assert_array_equal(second.boxes_xyxy, boxes[1, :1])
     assert [picture.image_id for picture in picture_proposals([7], batch)] == [7]
+
+
+def test_padded_detections_and_filled_up_batches_are_left_out() -> None:
+    boxes = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    batch = Detections(
+        boxes=boxes,
+        scores=np.array([[0.9, 0.5, 0], [0.1, 0, 0]], np.float32),
+        labels=np.array([[4, 0, 0], [2, 0, 0]], np.int32),
+        valid=np.array([[True, True, False], [True, False, False]]),
+    )
+    (first, second) = picture_detections([7, 9], batch)
+    assert (first.image_id, second.image_id) == (7, 9)
+    np.testing.assert_array_equal(first.boxes_xyxy, boxes[0, :2])
+    np.testing.assert_array_equal(first.scores, np.float32([0.9, 0.5]))
+    assert first.labels.tolist() == [4, 0]
+    assert second.labels.tolist() == [2]
+    assert [picture.image_id for picture in picture_detections([7], batch)] == [7]
+
+
+def test_detections_survive_a_file_with_the_datasets_categories(tmp_path: Path) -> None:
+    boxes = np.float32([[0, 0, 10, 20], [5.5, 6.25, 700, 800], [1, 1, 2, 2]])
+    found = PictureDetections(7, boxes, np.float32([0.25, 0.75, 0.5]), np.int32([1, 0, 2]))
+    nothing = PictureDetections(8, boxes[:0], np.float32([]), np.int32([]))
+    path = tmp_path / "detections.json"
+    write_detections(path, iter([found, nothing]), category_ids=(90, 3, 17))
+    results = json.loads(path.read_text())
+    assert [result["category_id"] for result in results] == [90, 17, 3]
+    assert results[0] == {
+        "image_id": 7, "category_id": 90, "bbox": [5.5, 6.25, 694.5, 793.75], "score": 0.75,
+    }  # fmt: skip
+    (read,) = read_detections(path, category_ids=(90, 3, 17))
+    assert read.labels.tolist() == [0, 2, 1]
+    np.testing.assert_array_equal(read.boxes_xyxy, boxes[[1, 2, 0]])
+    np.testing.assert_array_equal(read.scores, np.float32([0.75, 0.5, 0.25]))
+    assert (read.boxes_xyxy.dtype, read.labels.dtype) == (np.float32, np.int32)
+
+
+def test_detections_of_an_unknown_category_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "detections.json"
+    path.write_text('[{"image_id": 5, "category_id": 2, "bbox": [0, 0, 1, 1], "score": 1}]')
+    message = "image 5 has a detection of category 2, which the dataset does not have.*are 1, 3"
+    with pytest.raises(UserError, match=message):
+        read_detections(path, category_ids=(1, 3))
+    path.write_text('[{"image_id": 5, "bbox": [0, 0, 1, 1], "score": 1}]')
+    with pytest.raises(UserError, match="category_id"):
+        read_detections(path, category_ids=(1, 3))
+    assert read_results(path)[0].image_id == 5, "proposals need no category"
 
 
 def test_results_survive_a_file_and_are_best_first(tmp_path: Path) -> None:
@@ -97,9 +148,9 @@ def test_results_that_cannot_be_written_are_told_in_one_line(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "is not JSON"),
+        ("[{", "is not JSON"),
         ('[{"image_id": 1}]', "bbox"),
-        ('[{"image_id": 1, "bbox": [1, 2], "score": 1}]', "4 numbers"),
+        ('[{"image_id": 1, "bbox": [1, 2], "score": 1}]', "length 4"),
         ('{"a": 1}', "not COCO results"),
     ],
 )
