@@ -15,7 +15,7 @@ from rpn_jax.data.files import PictureFiles, find_pictures
 from rpn_jax.data.plan import with_exact_padding
 from rpn_jax.devices import describe_devices
 from rpn_jax.errors import UserError
-from rpn_jax.evaluation.recall import check_split
+from rpn_jax.evaluation.checks import check_split
 from rpn_jax.files import check_out_file, json_figures, make_folder, write_json
 from rpn_jax.inference.draw import draw_boxes, save_picture
 from rpn_jax.inference.proposer import make_propose_function, propose_with_progress

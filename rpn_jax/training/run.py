@@ -26,7 +26,7 @@ from rpn_jax.data.pipeline import prefetch, train_batches
 from rpn_jax.data.plan import TrainingPlan, plan_training
 from rpn_jax.devices import devices_for_batch
 from rpn_jax.errors import UserError
-from rpn_jax.evaluation.recall import check_split
+from rpn_jax.evaluation.checks import check_split
 from rpn_jax.files import write_json
 from rpn_jax.models import RPN, init_variables, variable_shapes
 from rpn_jax.runtime import environment

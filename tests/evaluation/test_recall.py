@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import math
@@ -12,10 +11,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from rpn_jax.data.dataset import Objects, Picture
+from rpn_jax.data.dataset import Picture
 from rpn_jax.errors import UserError
+from rpn_jax.evaluation.matching import IOU_THRESHOLDS
 from rpn_jax.evaluation.recall import (
-    IOU_THRESHOLDS,
     PROPOSAL_COUNTS,
     coco_recall,
     evaluate,
@@ -26,50 +25,7 @@ from rpn_jax.evaluation.recall import (
 from rpn_jax.evaluation.tables import recall_line, recall_table
 from rpn_jax.files import json_figures
 from rpn_jax.inference.results import PictureProposals
-
-
-def truth_of(
-    boxes_xywh: dict[int, list[list[float]]], is_crowd: bool = False, is_difficult: bool = False
-) -> list[Picture]:
-    """Return pictures with boxes by their id. The flags are those of every box."""
-    return [
-        picture_of(
-            image_id,
-            [
-                {
-                    "id": number,
-                    "bbox": box,
-                    "area": box[2] * box[3],
-                    "iscrowd": is_crowd,
-                    "ignore": is_difficult,
-                }
-                for number, box in enumerate(boxes)
-            ],
-        )
-        for image_id, boxes in boxes_xywh.items()
-    ]
-
-
-def picture_of(image_id: int, annotations: list[dict[str, Any]]) -> Picture:
-    def column(name: str, dtype: type) -> np.ndarray:
-        return np.array([annotation.get(name, 0) for annotation in annotations], dtype)
-
-    objects = Objects(
-        boxes_xywh=column("bbox", np.float64).reshape(-1, 4),
-        labels=column("category_id", np.int32),
-        is_crowd=column("iscrowd", bool),
-        is_difficult=column("ignore", bool),
-        areas=column("area", np.float64),
-        ids=column("id", np.int64),
-    )
-    return Picture(image_id, f"{image_id}.png", 600, 600, objects)
-
-
-def pictures_of(coco: dict[str, Any]) -> list[Picture]:
-    return [
-        picture_of(image["id"], [a for a in coco["annotations"] if a["image_id"] == image["id"]])
-        for image in coco["images"]
-    ]
+from tests.evaluation.cases import pictures_of, run_cocoeval, truth_of
 
 
 def proposals_of(image_id: int, boxes_xyxy: Any, scores: Any) -> PictureProposals:
@@ -118,10 +74,7 @@ def random_case(seed: int, proposals: int) -> tuple[dict[str, Any], list[Picture
 def plain_cocoeval(
     annotations: dict[str, Any], pictures: list[PictureProposals]
 ) -> dict[str, float]:
-    """COCOeval as its own documentation uses it, on every proposal."""
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
+    """Return COCOeval's recall of every proposal."""
     results = [
         {
             "image_id": picture.image_id,
@@ -134,17 +87,7 @@ def plain_cocoeval(
             picture.boxes_xyxy.tolist(), picture.scores.tolist(), strict=True
         )
     ]
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO()
-        truth.dataset = annotations
-        truth.createIndex()
-        truth.dataset.setdefault("info", {})
-        evaluator = COCOeval(truth, truth.loadRes(results), "bbox")
-        evaluator.params.useCats = 0
-        evaluator.params.maxDets = list(PROPOSAL_COUNTS)
-        evaluator.evaluate()
-        evaluator.accumulate()
-        evaluator.summarize()
+    evaluator = run_cocoeval(annotations, results, use_classes=False, counts=list(PROPOSAL_COUNTS))
     names = ("AR@100", "AR@300", "AR@1000", "AR_small@1000", "AR_medium@1000", "AR_large@1000")
     return dict(zip(names, evaluator.stats[6:], strict=True))
 
