@@ -8,7 +8,7 @@ from rich.console import Console
 
 from rpn_jax.config import Config, load_config, replace
 from rpn_jax.console import make_console, picture_progress
-from rpn_jax.data.catalog import open_dataset
+from rpn_jax.data.catalog import open_eval_data
 from rpn_jax.data.coco_file import coco_images
 from rpn_jax.data.dataset import Dataset, describe_oddities, training_boxes
 from rpn_jax.data.files import PictureFiles, find_pictures
@@ -74,8 +74,8 @@ def evaluate(config: Config, weights: Path, out: Path | None, exact_padding: boo
     console = make_console()
     set_up_compiling()
     console.print(describe_devices(), soft_wrap=True)
-    split = config.data.eval_split
-    dataset = open_dataset(config.data, split)
+    split = config.data.eval_name
+    dataset = open_eval_data(config.data)
     check_split(split, dataset.pictures, "Use another --data.eval-split.")
     oddities = describe_oddities(split, dataset.pictures)
     if oddities:
@@ -189,7 +189,7 @@ def demo(workdir: Path) -> None:
             f"--workdir {workdir}: already contains a run. Remove it, or choose another --workdir."
         )
     train(config, workdir, resume=False)
-    dataset = open_dataset(config.data, config.data.eval_split)
+    dataset = open_eval_data(config.data)
     variables = load_matching_weights(config, workdir)
     results = _propose_all(config, variables, dataset, console)
     folder = workdir / "pictures"

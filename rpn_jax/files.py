@@ -32,6 +32,18 @@ def read_file(path: Path) -> bytes:
         return path.read_bytes()
 
 
+def read_text(path: Path) -> str:
+    """Read a regular file of UTF-8 text.
+
+    Raises:
+      UserError: the file cannot be read, is not a regular file, or is not UTF-8.
+    """
+    try:
+        return read_file(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not UTF-8 text ({error}). Save it as UTF-8.") from None
+
+
 def check_regular_file(path: Path) -> None:
     """Raise UserError if the path does not exist, or is a pipe, a device or a folder."""
     with reading(path):

@@ -136,7 +136,7 @@ def _run(options: Options) -> int:
 
     check_sizes(options.batch_sizes, options.size)
     config = load_config(options.config)
-    size = options.size or max(config.data.buckets, key=math.prod)
+    size = options.size or max(config.data.canvases, key=math.prod)
     device = _described_device(options.target) if options.target else None
     programs_of = _training if options.train else partial(_inference, device=device)
     rows = [

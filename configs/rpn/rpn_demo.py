@@ -27,7 +27,6 @@ CONFIG = replace(
         dataset="shapes",
         eval_split="eval",
         scale=(160, 128),
-        buckets=((128, 160), (160, 128)),
     ),
     optim=replace(
         BASE.optim, learning_rate=0.02, warmup_steps=50, decay_epochs=(2,), clip_norm=5.0

@@ -15,7 +15,6 @@ CONFIG = replace(
         train_split="train",
         eval_split="test",
         scale=(320, 240),
-        buckets=((256, 320), (320, 256)),
         batch_size=4,
     ),
     optim=replace(BASE.optim, learning_rate=0.01, warmup_steps=100, base_batch_size=4),

@@ -117,7 +117,7 @@ def run(options: Options) -> None:
 
 def canvas_of(options: Options, config: Config) -> Canvas:
     """Return the requested size, or the config's largest canvas."""
-    return options.size or max(config.data.buckets, key=math.prod)
+    return options.size or max(config.data.canvases, key=math.prod)
 
 
 def _measurements(options: Options, config: Config | None) -> Iterator[Section | Row]:

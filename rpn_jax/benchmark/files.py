@@ -96,7 +96,7 @@ def proposing_rows(
     """
     from rpn_jax.data.files import PictureFiles
 
-    batch_size, canvas = config.data.eval_batch_size, config.data.buckets[0]
+    batch_size, canvas = config.data.eval_batch_size, config.data.canvases[0]
     dataset = PictureFiles(_many(files, threads * PICTURES_PER_THREAD))
     prepared = prepare_variables(config, variables, on_all_devices())
     function = make_propose_function(config)

@@ -37,7 +37,7 @@ def load_config(name_or_path: str | Path) -> Config:
         values = read_json(path)
         if isinstance(values, dict):
             values = _in_current_format(values, path)
-        return _build(Config, values, path)
+        return _without_implied_buckets(_build(Config, values, path))
     if path.suffix != ".py":
         path = _named_config(str(name_or_path))
     with reading(f"config {path}"):
@@ -109,6 +109,14 @@ def _in_current_format(values: dict[str, Any], path: Path) -> dict[str, Any]:
             }
             values["model"] = {**model, "rpn": rpn} if rpn else model
     return values
+
+
+def _without_implied_buckets(config: Config) -> Config:
+    """Drop buckets that follow from the scale. Version 0.1 wrote them into every file."""
+    implied = dataclasses.replace(config.data, buckets=())
+    if config.data.buckets != implied.canvases:
+        return config
+    return dataclasses.replace(config, data=implied)
 
 
 def _build(section: type[Section], values: Any, path: Path, prefix: str = "") -> Section:

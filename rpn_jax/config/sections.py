@@ -217,21 +217,34 @@ class ProposalConfig:
 class DataConfig:
     """The dataset, and how its pictures are loaded and resized."""
 
-    dataset: Literal["coco", "tfds", "shapes"] = "coco"
-    """Kind of dataset.
-    'coco': a folder in COCO format.
+    dataset: Literal["coco", "voc", "yolo", "tfds", "shapes"] = "coco"
+    """Format of the dataset.
+    'coco': COCO annotations.
+    'voc': Pascal VOC annotations, one XML file for each picture.
+    'yolo': a data.yaml, and one text file of labels for each picture.
     'tfds': a TensorFlow Datasets folder of COCO.
     'shapes': synthetic pictures of simple shapes."""
     root: str = "data/coco"
-    """Folder of the dataset, with annotations/instances_SPLIT.json and SPLIT/*.jpg."""
+    """Folder of the dataset. For 'coco' with annotations/instances_SPLIT.json and SPLIT/*.jpg, or
+    as Roboflow exports it, or with all pictures in one folder."""
     train_split: str = "train2017"
     """Name of the split to train on."""
     eval_split: str = "val2017"
     """Name of the split to evaluate on."""
+    train_annotations: str = ""
+    """COCO file to train on, instead of a split of the root."""
+    train_images: str = ""
+    """Folder of the pictures of train_annotations."""
+    eval_annotations: str = ""
+    """COCO file to evaluate on, instead of a split of the root."""
+    eval_images: str = ""
+    """Folder of the pictures of eval_annotations."""
     scale: tuple[int, int] = (1333, 800)
     """Largest (long side, short side) of a resized picture, in pixels. The ratio is kept."""
-    buckets: tuple[tuple[int, int], ...] = ((800, 1088), (1088, 800), (800, 1344), (1344, 800))
-    """Canvas sizes (height, width) in pixels. A picture is padded to the smallest that holds it."""
+    buckets: tuple[tuple[int, int], ...] = ()
+    """Canvas sizes (height, width) in pixels. A picture is padded to the smallest that holds it.
+    By default they follow from the scale: one for ratios up to 4:3 and one for all others, both
+    also upright."""
     batch_size: int = 16
     """Number of pictures in a training batch, over all devices."""
     eval_batch_size: int = 8
@@ -263,6 +276,21 @@ class DataConfig:
             self.flip_probability,
             "0 to 1",
         )
+        for part in ("train", "eval"):
+            annotations = getattr(self, f"{part}_annotations")
+            images = getattr(self, f"{part}_images")
+            check(
+                bool(annotations) == bool(images),
+                f"data.{part}_images",
+                images,
+                f"the folder of the pictures of data.{part}_annotations = {annotations!r}",
+            )
+            check(
+                not annotations or self.dataset == "coco",
+                "data.dataset",
+                self.dataset,
+                f"'coco' with data.{part}_annotations",
+            )
         long, short = self.scale
         check(long >= short >= 1, "data.scale", self.scale, "(long side, short side)")
         check(
@@ -275,11 +303,35 @@ class DataConfig:
         )
         for height, width in ((short, long), (long, short)):
             check(
-                any(height <= rows and width <= columns for rows, columns in self.buckets),
+                any(height <= rows and width <= columns for rows, columns in self.canvases),
                 "data.buckets",
                 self.buckets,
-                f"sizes of which one holds {height}x{width} (height x width), as data.scale needs",
+                f"sizes of which one holds {height}x{width} (height x width), as data.scale needs. "
+                "Without data.buckets they follow from data.scale",
             )
+
+    @property
+    def canvases(self) -> tuple[tuple[int, int], ...]:
+        """Canvas sizes (height, width): ``buckets``, or those that follow from ``scale``."""
+        if self.buckets:
+            return self.buckets
+        long, short = (-(-side // CANVAS_MULTIPLE) * CANVAS_MULTIPLE for side in self.scale)
+        # 4:3 is the commonest ratio of photographs. At 1333x800 their canvas would have 24% more
+        # pixels if it were that of all ratios.
+        middle = -(-self.scale[1] * 4 // (3 * CANVAS_MULTIPLE)) * CANVAS_MULTIPLE
+        sides = sorted({min(middle, long), long})
+        canvases = [size for side in sides for size in ((short, side), (side, short))]
+        return tuple(dict.fromkeys(canvases))
+
+    @property
+    def train_name(self) -> str:
+        """Name of the training data in messages: the annotation file, or else the split."""
+        return self.train_annotations or self.train_split
+
+    @property
+    def eval_name(self) -> str:
+        """Name of the evaluation data in messages: the annotation file, or else the split."""
+        return self.eval_annotations or self.eval_split
 
 
 @dataclass(frozen=True)

@@ -5,20 +5,43 @@ from __future__ import annotations
 from pathlib import Path
 
 from rpn_jax.config import DataConfig
-from rpn_jax.data.coco import open_coco
+from rpn_jax.data.coco import open_coco, open_coco_file
 from rpn_jax.data.dataset import Dataset
 from rpn_jax.data.shapes import Shapes
+from rpn_jax.data.voc import open_voc
+from rpn_jax.data.yolo import open_yolo
+
+
+def open_train_data(config: DataConfig) -> Dataset:
+    """Open the dataset to train on.
+
+    Raises:
+      UserError: a split, file or picture is missing, or an annotation is broken.
+    """
+    if config.train_annotations:
+        file, folder = Path(config.train_annotations), Path(config.train_images)
+        return open_coco_file(file, folder, config.clip_boxes)
+    return open_dataset(config, config.train_split)
+
+
+def open_eval_data(config: DataConfig) -> Dataset:
+    """Open the dataset to evaluate on. Raises the errors of `open_train_data`."""
+    if config.eval_annotations:
+        file, folder = Path(config.eval_annotations), Path(config.eval_images)
+        return open_coco_file(file, folder, config.clip_boxes)
+    return open_dataset(config, config.eval_split)
 
 
 def open_dataset(config: DataConfig, split: str) -> Dataset:
-    """Open a split of the dataset that ``config.dataset`` names.
-
-    Raises:
-      UserError: the split or a file is missing, or an annotation is broken.
-    """
+    """Open a split of the dataset in ``config.root``. Raises the errors of `open_train_data`."""
+    root = Path(config.root)
     match config.dataset:
         case "coco":
-            return open_coco(Path(config.root), split, config.clip_boxes)
+            return open_coco(root, split, config.clip_boxes)
+        case "voc":
+            return open_voc(root, split, config.clip_boxes)
+        case "yolo":
+            return open_yolo(root, split, config.clip_boxes)
         case "tfds":
             from rpn_jax.data.tfds import TfdsCoco
 

@@ -129,7 +129,7 @@ def _load(
 ) -> Batch:
     """Load the picture at ``position`` of the batch that holds the pictures ``indices``."""
     index = int(indices[position])
-    canvas = config.buckets[layout.buckets[indices[0]]]  # the first place is never empty
+    canvas = config.canvases[layout.buckets[indices[0]]]  # the first place is never empty
     original_canvas = None
     if config.resize == "device":
         original_canvas = originals_canvas([dataset.pictures[i] for i in indices if i >= 0])

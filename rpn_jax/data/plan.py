@@ -37,7 +37,7 @@ class Layout:
     sizes: Int[np.ndarray, "N 2"]
     """(height, width) of each picture after resizing, pixels."""
     buckets: Int[np.ndarray, " N"]
-    """Position in ``config.buckets`` of the smallest bucket that holds the picture."""
+    """Position in ``config.canvases`` of the smallest bucket that holds the picture."""
     box_counts: Int[np.ndarray, " N"]
     """Number of boxes to train on in each picture."""
 
@@ -64,7 +64,7 @@ class TrainingPlan:
 
     def batch_shapes(self) -> list[Batch]:
         """Return a `Batch` of `jax.ShapeDtypeStruct` for each used bucket, to compile ahead."""
-        canvases = [self.config.buckets[self.layout.buckets[group[0]]] for group in self.groups]
+        canvases = [self.config.canvases[self.layout.buckets[group[0]]] for group in self.groups]
         return [
             jax.tree.map(
                 lambda leaf: jax.ShapeDtypeStruct(
@@ -89,8 +89,9 @@ class Epoch:
 def plan_layout(pictures: Sequence[Picture], config: DataConfig) -> Layout:
     """Compute the resized size, the bucket and the number of boxes of each picture."""
     sizes = _resized(pictures, config)
-    by_area = np.array(sorted(range(len(config.buckets)), key=lambda i: _area(config.buckets[i])))
-    canvases = np.array(config.buckets)[by_area]
+    canvases = np.array(config.canvases)
+    by_area = np.argsort(canvases.prod(axis=1), kind="stable")
+    canvases = canvases[by_area]
     fits = (sizes[:, None] <= canvases).all(axis=2)  # [pictures, buckets]
     return Layout(sizes, by_area[fits.argmax(axis=1)], training_box_counts(pictures))
 
@@ -143,13 +144,9 @@ def with_exact_padding(dataset: Dataset, config: DataConfig) -> DataConfig:
     """
     tight = -(-_resized(dataset.pictures, config) // CANVAS_MULTIPLE) * CANVAS_MULTIPLE
     canvases = [(height, width) for height, width in np.unique(tight, axis=0).tolist()]
-    return replace(config, buckets=(*canvases, *config.buckets))
+    return replace(config, buckets=(*canvases, *config.canvases))
 
 
 def _resized(pictures: Sequence[Picture], config: DataConfig) -> Int[np.ndarray, "N 2"]:
     sizes = [(picture.height, picture.width) for picture in pictures]
     return resized_sizes(np.array(sizes).reshape(-1, 2), config.scale)
-
-
-def _area(canvas: tuple[int, int]) -> int:
-    return canvas[0] * canvas[1]

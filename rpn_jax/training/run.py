@@ -19,7 +19,7 @@ from rpn_jax.config import (
     load_config,
     save_config,
 )
-from rpn_jax.data.catalog import open_dataset
+from rpn_jax.data.catalog import open_eval_data, open_train_data
 from rpn_jax.data.dataset import Dataset, describe_oddities
 from rpn_jax.data.on_device import finish_resize
 from rpn_jax.data.pipeline import prefetch, train_batches
@@ -56,14 +56,14 @@ def train_run(config: Config, task: Task, workdir: Path, resume: bool, console: 
     # Set up.
     data, train = config.data, config.train
     devices = devices_for_batch(data.batch_size)
-    train_data = open_dataset(data, data.train_split)
+    train_data = open_train_data(data)
     plan = plan_training(train_data, data)
     epoch_steps = plan.epoch_steps
     last_step = epoch_steps * train.epochs
-    eval_data = open_dataset(data, data.eval_split) if train.eval_every else None
+    eval_data = open_eval_data(data) if train.eval_every else None
     if eval_data is not None:
         remedy = "Use another --data.eval-split or --train.eval-every 0."
-        check_split(data.eval_split, eval_data.pictures, remedy)
+        check_split(data.eval_name, eval_data.pictures, remedy)
     eval_steps = _eval_steps(train, epoch_steps)
     shapes = variable_shapes(config)
     trainable = trainable_parameters(shapes["params"], RPN(config.model).backbone)
@@ -101,9 +101,9 @@ def train_run(config: Config, task: Task, workdir: Path, resume: bool, console: 
         should_stop = stack.enter_context(stop_on_signals(console))
         _record(config, workdir, console)
         _print_start(config, plan, done, console)
-        _print_oddities(data.train_split, train_data, console)
+        _print_oddities(data.train_name, train_data, console)
         if eval_data is not None:
-            _print_oddities(data.eval_split, eval_data, console)
+            _print_oddities(data.eval_name, eval_data, console)
 
         def evaluate(state: TrainState) -> Figures:
             assert eval_data is not None
@@ -203,7 +203,7 @@ def _print_start(config: Config, plan: TrainingPlan, done: int, console: Console
     _say(
         console,
         f"training {config.name} on {len(devices)} x {devices[0].device_kind}: "
-        f"{len(counts)} pictures with {counts.sum()} boxes in '{config.data.train_split}', "
+        f"{len(counts)} pictures with {counts.sum()} boxes in '{config.data.train_name}', "
         f"{config.train.epochs} epochs of {plan.epoch_steps} steps "
         f"of {config.data.batch_size} pictures",
     )

@@ -12,6 +12,7 @@ import pytest
 from rpn_jax.config import (
     AnchorConfig,
     Config,
+    DataConfig,
     PixelConfig,
     config_fields,
     config_names,
@@ -62,11 +63,12 @@ REFUSALS: list[tuple[str, Any, str]] = [
     ("rpn_proposals.nms_iou", 1.5, "0 to 1"),
     ("rpn_proposals.max_proposals", 0, "1 or more"),
     ("rpn_proposals.min_size", -1.0, "0 or more"),
-    ("data.dataset", "voc", "one of 'coco', 'tfds', 'shapes'"),
+    ("data.dataset", "darknet", "one of 'coco', 'voc', 'yolo', 'tfds', 'shapes'"),
     ("data.scale", (800, 1333), "(long side, short side)"),
     ("data.buckets", ((800, 1333), (1344, 800)), "sizes with sides that are multiples of 32"),
     ("data.buckets", ((800, 1344),), "sizes of which one holds 1333x800 (height x width)"),
-    ("data.buckets", (), "sizes of which one holds 800x1333 (height x width)"),
+    ("data.train_images", "a", "the folder of the pictures of data.train_annotations = ''"),
+    ("data.eval_images", "a", "the folder of the pictures of data.eval_annotations = ''"),
     ("data.batch_size", 0, "1 or more"),
     ("data.eval_batch_size", 0, "1 or more"),
     ("data.flip_probability", 1.5, "0 to 1"),
@@ -92,7 +94,15 @@ REFUSALS: list[tuple[str, Any, str]] = [
     ("train.log_every", 0, "1 or more"),
     ("train.keep_last", 0, "1 or more"),
 ]
-FREE_TEXTS = {"name", "data.root", "data.train_split", "data.eval_split", "train.init_weights"}
+FREE_TEXTS = {
+    "name",
+    "data.root",
+    "data.train_split",
+    "data.eval_split",
+    "train.init_weights",
+    "data.train_annotations",
+    "data.eval_annotations",
+}
 
 
 def with_value(config: Any, key: str, value: object) -> Any:
@@ -325,3 +335,18 @@ def test_the_error_for_an_unknown_name_lists_the_nearest_and_all_names() -> None
     assert "config 'rpn_r50_fpn_1x'" in message
     assert "did you mean 'rpn_r50_fpn_1x_coco'?" in message
     assert all(name in message for name in config_names())
+
+
+@pytest.mark.parametrize(
+    ("scale", "canvases"),
+    [
+        ((1333, 800), ((800, 1088), (1088, 800), (800, 1344), (1344, 800))),
+        ((640, 480), ((480, 640), (640, 480))),
+        ((320, 240), ((256, 320), (320, 256))),
+        ((64, 64), ((64, 64),)),
+    ],
+)
+def test_canvases_follow_from_the_scale(scale, canvases) -> None:
+    data = DataConfig(scale=scale)
+    assert data.canvases == canvases
+    assert replace(data, buckets=((1344, 1344),)).canvases == ((1344, 1344),)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rpn_jax.config import DataConfig
-from rpn_jax.data.catalog import open_dataset
+from rpn_jax.data.catalog import open_dataset, open_eval_data, open_train_data
 from rpn_jax.data.coco import open_coco
 from rpn_jax.data.dataset import describe_oddities, training_box_counts, training_boxes
 from rpn_jax.errors import UserError
@@ -143,9 +143,9 @@ def test_crowd_out_of_its_picture_does_not_matter(tmp_path):
         ({"iscrowd": "0"}, "annotation 5: 'iscrowd' is '0', must be 0 or 1"),
         ({"iscrowd": None}, "annotation 5: 'iscrowd' is None, must be 0 or 1"),
         ({"ignore": 2}, "annotation 5: 'ignore' is 2, must be 0 or 1"),
-        ({"id": None}, "annotation number 1 must be an object with a whole 'id'"),
+        ({"id": None}, "annotation number 1 must be an object with an 'id': a whole number or"),
         ({"category_id": 7}, "annotation 5: 'category_id' is 7, but the file has no such category"),
-        ({"id": 2**63}, "annotation number 1 must be an object with a whole 'id'"),
+        ({"id": 2**63}, "annotation number 1 must be an object with an 'id': a whole number or"),
         ({"bbox": [1, 2, float("inf"), 4]}, "annotation 5: 'bbox' is [1, 2, inf, 4]"),
         ({"id": 4}, "two annotations have the id 4. Ids must differ"),
     ],
@@ -162,7 +162,8 @@ def test_broken_annotation_is_named(tmp_path, broken, message):
         ({"height": "40"}, "image number 1: 'height' is '40', must be a whole number"),
         ({"width": 0}, "image number 1: 'width' is 0, must be 1 or more"),
         ({"file_name": None}, "image number 1: 'file_name' is None, must be a text"),
-        ({"id": "a"}, "image number 1: 'id' is 'a', must be a whole number"),
+        ({"id": []}, "image number 1: 'id' is [], must be a whole number or a text"),
+        ({"id": "1"}, "two images have the id 1. Ids must differ"),
         ({"id": 1}, "two images have the id 1. Ids must differ"),
     ],
 )
@@ -210,7 +211,10 @@ def test_without_categories_all_boxes_are_of_one_class(tmp_path, categories):
     ("categories", "message"),
     [
         ([3], "category number 0 is 3: must be an object"),
-        ([{"id": "1", "name": "x"}], "category number 0: 'id' is '1', must be a whole number"),
+        (
+            [{"id": True, "name": "x"}],
+            "category number 0: 'id' is True, must be a whole number or a text",
+        ),
         ([{"id": 1}], "category number 0: 'name' is None, must be a text"),
         ([{"id": 1, "name": "x"}] * 2, "two categories have the id 1. Ids must differ"),
     ],
@@ -417,3 +421,19 @@ def test_layouts_of_folders_are_recognised(tmp_path, file, folder):
     dataset = open_coco(other, "train", False)
     assert dataset.load_image(0).shape == (40, 60, 3)
     assert "Splits there: train" in refusal(other, split="test")
+
+
+def test_a_file_and_a_folder_that_flags_name(tmp_path):
+    root = write_coco_folder(tmp_path, [image_entry(1)], [box_entry(1, 1, [1, 1, 9, 9])])
+    (root / "train").rename(root / "pixels")
+    file = annotation_file(root).rename(root / "boxes.json")
+    config = DataConfig(
+        train_annotations=str(file),
+        train_images=str(root / "pixels"),
+        eval_annotations=str(file),
+        eval_images=str(root / "none"),
+    )
+    assert open_train_data(config).load_image(0).shape == (40, 60, 3)
+    assert (config.train_name, config.eval_name) == (str(file), str(file))
+    with pytest.raises(UserError, match=r"/none: no such folder of pictures$"):
+        open_eval_data(config)

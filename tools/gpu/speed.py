@@ -40,7 +40,7 @@ SMALL_PEAKS = (512, 2**24)
 def benchmark_rows(small: bool) -> Iterator[Row]:
     """Yield inference, training and PyTorch, for each precision and batch size."""
     config = load_config(SMALL_CONFIG if small else CONFIG)
-    canvas = config.data.buckets[0] if small else CANVAS
+    canvas = config.data.canvases[0] if small else CANVAS
     variables = init_variables(config)
     effort = SMALL_EFFORT if small else EFFORT
     batch_sizes = (1,) if small else BATCH_SIZES
@@ -97,7 +97,7 @@ def config_rows(small: bool) -> Iterator[Row]:
         if network in seen:
             continue
         seen.add(network)
-        canvas = config.data.buckets[0] if small else CANVAS
+        canvas = config.data.canvases[0] if small else CANVAS
         case: Row = {"config": name, "precision": precision, "batch": 1}
         try:
             row = whole_row(
@@ -120,7 +120,7 @@ def input_rows(small: bool) -> Iterator[Row]:
     from rpn_jax.data.files import find_pictures
 
     config = load_config(SMALL_CONFIG if small else CONFIG)
-    canvas = config.data.buckets[0] if small else CANVAS
+    canvas = config.data.canvases[0] if small else CANVAS
     effort = Effort(runs=1, seconds=1.0) if small else Effort(runs=3, seconds=10.0)
     config = files.config_for_canvas(config, canvas, 2 if small else 16)
     threads = files.thread_counts()[-1:]

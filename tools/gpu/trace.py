@@ -32,7 +32,7 @@ def rows(out: Path, small: bool) -> Iterator[Row]:
     """Yield the longest kernels of inference and of the training step."""
     config = load_config(SMALL_CONFIG if small else CONFIG)
     config = with_precision(config, "float32" if small else "bfloat16")
-    canvas = config.data.buckets[0] if small else CANVAS
+    canvas = config.data.canvases[0] if small else CANVAS
     for name, call in _programs(config, canvas, batch_size=2 if small else 16):
         jax.block_until_ready(call())
         folder = out / "traces" / name.replace(" ", "_")

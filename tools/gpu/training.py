@@ -42,7 +42,7 @@ def rows(out: Path, small: bool, tiny: bool) -> Iterator[Row]:
     """Yield a row for each comparison."""
     steps = 2 if tiny else 6 if small else 30
     config = load_config(CONFIG)
-    canvas = (64, 64) if tiny else config.data.buckets[0]
+    canvas = (64, 64) if tiny else config.data.canvases[0]
     batches = [make_batch(2 if small else 8, canvas, BOXES, seed) for seed in range(BATCHES)]
     (cpu, *_) = jax.local_devices(backend="cpu")
     on_cpu, _ = _Run(config, "float32").losses(batches, steps, cpu)

@@ -72,7 +72,7 @@ def run(case: Case, path: Path) -> Ours:
     """Load a picture and compute its proposals."""
     dataset = PictureFiles([path])
     config = replace(case.config, data=with_exact_padding(dataset, case.config.data))
-    canvas = config.data.buckets[0]  # the picture's own; those of the config follow
+    canvas = config.data.canvases[0]  # the picture's own; those of the config follow
     height, width = plan_layout(dataset.pictures, config.data).sizes[0].tolist()
     batch = load_picture(dataset, Slot(0, (height, width), canvas, num_boxes=0))
     variables = variables_by_rule(config, case.seed)

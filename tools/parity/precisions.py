@@ -19,7 +19,7 @@ from rpn_jax.cli import OptionalPath, Overrides, Platform, leading_config, read_
 from rpn_jax.commands import load_matching_weights
 from rpn_jax.config import Config, Precision, with_precision
 from rpn_jax.console import make_console, picture_progress
-from rpn_jax.data.catalog import open_dataset
+from rpn_jax.data.catalog import open_eval_data
 from rpn_jax.data.dataset import Dataset
 from rpn_jax.data.on_device import finish_resize
 from rpn_jax.data.pipeline import eval_batches
@@ -170,7 +170,7 @@ def _run(options: Options) -> int:
     use_platform(options.platform)
     set_up_compiling()
     config = options.config
-    dataset = open_dataset(config.data, config.data.eval_split)
+    dataset = open_eval_data(config.data)
     variables = load_matching_weights(config, options.weights)
     if options.out is not None:
         check_out_file(options.out)

@@ -57,7 +57,7 @@ def head_outputs(config: Config, variables: Variables, dataset: Dataset) -> dict
         sizes = np.array([(picture.height, picture.width)])
         (size,) = transforms.resized_sizes(sizes, config.data.scale).tolist()
         resized = transforms.resize(dataset.load_image(index), size)
-        image = transforms.pad_to(resized, config.data.buckets[0])[None]
+        image = transforms.pad_to(resized, config.data.canvases[0])[None]
         normalized = normalize_images(jnp.asarray(image), jnp.array([size]), config.pixels)
         outputs = jax.jit(RPN(config.model).apply)(variables, normalized)
         for kind in ("objectness", "deltas"):

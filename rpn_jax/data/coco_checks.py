@@ -1,0 +1,137 @@
+"""Find the broken entry of a COCO file, to name it in an error message.
+
+All this runs only for files that `coco_file` cannot read or whose values do not fit together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rpn_jax.data.coco_ids import RawId, plain_id
+from rpn_jax.data.coco_outlines import box_and_area, convert_outline
+from rpn_jax.errors import UserError
+from rpn_jax.files import read_json
+
+SINGULAR = {"images": "image", "annotations": "annotation", "categories": "category"}
+
+
+class _Kind(NamedTuple):
+    """What a value must be."""
+
+    holds: Callable[[Any], bool]
+    text: str
+
+
+def read_coco_slowly(file: Path) -> Any:
+    """Read a COCO file with Python's parser. Raises UserError if it is not JSON or has no lists."""
+    coco = read_json(file)
+    for key in ("images", "annotations"):
+        if not isinstance(coco, dict) or not isinstance(coco.get(key), list):
+            raise UserError(f"{file}: is not a COCO file, because it has no list '{key}'")
+    coco.setdefault("categories", [])
+    return coco
+
+
+def check_entries(coco: dict[str, Any], source: str) -> None:
+    """Raise UserError for the first entry that is broken.
+
+    Args:
+      coco: what `read_coco_slowly` returned.
+      source: name of the file.
+    """
+    for key in ("images", "categories"):
+        for number, entry in enumerate(coco[key]):
+            _check_entry(entry, f"{source}: {SINGULAR[key]} number {number}", _KEYS[key])
+    image_ids = {plain_id(image["id"]) for image in coco["images"]}
+    category_ids = {plain_id(category["id"]) for category in coco["categories"]}
+    for number, annotation in enumerate(coco["annotations"]):
+        if not isinstance(annotation, dict) or not _is_id(annotation.get("id")):
+            raise UserError(
+                f"{source}: annotation number {number} must be an object with an 'id': a whole "
+                "number or a text"
+            )
+        _check_annotation(annotation, image_ids, category_ids, source)
+    for key in SINGULAR:
+        counts = Counter(plain_id(entry["id"]) for entry in coco[key])
+        for repeated in [number for number, times in counts.items() if times > 1][:1]:
+            raise UserError(f"{source}: two {key} have the id {repeated}. Ids must differ")
+
+
+def _check_entry(entry: Any, where: str, keys: dict[str, _Kind]) -> None:
+    """Check an image or a category."""
+    if not isinstance(entry, dict):
+        raise UserError(f"{where} is {entry!r}: must be an object")
+    for key, wanted in keys.items():
+        value: Any = entry.get(key)
+        if not wanted.holds(value):
+            raise UserError(f"{where}: '{key}' is {value!r}, must be {wanted.text}")
+        if key in ("height", "width") and value < 1:
+            raise UserError(f"{where}: '{key}' is {value}, must be 1 or more")
+
+
+def _check_annotation(
+    annotation: dict[str, Any], image_ids: set[RawId], category_ids: set[RawId], source: str
+) -> None:
+    where = f"{source}: annotation {annotation['id']}"
+    ids = [("image", image_ids)] + ([("category", category_ids)] if category_ids else [])
+    for kind, known in ids:
+        value = annotation.get(f"{kind}_id")
+        if not _is_id(value) or plain_id(value) not in known:
+            raise UserError(f"{where}: '{kind}_id' is {value!r}, but the file has no such {kind}")
+    bbox = annotation.get("bbox")
+    if "bbox" not in annotation and annotation.get("segmentation"):
+        bbox = _check_outline(annotation["segmentation"], where)
+    if not (isinstance(bbox, list) and len(bbox) == 4 and all(map(_is_number, bbox))):
+        raise UserError(f"{where}: 'bbox' is {bbox!r}, must be [x, y, width, height] in pixels")
+    if min(bbox[2:]) < 0:
+        raise UserError(f"{where}: 'bbox' is {bbox}, its width and height must be 0 or more")
+    area = annotation.get("area", 0)
+    if not _is_number(area) or area < 0:
+        raise UserError(f"{where}: 'area' is {area!r}, must be a number of pixels, 0 or more")
+    for key in ("iscrowd", "ignore"):
+        value = annotation.get(key, 0)
+        if type(value) not in (int, bool) or value not in (0, 1):
+            raise UserError(f"{where}: '{key}' is {value!r}, must be 0 or 1")
+
+
+def _check_outline(outline: Any, where: str) -> list[float]:
+    """Return the box of an outline. Raise UserError if it has none."""
+    try:
+        bbox, _ = box_and_area(convert_outline(outline))
+    except ValueError as error:
+        raise UserError(
+            f"{where}: has no 'bbox', and its 'segmentation' is broken ({error})"
+        ) from None
+    return list(bbox)
+
+
+def _is_id(value: Any) -> bool:
+    return (
+        _is_whole(value) or isinstance(value, str) or (type(value) is float and _is_number(value))
+    )
+
+
+def _is_whole(value: Any) -> bool:
+    return type(value) is int and -(2**63) <= value < 2**63
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+_ID = _Kind(_is_id, "a whole number or a text")
+_WHOLE = _Kind(_is_whole, "a whole number")
+_TEXT = _Kind(_is_text, "a text")
+_KEYS = {
+    "images": {"id": _ID, "file_name": _TEXT, "height": _WHOLE, "width": _WHOLE},
+    "categories": {"id": _ID, "name": _TEXT},
+}
+"""Required keys of the entries of a list."""

@@ -1,0 +1,161 @@
+"""Datasets in the format of Pascal VOC: one XML file of annotations for each picture.
+
+VOC counts pixels from 1. As in the reference, 1 is subtracted from all four sides of a box.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+
+from rpn_jax.data.annotated_files import AnnotatedFiles, check_files, folder_entries
+from rpn_jax.data.annotations import assign_objects
+from rpn_jax.data.dataset import Objects, Picture
+from rpn_jax.data.files import SUFFIXES
+from rpn_jax.data.images import image_size
+from rpn_jax.errors import UserError
+from rpn_jax.files import read_file, read_text
+
+SIDES = ("xmin", "ymin", "xmax", "ymax")
+
+
+def open_voc(root: Path, split: str, clip_boxes: bool) -> AnnotatedFiles:
+    """Open a split of a folder with Pascal VOC annotations.
+
+    Two layouts are read. VOC's own has ``Annotations/ID.xml``, ``JPEGImages/ID.jpg`` and the list
+    of a split's ids in ``ImageSets/Main/SPLIT.txt``. The other has each picture and its XML file in
+    the folder ``SPLIT``. The classes are all names in the XML files below the root, in alphabetical
+    order. This is the order of the reference for the 20 classes of VOC.
+
+    Args:
+      root: folder of the dataset, for example 'VOCdevkit/VOC2007'.
+      split: for example 'trainval'.
+      clip_boxes: see `assign_objects`.
+
+    Raises:
+      UserError: a folder, file or picture is missing, or an annotation is broken.
+    """
+    annotations, pictures_folder, stems = _find_split(root, split)
+    class_names = _all_class_names(annotations, root)
+    label_of = {name: label for label, name in enumerate(class_names)}
+    names = _picture_names(pictures_folder, stems)
+    pictures, rows = [], []
+    for number, stem in enumerate(stems, start=1):
+        file = annotations / f"{stem}.xml"
+        top = _parse(file)
+        name = names.get(stem, f"{stem}.jpg")
+        height, width = _size(top, pictures_folder / name)
+        pictures.append(Picture(number, name, height, width))
+        for each in top.iterfind("object"):
+            label = label_of[_text(each, "name", file)]
+            rows.append((number - 1, label, _is_difficult(each), *_box(each, file)))
+    check_files(pictures_folder, pictures, str(annotations))
+    table = np.array(rows, np.float64).reshape(-1, 7)
+    objects = _objects(table)
+    owner = table[:, 0].astype(np.int64)
+    pictures = assign_objects(pictures, objects, owner, str(annotations), clip_boxes)
+    ids = tuple(range(1, len(class_names) + 1))
+    return AnnotatedFiles(pictures, class_names, ids, pictures_folder, source=str(annotations))
+
+
+def _find_split(root: Path, split: str) -> tuple[Path, Path, list[str]]:
+    """Return the folders of the XML files and of the pictures, and the stems of a split's files."""
+    lists = root / "ImageSets" / "Main"
+    if (lists / f"{split}.txt").exists():
+        text = read_text(lists / f"{split}.txt")
+        # The lists of single classes have a second column.
+        stems = [line.split()[0] for line in text.splitlines() if line.strip()]
+        return root / "Annotations", root / "JPEGImages", stems
+    stems = sorted(path.stem for path in folder_entries(root / split) if path.suffix == ".xml")
+    if stems:
+        return root / split, root / split, stems
+    known = sorted(path.stem for path in folder_entries(lists))
+    known += sorted({path.parent.name for path in root.glob("*/*.xml")} - {"Annotations"})
+    raise UserError(
+        f"split '{split}': there is no {lists / split}.txt and no XML file in {root / split}. "
+        f"Splits there: {', '.join(known) or 'none'}"
+    )
+
+
+def _all_class_names(annotations: Path, root: Path) -> tuple[str, ...]:
+    """Return the names of all splits, so that each split numbers the classes in the same way."""
+    folders = [annotations] if annotations.name == "Annotations" else folder_entries(root)
+    names = {
+        _text(each, "name", file)
+        for folder in folders
+        for file in folder_entries(folder)
+        if file.suffix == ".xml"
+        for each in _parse(file).iterfind("object")
+    }
+    return tuple(sorted(names))
+
+
+def _parse(file: Path) -> ElementTree.Element:
+    try:
+        return ElementTree.fromstring(read_file(file))
+    except ElementTree.ParseError as error:
+        raise UserError(f"{file}: is not XML ({error})") from None
+
+
+def _picture_names(folder: Path, stems: list[str]) -> dict[str, str]:
+    """Return the file name of each stem. VOC's pictures end with .jpg, those of others may not."""
+    wanted = set(stems)
+    files = sorted(folder_entries(folder))
+    return {
+        path.stem: path.name
+        for path in files
+        if path.stem in wanted and path.suffix.lower() in SUFFIXES
+    }
+
+
+def _size(top: ElementTree.Element, picture: Path) -> tuple[int, int]:
+    """Return (height, width), from the picture's header if the XML file does not state them."""
+    height, width = (_number(top.findtext(f"size/{side}")) for side in ("height", "width"))
+    if height >= 1 and width >= 1:
+        return int(height), int(width)
+    return image_size(picture, str(picture))
+
+
+def _box(entry: ElementTree.Element, file: Path) -> tuple[float, float, float, float]:
+    """Return (x, y, width, height) in pixels from 0."""
+    sides = [_number(entry.findtext(f"bndbox/{side}")) for side in SIDES]
+    x1, y1, x2, y2 = (np.trunc(side) - 1 for side in sides)
+    if not (np.isfinite(sides).all() and x2 >= x1 and y2 >= y1):
+        found = {side: entry.findtext(f"bndbox/{side}") for side in SIDES}
+        raise UserError(
+            f"{file}: object '{entry.findtext('name')}': 'bndbox' is {found}, must have numbers "
+            "xmin, ymin, xmax and ymax, with xmin <= xmax and ymin <= ymax"
+        )
+    return x1, y1, x2 - x1, y2 - y1
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text or "nan")
+    except ValueError:
+        return float("nan")
+
+
+def _is_difficult(entry: ElementTree.Element) -> bool:
+    return (entry.findtext("difficult") or "0").strip() == "1"
+
+
+def _text(entry: ElementTree.Element, key: str, file: Path) -> str:
+    text = (entry.findtext(key) or "").strip()
+    if not text:
+        raise UserError(f"{file}: an object has no '{key}'. Every object needs one")
+    return text
+
+
+def _objects(table: np.ndarray) -> Objects:
+    """Return the objects of rows (picture, label, difficult, x, y, width, height)."""
+    return Objects(
+        boxes_xywh=table[:, 3:],
+        labels=table[:, 1].astype(np.int32),
+        is_crowd=np.zeros(len(table), bool),
+        is_difficult=table[:, 2] > 0,
+        areas=table[:, 5:].prod(axis=1),
+        ids=np.arange(1, len(table) + 1),
+    )
