@@ -286,7 +286,9 @@ def read_flags(defaults: T, words: list[str], program: str) -> T:
     output = io.StringIO()
     try:
         with contextlib.redirect_stderr(output):
-            return tyro.cli(type(defaults), default=defaults, args=words, prog=program)
+            # An optional section is no subcommand: its flags exist if the config has the section.
+            conf = (tyro.conf.AvoidSubcommands,)
+            return tyro.cli(type(defaults), default=defaults, args=words, prog=program, config=conf)
     except SystemExit as stop:
         if stop.code == 0:
             raise

@@ -14,6 +14,10 @@ K     anchors of a picture over all levels, ``sum(Hl * Wl * A)``, in the order l
       anchor
 S     cells of a picture at which training computes the head
 N     proposals in a picture, padded (``config.rpn_proposals.max_proposals``)
+C     classes, without the background (``config.model.roi.num_classes``); in feature maps, channels
+P     bins along each side of a box (``config.model.roi.pooled_size``)
+R     boxes of a batch in one list
+D     detections in a picture, padded (``config.roi_detections.max_detections``)
 ====  ==========================================================================================
 
 Boxes are ``(x1, y1, x2, y2)`` in pixels, ``xyxy`` in names. Sizes are ``(height, width)``.
@@ -101,6 +105,17 @@ class Proposals:
     """float32 in [0, 1], descending; zeros where not valid."""
     valid: Bool[Array, "B N"]
     """True where a proposal exists. Valid proposals come first."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class RoIOutputs:
+    """Outputs of the second stage for given boxes (regions of interest, RoIs)."""
+
+    class_logits: Float[Array, "B N C+1"]
+    """float32 logits. The last class is the background."""
+    deltas: Float[Array, "B N C 4"]
+    """float32 (dx, dy, dw, dh) relative to each box, divided by `rpn_jax.models.roi.DELTA_STDS`."""
 
 
 @jax.tree_util.register_dataclass

@@ -203,11 +203,13 @@ def _weight_shapes(config: Config, on_cpu: bool) -> Any:
     import jax
     import numpy as np
 
-    from rpn_jax.models import RPN, variable_shapes
+    from rpn_jax.models import build_detector, variable_shapes
     from rpn_jax.models.folding import fold_norms
 
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), variable_shapes(config))
-    return jax.eval_shape(lambda: fold_norms(RPN(config.model), zeros, kernels_ohwi=not on_cpu))
+    return jax.eval_shape(
+        lambda: fold_norms(build_detector(config.model), zeros, kernels_ohwi=not on_cpu)
+    )
 
 
 def _compile(

@@ -8,17 +8,17 @@ are random.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from rpn_jax.config import AnchorConfig, Config
-from rpn_jax.models import RPN, variable_shapes
+from rpn_jax.models import build_detector, variable_shapes
 from rpn_jax.ops import box_iou, encode_boxes, grid_anchors
 from rpn_jax.ops.anchors import LevelShapes
-from rpn_jax.structures import Batch, RPNOutputs
+from rpn_jax.structures import Batch, RPNOutputs, Variables
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, UInt8
@@ -69,9 +69,15 @@ def make_batch(count: int, canvas: Canvas, boxes: int, seed: int) -> Batch:
 
 
 def output_shapes(config: Config, count: int, canvas: Canvas) -> RPNOutputs:
-    """Return the shapes of the network's outputs without running it."""
+    """Return the shapes of the first stage's outputs without running it."""
     images = jax.ShapeDtypeStruct((count, *canvas, 3), jnp.float32)
-    return jax.eval_shape(RPN(config.model).apply, variable_shapes(config), images)
+    model = build_detector(config.model)
+
+    def first_stage(variables: Variables, images: Array) -> RPNOutputs:
+        levels = model.apply(variables, images, method="features")
+        return cast(RPNOutputs, model.apply(variables, levels, method="rpn_outputs"))
+
+    return jax.eval_shape(first_stage, variable_shapes(config), images)
 
 
 def make_outputs(config: Config, count: int, canvas: Canvas, seed: int) -> RPNOutputs:

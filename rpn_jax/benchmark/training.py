@@ -24,7 +24,7 @@ from rpn_jax.benchmark.timing import (
 )
 from rpn_jax.config import Config
 from rpn_jax.devices import devices_for_batch
-from rpn_jax.models import RPN, variable_shapes
+from rpn_jax.models import build_detector, variable_shapes
 from rpn_jax.models.rpn.targets import AnchorTargets, batch_targets
 from rpn_jax.training.objectives import rpn_loss_function
 from rpn_jax.training.optim import build_optimizer, trainable_parameters
@@ -142,7 +142,7 @@ class _StepParts(NamedTuple):
 
 
 def _step_parts(config: Config, variables: Variables, batch_size: int) -> _StepParts:
-    trainable = trainable_parameters(variables["params"], RPN(config.model).backbone)
+    trainable = trainable_parameters(variables["params"], build_detector(config.model).backbone)
     optimizer, schedule = build_optimizer(config.optim, trainable, STEPS_PER_EPOCH, batch_size)
     return _StepParts(rpn_loss_function(config), optimizer, schedule)
 

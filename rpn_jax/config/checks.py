@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from rpn_jax.errors import UserError
@@ -32,6 +33,8 @@ def _is_of_type(value: Any, hint: Any) -> bool:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Literal:
         return any(value == choice and type(value) is type(choice) for choice in arguments)
+    if origin is UnionType:
+        return any(_is_of_type(value, kind) for kind in arguments)
     if origin is tuple:
         if not isinstance(value, tuple):
             return False
@@ -50,7 +53,7 @@ def _type_text(hint: Any) -> str:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Literal:
         return "one of " + ", ".join(map(repr, arguments))
-    if origin is tuple:
+    if origin in (tuple, UnionType):
         return str(hint)
     return {int: "a whole number", float: "a finite number", bool: "true or false"}.get(
         hint, "a string" if hint is str else f"a {getattr(hint, '__name__', hint)}"

@@ -20,6 +20,10 @@ def config_fields(section: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def config_changes(before: Any, now: Any) -> list[tuple[str, Any, Any]]:
-    """Return (key, value before, value now) of every field in which two configs differ."""
+    """Return (key, value before, value now) of every field in which two configs differ.
+
+    The value of a field is None in a config without the section of the field.
+    """
     old, new = config_fields(before), config_fields(now)
-    return [(key, old[key], new[key]) for key in new if old[key] != new[key]]
+    pairs = {key: (old.get(key), new.get(key)) for key in {**old, **new}}
+    return [(key, *pair) for key, pair in pairs.items() if pair[0] != pair[1]]

@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import runpy
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from rpn_jax.config.sections import Config
 from rpn_jax.errors import UserError, nearest, reading
@@ -130,12 +131,19 @@ def _build(section: type[Section], values: Any, path: Path, prefix: str = "") ->
         key = min(unknown)
         raise UserError(f"config {path}: unknown key '{prefix}{key}'{nearest(key, list(hints))}")
     arguments = {
-        key: _build(hints[key], value, path, f"{prefix}{key}.")
-        if dataclasses.is_dataclass(hints[key])
-        else _tuples(value)
+        key: _build_field(hints[key], value, path, f"{prefix}{key}")
         for key, value in values.items()
     }
     return section(**arguments)
+
+
+def _build_field(hint: Any, value: Any, path: Path, key: str) -> Any:
+    kinds = get_args(hint) or (hint,)
+    sections: list[type] = [kind for kind in kinds if dataclasses.is_dataclass(kind)]
+    is_absent = value is None and NoneType in get_args(hint)
+    if not sections or is_absent:
+        return _tuples(value)
+    return _build(sections[0], value, path, f"{key}.")
 
 
 def _tuples(value: Any) -> Any:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from rpn_jax.config.checks import check, check_types
+from rpn_jax.config.classes import COCO_CLASSES
 
 CANVAS_MULTIPLE = 32
 """Canvas sizes, and the area that has anchors, are rounded up to this multiple, in pixels."""
@@ -40,6 +41,9 @@ class BackboneConfig:
     'frozen': batch norm with the stored statistics, folded into the convolution.
     'batch': batch norm with the statistics of the batch, over all devices.
     'group': group norm with 32 groups."""
+    dilate_last_stage: bool = False
+    """Give the last stage stride 1 and dilation 2 instead of stride 2 (DC5). Its features then have
+    the stride of the stage before it."""
     train_norm: bool = True
     """Train the scales and biases of the norms outside the frozen stages."""
     frozen_stages: int = 1
@@ -61,6 +65,12 @@ class BackboneConfig:
             "model.backbone.groups",
             self.groups,
             f"1, with base_width 64, at depth {self.depth}: groups need depth 50 or more",
+        )
+        check(
+            not self.dilate_last_stage or (self.depth >= 50 and self.num_stages >= 2),
+            "model.backbone.dilate_last_stage",
+            self.dilate_last_stage,
+            "false, unless depth is 50 or more and num_stages is 2 or more",
         )
         widths = [2**stage * self.base_width * self.groups for stage in range(self.num_stages)]
         check(
@@ -115,8 +125,41 @@ class RPNHeadConfig:
 
 
 @dataclass(frozen=True)
+class RoIHeadConfig:
+    """The second stage: classes and deltas of boxes, from features pooled by RoIAlign."""
+
+    num_classes: int = len(COCO_CLASSES)
+    """Number of classes, C. The background is not one of them."""
+    class_names: tuple[str, ...] = ()
+    """Name of each class. Labels are positions in it. `train` sets it from the dataset. By default
+    the names of COCO for 80 classes, and 'class 1', 'class 2' ... for another number."""
+    head: Literal["fc", "layer4"] = "fc"
+    """Layers between the pooled features of a box and its outputs.
+    'fc': two fully connected layers (Lin et al. 2016).
+    'layer4': the ResNet's last stage and a mean over its output (He et al. 2015)."""
+    channels: int = 1024
+    """Number of outputs of each hidden layer of head 'fc'."""
+    pooled_size: int = 7
+    """Number of bins along each side of a box. RoIAlign returns one value for each bin."""
+
+    def __post_init__(self) -> None:
+        check_types("model.roi", self)
+        check(self.num_classes >= 1, "model.roi.num_classes", self.num_classes, "1 or more")
+        if not self.class_names or self.class_names == COCO_CLASSES:
+            object.__setattr__(self, "class_names", _default_class_names(self.num_classes))
+        check(
+            len(set(self.class_names)) == len(self.class_names) == self.num_classes,
+            "model.roi.class_names",
+            self.class_names,
+            f"{self.num_classes} different names, one for each of model.roi.num_classes",
+        )
+        check(self.channels >= 1, "model.roi.channels", self.channels, "1 or more")
+        check(self.pooled_size >= 1, "model.roi.pooled_size", self.pooled_size, "1 or more")
+
+
+@dataclass(frozen=True)
 class ModelConfig:
-    """The detector. It is an RPN: a backbone, a neck and an RPN head."""
+    """The detector: an RPN, or with a second stage a Faster R-CNN."""
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     """Network that computes features from pictures."""
@@ -128,6 +171,8 @@ class ModelConfig:
     """Number of channels of each pyramid level."""
     rpn: RPNHeadConfig = field(default_factory=RPNHeadConfig)
     """The RPN head."""
+    roi: RoIHeadConfig | None = None
+    """The second stage. None: the detector is an RPN, and its boxes have no classes."""
     precision: Precision = "float32"
     """Arithmetic of the network. Boxes and scores are float32 in all three.
     'float32': full float32 precision.
@@ -137,6 +182,14 @@ class ModelConfig:
     def __post_init__(self) -> None:
         check_types("model", self)
         check(self.neck_channels >= 1, "model.neck_channels", self.neck_channels, "1 or more")
+        if self.roi is not None and self.roi.head == "layer4":
+            check(
+                self.neck == "none" and self.backbone.num_stages == 3,
+                "model.roi.head",
+                self.roi.head,
+                "'fc', unless model.neck is 'none' and model.backbone.num_stages is 3: 'layer4' is "
+                "the fourth stage",
+            )
 
 
 @dataclass(frozen=True)
@@ -170,6 +223,8 @@ class RPNLossConfig:
     """Number of anchors sampled from each picture. 0 uses all positive and negative anchors."""
     positive_fraction: float = 0.5
     """Largest fraction of the samples that may be positive."""
+    inside_only: bool = False
+    """Use only the anchors that lie inside their picture."""
 
     def __post_init__(self) -> None:
         check_types("rpn_loss", self)
@@ -211,6 +266,60 @@ class ProposalConfig:
             self.max_proposals >= 1, "rpn_proposals.max_proposals", self.max_proposals, "1 or more"
         )
         check(self.min_size >= 0, "rpn_proposals.min_size", self.min_size, "0 or more")
+
+
+@dataclass(frozen=True)
+class RoILossConfig:
+    """Boxes that train the second stage: proposals of the RPN, matched to objects and sampled."""
+
+    nms_pre: int = 2000
+    """Number of anchors of each level that are decoded, as rpn_proposals.nms_pre, in training."""
+    max_proposals: int = 1000
+    """Largest number of proposals in a picture, as rpn_proposals.max_proposals, in training."""
+    positive_iou: float = 0.5
+    """A proposal is positive if its IoU with an object is at least this. Others are background."""
+    samples_per_image: int = 512
+    """Number of boxes sampled from the proposals and objects of each picture. 0 uses all."""
+    positive_fraction: float = 0.25
+    """Largest fraction of the samples that may be positive."""
+
+    def __post_init__(self) -> None:
+        check_types("roi_loss", self)
+        for key in ("nms_pre", "max_proposals"):
+            value = getattr(self, key)
+            check(value >= 1, f"roi_loss.{key}", value, "1 or more")
+        for key in ("positive_iou", "positive_fraction"):
+            value = getattr(self, key)
+            check(0 < value <= 1, f"roi_loss.{key}", value, "above 0, at most 1")
+        check(
+            self.samples_per_image >= 0,
+            "roi_loss.samples_per_image",
+            self.samples_per_image,
+            "0 or more",
+        )
+
+
+@dataclass(frozen=True)
+class DetectionConfig:
+    """Selection of detections from the outputs of the second stage."""
+
+    min_score: float = 0.05
+    """Only boxes with a higher score are kept."""
+    nms_iou: float = 0.5
+    """NMS removes a box whose IoU with a better box of its class is above this."""
+    max_detections: int = 100
+    """Largest number of detections in a picture, over all classes."""
+
+    def __post_init__(self) -> None:
+        check_types("roi_detections", self)
+        check(0 <= self.min_score < 1, "roi_detections.min_score", self.min_score, "0 to below 1")
+        check(0 <= self.nms_iou <= 1, "roi_detections.nms_iou", self.nms_iou, "0 to 1")
+        check(
+            self.max_detections >= 1,
+            "roi_detections.max_detections",
+            self.max_detections,
+            "1 or more",
+        )
 
 
 @dataclass(frozen=True)
@@ -421,6 +530,10 @@ class Config:
     """Matching and sampling of anchors for the RPN loss."""
     rpn_proposals: ProposalConfig = field(default_factory=ProposalConfig)
     """Selection of proposals."""
+    roi_loss: RoILossConfig = field(default_factory=RoILossConfig)
+    """Boxes that train the second stage."""
+    roi_detections: DetectionConfig = field(default_factory=DetectionConfig)
+    """Selection of detections."""
     data: DataConfig = field(default_factory=DataConfig)
     """The dataset and the loading of its pictures."""
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -430,6 +543,12 @@ class Config:
 
     def __post_init__(self) -> None:
         check_types("", self)
+
+
+def _default_class_names(count: int) -> tuple[str, ...]:
+    if count == len(COCO_CLASSES):
+        return COCO_CLASSES
+    return tuple(f"class {number}" for number in range(1, count + 1))
 
 
 def with_precision(config: Config, precision: Precision) -> Config:

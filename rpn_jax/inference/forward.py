@@ -1,4 +1,4 @@
-"""The forward pass of inference: from uint8 pictures on a canvas to head outputs and proposals.
+"""The forward pass of inference: from uint8 pictures to proposals and detections.
 
 Nothing here reads files, so it runs where only JAX, Flax and NumPy are installed.
 """
@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, cast
 
 import jax
 
-from rpn_jax.models import RPN
+from rpn_jax.models import build_detector
 from rpn_jax.models.folding import fold_norms
+from rpn_jax.models.roi.detections import detect
 from rpn_jax.models.rpn.proposals import propose
 from rpn_jax.ops.pixels import normalize_images
-from rpn_jax.structures import Proposals, RPNOutputs
+from rpn_jax.structures import Detections, Proposals, RoIOutputs, RPNOutputs
 
 if TYPE_CHECKING:
     from jax.sharding import Sharding
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
     from rpn_jax.config import Config
     from rpn_jax.structures import Variables
+
+    Levels = tuple[Float[Array, "B _ _ C"], ...]
 
 
 def prepare_variables(config: Config, variables: Variables, placement: Sharding) -> Variables:
@@ -34,7 +37,9 @@ def prepare_variables(config: Config, variables: Variables, placement: Sharding)
     Returns:
       Weights as `run_network` and `propose_pictures` take them.
     """
-    folded = fold_norms(RPN(config.model), variables, kernels_ohwi=jax.default_backend() != "cpu")
+    folded = fold_norms(
+        build_detector(config.model), variables, kernels_ohwi=jax.default_backend() != "cpu"
+    )
     return jax.device_put(folded, placement)
 
 
@@ -44,7 +49,7 @@ def run_network(
     images: UInt8[Array, "B H W 3"],
     image_sizes: Int[Array, "B 2"],
 ) -> RPNOutputs:
-    """Normalise pictures and return the head outputs of the network.
+    """Normalise pictures and return the head outputs of the first stage.
 
     Args:
       config: config of the network.
@@ -52,9 +57,7 @@ def run_network(
       images: RGB pictures, resized and padded.
       image_sizes: (height, width) of each picture before padding.
     """
-    normalized = normalize_images(images, image_sizes, config.pixels)
-    model = RPN(config.model, folded=True)
-    return cast("RPNOutputs", model.apply(prepared, normalized))
+    return _first_stage(config, prepared, images, image_sizes)[1]
 
 
 def propose_pictures(
@@ -71,3 +74,34 @@ def propose_pictures(
     """
     outputs = run_network(config, prepared, images, image_sizes)
     return propose(config, outputs, image_sizes, scale_factors)
+
+
+def detect_pictures(
+    config: Config,
+    prepared: Variables,
+    images: UInt8[Array, "B H W 3"],
+    image_sizes: Int[Array, "B 2"],
+    scale_factors: Float[Array, "B 2"],
+) -> Detections:
+    """Return the detections of pictures, in pixels of the originals.
+
+    The arguments are those of `propose_pictures`. The config must have a second stage.
+    """
+    levels, outputs = _first_stage(config, prepared, images, image_sizes)
+    proposals = propose(config, outputs, image_sizes)
+    model = build_detector(config.model, folded=True)
+    roi = cast("RoIOutputs", model.apply(prepared, levels, proposals.boxes, method="roi_outputs"))
+    return detect(config, roi, proposals.boxes, proposals.valid, image_sizes, scale_factors)
+
+
+def _first_stage(
+    config: Config,
+    prepared: Variables,
+    images: UInt8[Array, "B H W 3"],
+    image_sizes: Int[Array, "B 2"],
+) -> tuple[Levels, RPNOutputs]:
+    """Return the features that both stages share, and the head outputs of the first one."""
+    normalized = normalize_images(images, image_sizes, config.pixels)
+    model = build_detector(config.model, folded=True)
+    levels = cast("Levels", model.apply(prepared, normalized, method="features"))
+    return levels, cast("RPNOutputs", model.apply(prepared, levels, method="rpn_outputs"))

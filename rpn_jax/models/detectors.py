@@ -13,8 +13,9 @@ from rpn_jax.errors import UserError
 from rpn_jax.models.backbone import Backbone
 from rpn_jax.models.fpn import FPN
 from rpn_jax.models.resnet import ResNet
+from rpn_jax.models.roi.head import RoIHead
 from rpn_jax.models.rpn.head import RPNHead
-from rpn_jax.structures import RPNOutputs, Variables
+from rpn_jax.structures import RoIOutputs, RPNOutputs, Variables
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
@@ -23,14 +24,11 @@ if TYPE_CHECKING:
     """One feature map [B, Hl, Wl, C] for each level."""
 
 
-class RPN(nn.Module):
-    """Region Proposal Network (Ren et al. 2015).
-
-    ``model.apply(variables, images)`` takes normalised float32 pictures [B, H, W, 3] and returns
-    `RPNOutputs`.
+class Detector(nn.Module):
+    """The features that all detectors have in common: a backbone and a neck.
 
     The backbone is the ResNet of the config, or any other `Backbone`. To train one of your own,
-    pass such a model to `rpn_jax.training.objectives.rpn_loss_function`, its parameters and its
+    pass such a model to a function of `rpn_jax.training.objectives`, its parameters and its
     backbone to `rpn_jax.training.optim.trainable_parameters`, and both results to
     `rpn_jax.training.step.make_step`. `rpn_jax.weights.checkpoints` saves and restores the state.
 
@@ -59,18 +57,14 @@ class RPN(nn.Module):
             self.neck = FPN(config.neck_channels, config.precision)
         self.rpn_head = RPNHead(config.rpn.channels, config.rpn.anchors.per_cell, config.precision)
 
-    def __call__(self, images: Float[Array, "B H W 3"], train: bool = False) -> RPNOutputs:
-        """Return objectness and deltas of every level.
+    def features(self, images: Float[Array, "B H W 3"], train: bool = False) -> Levels:
+        """Return the input of the heads, one array for each level.
 
         Args:
           images: normalised pictures, zeros as padding.
           train: batch norm uses this batch's statistics (and updates ``batch_stats``, which must
             then be mutable). Other norms ignore it.
         """
-        return self.rpn_outputs(self.features(images, train))
-
-    def features(self, images: Float[Array, "B H W 3"], train: bool = False) -> Levels:
-        """Return the input of the heads, one array for each level. Arguments as in `__call__`."""
         stages = self.backbone(images, train)
         if self.config.neck == "fpn":
             return self.neck(stages)
@@ -97,11 +91,103 @@ class RPN(nn.Module):
         return self.rpn_head.at_cells(levels, cells)
 
 
+class RPN(Detector):
+    """Region Proposal Network (Ren et al. 2015): boxes without classes.
+
+    ``model.apply(variables, images)`` takes normalised float32 pictures [B, H, W, 3] and returns
+    `RPNOutputs`.
+    """
+
+    def __call__(self, images: Float[Array, "B H W 3"], train: bool = False) -> RPNOutputs:
+        """Return objectness and deltas of every level. Arguments as in `features`."""
+        return self.rpn_outputs(self.features(images, train))
+
+
+class FasterRCNN(Detector):
+    """Faster R-CNN (Ren et al. 2015): an RPN, and a second stage on the same features.
+
+    The two stages are called one after the other, with `rpn_jax.propose` between them::
+
+        levels = model.apply(variables, images, method="features")
+        outputs = model.apply(variables, levels, method="rpn_outputs")
+        proposals = rpn_jax.propose(config, outputs, image_sizes)
+        roi = model.apply(variables, levels, proposals.boxes, method="roi_outputs")
+
+    Raises:
+      UserError: ``config.roi`` is None, or a reason of `Detector`.
+    """
+
+    def setup(self) -> None:
+        super().setup()
+        config = self.config
+        assert config.roi is not None
+        self.roi_head = RoIHead(
+            config.roi, config.backbone, self.roi_strides, config.precision, self.folded
+        )
+
+    def __post_init__(self) -> None:
+        if self.config.roi is None:
+            raise UserError("model.roi: is None, but a Faster R-CNN needs a second stage. Use RPN.")
+        super().__post_init__()
+
+    @property
+    def roi_strides(self) -> tuple[int, ...]:
+        """Strides of the levels that boxes are pooled from: not the extra level of the pyramid."""
+        strides = self.config.rpn.anchors.strides
+        return strides[:-1] if self.config.neck == "fpn" else strides
+
+    def __call__(
+        self,
+        images: Float[Array, "B H W 3"],
+        boxes_xyxy: Float[Array, "B N 4"],
+        train: bool = False,
+    ) -> tuple[RPNOutputs, RoIOutputs]:
+        """Return the outputs of the first stage, and those of the second for given boxes.
+
+        Args:
+          images: normalised pictures, zeros as padding.
+          boxes_xyxy: resized pixels.
+          train: as in `features`.
+        """
+        levels = self.features(images, train)
+        return self.rpn_outputs(levels), self.roi_outputs(levels, boxes_xyxy)
+
+    def roi_outputs(self, levels: Levels, boxes_xyxy: Float[Array, "B N 4"]) -> RoIOutputs:
+        """Return classes and deltas of boxes.
+
+        Args:
+          levels: what `features` returned.
+          boxes_xyxy: float32 resized pixels. A box without area gets features of zero, so zeros may
+            stand for boxes that do not exist.
+        """
+        return self.roi_head(levels[: len(self.roi_strides)], boxes_xyxy)
+
+    def roi_features(
+        self, levels: Levels, boxes_xyxy: Float[Array, "B N 4"]
+    ) -> Float[Array, "B N P P C"]:
+        """Return the pooled features of boxes: the first half of `roi_outputs`."""
+        return self.roi_head.pool(levels[: len(self.roi_strides)], boxes_xyxy)
+
+    def roi_outputs_of(self, pooled: Float[Array, "B N P P C"]) -> RoIOutputs:
+        """Return classes and deltas from `roi_features`: the second half of `roi_outputs`."""
+        return self.roi_head.outputs(pooled)
+
+
+def build_detector(
+    config: ModelConfig, axis_name: str | None = None, folded: bool = False
+) -> RPN | FasterRCNN:
+    """Return the detector of a config: a `FasterRCNN` if it has a second stage, else an `RPN`."""
+    detector = RPN if config.roi is None else FasterRCNN
+    return detector(config, axis_name, folded)
+
+
 def init_variables(config: Config, seed: int = 0) -> Variables:
     """Return random variables for training from scratch, the same for the same seed."""
-    canvas = jnp.zeros((1, CANVAS_MULTIPLE, CANVAS_MULTIPLE, 3))
-    init = jax.jit(RPN(config.model).init)
-    return dict(init(jax.random.key(seed), canvas))
+    inputs = [jnp.zeros((1, CANVAS_MULTIPLE, CANVAS_MULTIPLE, 3))]
+    if config.model.roi is not None:
+        inputs.append(jnp.zeros((1, 1, 4)))
+    init = jax.jit(build_detector(config.model).init)
+    return dict(init(jax.random.key(seed), *inputs))
 
 
 def variable_shapes(config: Config) -> Variables:

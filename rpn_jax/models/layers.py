@@ -150,6 +150,8 @@ class ConvNorm:
     """Side of the kernel."""
     stride: int = 1
     """Stride, both ways."""
+    dilation: int = 1
+    """Dilation, both ways."""
     groups: int = 1
     """Groups of channels."""
     scale_init: Initializer = nn.initializers.ones
@@ -173,7 +175,9 @@ def conv_norm(
         use_bias=folded,
         name=layer.conv_name,
     )()
-    convolve_x = partial(convolve, x, precision=options.precision, stride=layer.stride)
+    convolve_x = partial(
+        convolve, x, precision=options.precision, stride=layer.stride, dilation=layer.dilation
+    )
     if folded:
         return convolve_x(kernel, bias)
     if options.norm == "frozen":

@@ -58,6 +58,7 @@ class Bottleneck(nn.Module):
 
     planes: int
     stride: int
+    dilation: int
     config: BackboneConfig
     options: LayerOptions
 
@@ -70,7 +71,9 @@ class Bottleneck(nn.Module):
         caffe = self.config.style == "caffe"
         stride1, stride2 = (self.stride, 1) if caffe else (1, self.stride)
         reduce = ConvNorm("conv1", f"{bn}1", width, 1, stride=stride1)
-        spatial = ConvNorm("conv2", f"{bn}2", width, 3, stride=stride2, groups=groups)
+        spatial = ConvNorm(
+            "conv2", f"{bn}2", width, 3, stride=stride2, dilation=self.dilation, groups=groups
+        )
         expand = ConvNorm("conv3", f"{bn}3", features, 1, scale_init=nn.initializers.zeros)
         y = relu(conv_norm(x, reduce, self.options))
         y = relu(conv_norm(y, spatial, self.options))
@@ -104,13 +107,16 @@ class Stage(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B H W I"]) -> Float[Array, "B h w O"]:
         """Return the output of the last block."""
+        config = self.config
         planes = STEM_FEATURES * 2**self.index
-        for block in range(BLOCKS[self.config.depth][self.index]):
-            stride = 2 if block == 0 and self.index > 0 else 1
-            if self.config.depth < 50:
+        is_dilated = config.dilate_last_stage and self.index == config.num_stages - 1
+        for block in range(BLOCKS[config.depth][self.index]):
+            stride = 2 if block == 0 and self.index > 0 and not is_dilated else 1
+            if config.depth < 50:
                 x = BasicBlock(planes, stride, self.options, name=str(block))(x)
             else:
-                x = Bottleneck(planes, stride, self.config, self.options, name=str(block))(x)
+                dilation = 2 if is_dilated else 1
+                x = Bottleneck(planes, stride, dilation, config, self.options, name=str(block))(x)
         return x
 
 
@@ -129,8 +135,11 @@ class ResNet(nn.Module):
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Strides of the stages: 4, 8, 16, 32."""
-        return tuple(4 * 2**stage for stage in range(self.config.num_stages))
+        """Strides of the stages: 4, 8, 16, 32, or 4, 8, 16, 16 if the last stage is dilated."""
+        strides = [4 * 2**stage for stage in range(self.config.num_stages)]
+        if self.config.dilate_last_stage:
+            strides[-1] = strides[-2]
+        return tuple(strides)
 
     @property
     def norm_of(self) -> Mapping[str, str]:

@@ -4,7 +4,7 @@ from rpn_jax.ops.anchors import anchor_validity, base_anchors, grid_anchors, lev
 from rpn_jax.ops.assign import assign_anchors
 from rpn_jax.ops.box_coder import decode_boxes, encode_boxes
 from rpn_jax.ops.boxes import box_area, box_iou, clip_boxes
-from rpn_jax.ops.nms import nms, nms_per_level
+from rpn_jax.ops.nms import nms, nms_per_class, nms_per_level
 from rpn_jax.ops.pixels import normalize_images
 from rpn_jax.ops.resize import resize_bilinear
 from rpn_jax.ops.roi_align import assign_levels, roi_align
@@ -25,6 +25,7 @@ __all__ = [
     "level_validity",
     "masked_top_k",
     "nms",
+    "nms_per_class",
     "nms_per_level",
     "normalize_images",
     "resize_bilinear",

@@ -22,8 +22,9 @@ def convolve(
     bias: Float[Array, " O"] | None,
     precision: Precision,
     stride: int = 1,
+    dilation: int = 1,
 ) -> Float[Array, "B h w O"]:
-    """Convolve with PyTorch's explicit padding of ``k // 2`` on every side.
+    """Convolve with PyTorch's explicit padding of ``dilation * (k // 2)`` on every side.
 
     Reverse-mode differentiable everywhere; forward-mode differentiable on GPUs, not on CPUs.
 
@@ -33,13 +34,18 @@ def convolve(
       bias: added after the convolution.
       precision: see `rpn_jax.ops.precision`.
       stride: distance between output pixels in input pixels, for rows and columns.
+      dilation: distance between the input pixels that neighbouring kernel weights multiply.
     """
     dtype = compute_dtype(precision)
-    plain = partial(_plain_convolve, precision=lax_precision(precision), stride=stride)
+    plain = partial(
+        _plain_convolve, precision=lax_precision(precision), stride=stride, dilation=dilation
+    )
     y = lax.platform_dependent(
         x.astype(dtype),
         kernel.astype(dtype),
-        cpu=partial(on_cpu.convolve, plain=plain, precision=precision, stride=stride),
+        cpu=partial(
+            on_cpu.convolve, plain=plain, precision=precision, stride=stride, dilation=dilation
+        ),
         default=plain,
     )
     return y if bias is None else _add_bias(y, bias)
@@ -67,13 +73,15 @@ def _plain_convolve(
     kernel: Float[Array, "k k J O"],
     precision: lax.Precision,
     stride: int,
+    dilation: int,
 ) -> Float[Array, "B h w O"]:
-    pad = kernel.shape[0] // 2
+    pad = dilation * (kernel.shape[0] // 2)
     return lax.conv_general_dilated(
         x,
         kernel,
         window_strides=(stride, stride),
         padding=((pad, pad), (pad, pad)),
+        rhs_dilation=(dilation, dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=x.shape[-1] // kernel.shape[2],
         precision=precision,

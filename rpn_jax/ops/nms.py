@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from rpn_jax.ops.boxes import elementwise_iou, split_coordinates
-from rpn_jax.ops.cpu.nms import keep_one_by_one
+from rpn_jax.ops.cpu.nms import keep_one_by_one, keep_one_by_one_of_classes
 from rpn_jax.ops.topk import masked_top_k
 
 if TYPE_CHECKING:
@@ -92,6 +92,64 @@ def nms_per_level(
         default=partial(keep_by_fixed_point, iou_threshold=iou_threshold, count=count),
     )
     return indices.reshape(*batch, count), found.reshape(*batch, count)
+
+
+def nms_per_class(
+    boxes_xyxy: Float[Array, "*batch N C 4"],
+    scores: Float[Array, "*batch N C"],
+    valid: Bool[Array, "*batch N C"],
+    iou_threshold: float,
+    count: int,
+) -> tuple[Int[Array, "*batch {count}"], Bool[Array, "*batch {count}"]]:
+    """Return the ``count`` best boxes among those that greedy NMS keeps in each class.
+
+    Args:
+      boxes_xyxy: pixels. Each of N candidates has another box for each of C classes.
+      scores: finite; higher is better. Among equal scores, the lower candidate comes first, then
+        the lower class.
+      valid: True where a box exists.
+      iou_threshold: a kept box suppresses the boxes of its class whose IoU with it is above (not
+        at) this value.
+      count: boxes to return. It may exceed N C.
+
+    Returns:
+      indices: int32 ``candidate * C + class`` of the kept boxes, best first; 0 where not found.
+      found: True where there was a box to return.
+    """
+    *batch, candidates, classes = scores.shape
+    if not scores.size:
+        return jnp.zeros((*batch, count), jnp.int32), jnp.zeros((*batch, count), bool)
+    indices, found = jax.lax.platform_dependent(
+        boxes_xyxy.reshape(-1, candidates, classes, 4),
+        scores.reshape(-1, candidates, classes),
+        valid.reshape(-1, candidates, classes),
+        cpu=partial(keep_one_by_one_of_classes, iou_threshold=iou_threshold, count=count),
+        default=partial(keep_by_fixed_point_of_classes, iou_threshold=iou_threshold, count=count),
+    )
+    return indices.reshape(*batch, count), found.reshape(*batch, count)
+
+
+def keep_by_fixed_point_of_classes(
+    boxes_xyxy: Float[Array, "S N C 4"],
+    scores: Float[Array, "S N C"],
+    valid: Bool[Array, "S N C"],
+    iou_threshold: float,
+    count: int,
+) -> tuple[Int[Array, "S {count}"], Bool[Array, "S {count}"]]:
+    """Return what `nms_per_class` returns: NMS of all classes at once, then the best boxes."""
+    sets, candidates, classes = scores.shape
+    by_class = jnp.moveaxis(jnp.where(valid, scores, -jnp.inf), 2, 1)
+    order = jnp.argsort(-by_class, axis=-1, stable=True)
+    sorted_boxes = jnp.take_along_axis(jnp.moveaxis(boxes_xyxy, 2, 1), order[..., None], axis=2)
+    sorted_valid = jnp.take_along_axis(jnp.moveaxis(valid, 2, 1), order, axis=2)
+    keep = _fixed_point(
+        sorted_boxes.reshape(-1, candidates, 4), sorted_valid.reshape(-1, candidates), iou_threshold
+    ).reshape(sets, classes, candidates)
+    keep = jnp.put_along_axis(jnp.zeros_like(keep), order, keep, axis=2, inplace=False)
+    flat = (sets, -1)
+    kept = jnp.moveaxis(keep, 1, 2).reshape(flat)
+    _, indices, found = masked_top_k(scores.reshape(flat), kept, count)
+    return indices, found
 
 
 def keep_by_fixed_point(

@@ -57,17 +57,20 @@ def learning_rate_schedule(
 def trainable_parameters(params: Any, backbone: Backbone) -> Any:
     """Return a tree like ``params`` with True for each parameter that trains.
 
-    The backbone decides for its own parameters, which are under the key "backbone". All others
-    train.
+    The backbone decides for its own parameters, which are under the key "backbone", and for its
+    last stage in a second stage's head. All others train.
 
     Args:
       params: the nested dicts of `rpn_jax.init_variables`, or their shapes.
-      backbone: the backbone of the model, such as ``RPN(config.model).backbone``.
+      backbone: the backbone of the model, such as ``build_detector(config.model).backbone``.
     """
 
     def trains(path: tuple[jax.tree_util.DictKey, ...], _: Any) -> bool:
-        owner, *names = (entry.key for entry in path)
-        return owner != "backbone" or backbone.trains(tuple(names))
+        names = tuple(entry.key for entry in path)
+        for owner in (("backbone",), ("roi_head", "shared_head")):
+            if names[: len(owner)] == owner:
+                return backbone.trains(names[len(owner) :])
+        return True
 
     return jax.tree_util.tree_map_with_path(trains, params)
 

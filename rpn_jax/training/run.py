@@ -28,7 +28,7 @@ from rpn_jax.devices import devices_for_batch
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation.checks import check_split
 from rpn_jax.files import write_json
-from rpn_jax.models import RPN, init_variables, variable_shapes
+from rpn_jax.models import build_detector, init_variables, variable_shapes
 from rpn_jax.runtime import environment
 from rpn_jax.structures import Batch, Variables
 from rpn_jax.training.lock import lock_workdir
@@ -66,7 +66,7 @@ def train_run(config: Config, task: Task, workdir: Path, resume: bool, console: 
         check_split(data.eval_name, eval_data.pictures, remedy)
     eval_steps = _eval_steps(train, epoch_steps)
     shapes = variable_shapes(config)
-    trainable = trainable_parameters(shapes["params"], RPN(config.model).backbone)
+    trainable = trainable_parameters(shapes["params"], build_detector(config.model).backbone)
     optimizer, schedule = build_optimizer(config.optim, trainable, epoch_steps, data.batch_size)
     step = make_step(task.loss_function, optimizer, schedule, train.seed, devices)
     # Load the weights before the lock creates the folder, so that a failed load leaves no folder.

@@ -15,7 +15,7 @@ import optax
 from rpn_jax.benchmark.figures import Row
 from rpn_jax.benchmark.inputs import make_batch
 from rpn_jax.config import Config, Precision, load_config, replace, with_precision
-from rpn_jax.models import RPN, init_variables
+from rpn_jax.models import build_detector, init_variables
 from rpn_jax.structures import Batch
 from rpn_jax.training.objectives import rpn_loss_function
 from rpn_jax.training.optim import make_optimizer, trainable_parameters
@@ -91,7 +91,7 @@ class _Run:
         variables = jax.device_get(init_variables(config))
         schedule = optax.constant_schedule(LEARNING_RATE)
         optim = replace(config.optim, learning_rate=LEARNING_RATE)
-        trainable = trainable_parameters(variables["params"], RPN(config.model).backbone)
+        trainable = trainable_parameters(variables["params"], build_detector(config.model).backbone)
         optimizer = make_optimizer(optim, schedule, trainable)
         self._start = jax.device_get(initial_state(variables, optimizer))
         step = device_step(rpn_loss_function(config), optimizer, schedule, seed=0)

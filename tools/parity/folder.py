@@ -37,7 +37,7 @@ def different_keys(config: str, reference: dict[str, list[int]]) -> list[str]:
     """Return the sorted keys that only one side has, or whose shapes differ."""
     theirs = {key: tuple(shape) for key, shape in reference.items() if not key.endswith(COUNTER)}
     ours = {
-        key: torch_shape(leaf.shape)
+        key: torch_shape(key, leaf.shape)
         for key, (_, leaf) in flat_by_torch_key(variable_shapes(load_config(config))).items()
     }
     return sorted(key for key in ours | theirs if ours.get(key) != theirs.get(key))

@@ -14,7 +14,7 @@ import optax
 
 from rpn_jax.config import Config, OptimConfig
 from rpn_jax.inference.results import picture_proposals
-from rpn_jax.models import RPN
+from rpn_jax.models import RPN, build_detector
 from rpn_jax.models.rpn.loss import rpn_loss
 from rpn_jax.models.rpn.proposals import propose
 from rpn_jax.ops import anchor_validity, assign_anchors, grid_anchors
@@ -64,7 +64,9 @@ class Ours:
 def run(case: Case) -> Ours:
     """Compute everything that is compared. The training step is compiled once."""
     variables = variables_by_rule(case.config, case.seed)
-    trainable = trainable_parameters(variables["params"], RPN(case.config.model).backbone)
+    trainable = trainable_parameters(
+        variables["params"], build_detector(case.config.model).backbone
+    )
     optimizer, _ = build_optimizer(SGD, trainable, steps_per_epoch=1, batch_size=1)
     step = _training_step(case, optimizer)
 

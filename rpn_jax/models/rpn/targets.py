@@ -44,12 +44,19 @@ def batch_targets(
     """Return the `picture_targets` of every picture, with a leading axis B."""
     anchors = jnp.concatenate(grid_anchors(level_shapes, config.model.rpn.anchors))
     valid = anchor_validity(level_shapes, config.model.rpn.anchors, image_sizes)
+    if config.rpn_loss.inside_only:
+        valid &= _lie_inside(anchors, image_sizes)
     rngs = jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.arange(len(image_sizes)))
 
     def one_picture(valid: Array, boxes: Array, mask: Array, rng: Array) -> AnchorTargets:
         return picture_targets(config.rpn_loss, anchors, valid, boxes, mask, rng)
 
     return jax.lax.stop_gradient(jax.vmap(one_picture)(valid, boxes_xyxy, box_mask, rngs))
+
+
+def _lie_inside(anchors: Float[Array, "K 4"], image_sizes: Int[Array, "B 2"]) -> Bool[Array, "B K"]:
+    ends_xy = image_sizes[:, None, ::-1]
+    return jnp.all(anchors[:, :2] >= 0, axis=-1) & jnp.all(anchors[:, 2:] < ends_xy, axis=-1)
 
 
 def picture_targets(

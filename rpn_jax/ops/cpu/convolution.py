@@ -53,6 +53,7 @@ def convolve(
     plain: Convolution,
     precision: str,
     stride: int,
+    dilation: int,
 ) -> Float[Array, "B h w O"]:
     """Return ``plain(x, kernel)`` and its gradients in the forms that are fastest on CPUs.
 
@@ -64,9 +65,10 @@ def convolve(
       plain: the convolution as XLA has it.
       precision: 'tf32' rounds the operands of every product to TF32.
       stride: of the convolution, both ways; it pads ``k // 2`` on every side.
+      dilation: of the convolution. None of these forms computes dilated ones.
     """
     batch, height, width, _ = x.shape
-    is_large = batch * height * width >= MIN_PIXELS * stride**2
+    is_large = batch * height * width >= MIN_PIXELS * stride**2 and dilation == 1
     if x.dtype != jnp.float32 or (precision == "float32" and not is_large):
         return plain(x, kernel)
     prepare = round_to_tf32 if precision == "tf32" else _unchanged
@@ -149,7 +151,7 @@ def _convolve_in_blocks(
     )
     dense = _block_diagonal(kernel, groups, groups // blocks)
     outputs = [
-        convolve(part, weights, plain, "float32", stride)
+        convolve(part, weights, plain, "float32", stride, dilation=1)
         for part, weights in zip(
             jnp.split(x, blocks, axis=-1), jnp.split(dense, blocks, axis=-1), strict=True
         )

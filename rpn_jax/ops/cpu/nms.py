@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
 
     LoopState = tuple[Array, Array, Array, Array]
+    ClassLoopState = tuple[Array, Array, Array, Array, Array]
 
 
 def keep_one_by_one(
@@ -67,6 +68,60 @@ def keep_one_by_one(
         none = 0 * best[0]
         start = (none, best, remaining, jnp.full(count, none))
         kept, _, _, indices = jax.lax.while_loop(box_remains, keep_box, start)
+        return indices, jnp.arange(count) < kept
+
+    return jax.lax.map(one_set, (boxes_xyxy, scores, valid))
+
+
+def keep_one_by_one_of_classes(
+    boxes_xyxy: Float[Array, "S N C 4"],
+    scores: Float[Array, "S N C"],
+    valid: Bool[Array, "S N C"],
+    iou_threshold: float,
+    count: int,
+) -> tuple[Int[Array, "S {count}"], Bool[Array, "S {count}"]]:
+    """Return what `rpn_jax.ops.nms.nms_per_class` returns, without a sort.
+
+    Each iteration keeps the best remaining box of all classes and removes the boxes of its class
+    that it suppresses. The loop ends after ``count`` boxes.
+    """
+    _, candidates, classes = scores.shape
+    positions = jnp.arange(candidates, dtype=jnp.int32)
+
+    def one_set(
+        args: tuple[Float[Array, "N C 4"], Float[Array, "N C"], Bool[Array, "N C"]],
+    ) -> tuple[Int[Array, " count"], Bool[Array, " count"]]:
+        boxes_xyxy, scores, valid = args
+        coordinates = tuple(x.T for x in split_coordinates(boxes_xyxy))
+
+        def box_remains(state: ClassLoopState) -> Bool[Array, ""]:
+            kept, best, *_ = state
+            return (kept < count) & (jnp.max(best) > -jnp.inf)
+
+        def keep_box(state: ClassLoopState) -> ClassLoopState:
+            kept, best, first, remaining, indices = state
+            # Among the classes with the highest score, the lowest candidate comes first.
+            label = jnp.argmin(jnp.where(best == jnp.max(best), first, candidates))
+            position = first[label]
+            boxes = tuple(x[label] for x in coordinates)
+            iou = elementwise_iou(tuple(x[position] for x in boxes), boxes)
+            leaves = (iou > iou_threshold) | (positions == position)
+            left = jnp.where(leaves, -jnp.inf, remaining[label])
+            return (
+                kept + 1,
+                best.at[label].set(jnp.max(left)),
+                first.at[label].set(jnp.argmax(left).astype(jnp.int32)),
+                remaining.at[label].set(left),
+                indices.at[kept].set(position * classes + label.astype(jnp.int32)),
+            )
+
+        remaining = jnp.where(valid, scores, -jnp.inf).T
+        best = jnp.max(remaining, axis=-1)
+        first = jnp.argmax(remaining, axis=-1).astype(jnp.int32)
+        # Zero, computed from an input, as in `keep_one_by_one`.
+        none = 0 * first[0]
+        start = (none, best, first, remaining, jnp.full(count, none))
+        kept, _, _, _, indices = jax.lax.while_loop(box_remains, keep_box, start)
         return indices, jnp.arange(count) < kept
 
     return jax.lax.map(one_set, (boxes_xyxy, scores, valid))

@@ -155,7 +155,7 @@ def state_dict(variables: Variables) -> dict[str, np.ndarray]:
     """Return variables with PyTorch's keys and layout, and with a counter for each batch norm."""
     arrays = {}
     for key, (_, leaf) in flat_by_torch_key(variables).items():
-        arrays[key] = np.ascontiguousarray(to_torch_layout(np.asarray(leaf)))
+        arrays[key] = np.ascontiguousarray(to_torch_layout(key, np.asarray(leaf)))
         if key.endswith(".running_var"):
             module = key.removesuffix(".running_var")
             arrays[f"{module}.num_batches_tracked"] = np.zeros((), np.int64)
@@ -199,13 +199,13 @@ def _arrays(
 
 def _fill(arrays: dict[str, np.ndarray], config: Config) -> tuple[Variables, tuple[str, ...]]:
     """Return (variables, names of those that ``arrays`` does not hold)."""
-    paths = {name: path for name, (path, _) in flat_by_torch_key(variable_shapes(config)).items()}
+    expected = flat_by_torch_key(variable_shapes(config))
     leaves = {
-        path: np.ascontiguousarray(from_torch_layout(arrays[name]))
-        for name, path in paths.items()
+        path: np.ascontiguousarray(from_torch_layout(arrays[name], leaf.shape))
+        for name, (path, leaf) in expected.items()
         if name in arrays
     }
-    return nest(leaves), tuple(name for name in paths if name not in arrays)
+    return nest(leaves), tuple(name for name in expected if name not in arrays)
 
 
 def _write_folder(out: Path, converted: Converted) -> None:

@@ -79,7 +79,8 @@ def expected_shapes(config: Config, zoo: Zoo) -> Shapes:
 def _shapes_of_model(model: ModelConfig) -> Shapes:
     variables = variable_shapes(Config(model=model))
     return {
-        name: torch_shape(leaf.shape) for name, (_, leaf) in flat_by_torch_key(variables).items()
+        name: torch_shape(name, leaf.shape)
+        for name, (_, leaf) in flat_by_torch_key(variables).items()
     }
 
 

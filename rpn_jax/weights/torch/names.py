@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from flax.traverse_util import flatten_dict, unflatten_dict
 from numpy import ndarray
 
+from rpn_jax.models.roi.head import FULLY_CONNECTED
 from rpn_jax.structures import Variables
 
 if TYPE_CHECKING:
@@ -47,19 +49,35 @@ def torch_key(path: VariablePath) -> str:
     return ".".join((*path[1:-1], TORCH_LEAF_NAMES[path[-1]]))
 
 
-def torch_shape(shape: Shape) -> Shape:
-    """Return the shape that an array has in PyTorch's layout: OIHW for an HWIO kernel."""
-    return (shape[3], shape[2], shape[0], shape[1]) if len(shape) == 4 else shape
+def torch_shape(key: str, shape: Shape) -> Shape:
+    """Return the shape that the array of a PyTorch key has in PyTorch's layout.
+
+    That is OIHW for an HWIO kernel, and (O, C * P * P) for a fully connected layer that reads a map
+    [P, P, C].
+    """
+    outputs, inputs = shape[-1:], shape[-2:-1]
+    if len(shape) == 4 and FULLY_CONNECTED in key:
+        return (*outputs, math.prod(shape[:-1]))
+    return (*outputs, *inputs, *shape[:-2])
 
 
-def to_torch_layout(array: Float[ndarray, "..."]) -> Float[ndarray, "..."]:
-    """Transpose HWIO kernels to OIHW. Vectors are returned unchanged."""
-    return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
+def to_torch_layout(key: str, array: Float[ndarray, "..."]) -> Float[ndarray, "..."]:
+    """Return the array of a PyTorch key in PyTorch's layout. Vectors are returned unchanged."""
+    return _outputs_first(array).reshape(torch_shape(key, array.shape))
 
 
-def from_torch_layout(array: Float[ndarray, "..."]) -> Float[ndarray, "..."]:
-    """Transpose OIHW kernels to HWIO. Vectors are returned unchanged."""
-    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
+def from_torch_layout(array: Float[ndarray, "..."], shape: Shape) -> Float[ndarray, "..."]:
+    """Return an array in PyTorch's layout as an array of this package with the given shape."""
+    outputs_first = array.reshape(*shape[-1:], *shape[-2:-1], *shape[:-2])
+    if len(shape) < 2:
+        return outputs_first
+    return outputs_first.transpose(*range(2, len(shape)), 1, 0)
+
+
+def _outputs_first(array: Float[ndarray, "..."]) -> Float[ndarray, "..."]:
+    """Return [..., inputs, outputs] as [outputs, inputs, ...]."""
+    axes = range(array.ndim)
+    return array.transpose(*axes[-1:], *axes[-2:-1], *axes[:-2])
 
 
 def nest(leaves: dict[VariablePath, Any]) -> Variables:
