@@ -18,3 +18,10 @@ REFERENCE = {
 """(depth, groups, base width, style, trained norms, epochs) by name."""
 
 ELEVEN = tuple(REFERENCE)
+
+REFERENCE_DETECTORS = (
+    *(f"faster-rcnn_{name.removeprefix('rpn_')}" for name in REFERENCE if "_fpn_" in name),
+    "faster-rcnn_r50-caffe_c4-1x_coco",
+    "faster-rcnn_r50-caffe-dc5_1x_coco",
+)
+"""Names of the two-stage configs of the reference."""

@@ -2,7 +2,7 @@
 
 The first stage is that of rpn_demo. The kinds of shapes are the classes.
 
-rpn-jax demo --detector --workdir runs/detector_demo
+rpn-jax train faster-rcnn_demo --workdir runs/faster_demo
 """
 
 from rpn_jax.config import RoIHeadConfig, load_config, replace

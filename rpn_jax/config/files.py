@@ -139,7 +139,7 @@ def _build(section: type[Section], values: Any, path: Path, prefix: str = "") ->
 
 def _build_field(hint: Any, value: Any, path: Path, key: str) -> Any:
     kinds = get_args(hint) or (hint,)
-    sections: list[type] = [kind for kind in kinds if dataclasses.is_dataclass(kind)]
+    sections = [kind for kind in kinds if isinstance(kind, type) and dataclasses.is_dataclass(kind)]
     is_absent = value is None and NoneType in get_args(hint)
     if not sections or is_absent:
         return _tuples(value)

@@ -14,14 +14,16 @@ from rpn_jax.config import (
     Config,
     DataConfig,
     PixelConfig,
+    RoIHeadConfig,
     config_fields,
     config_names,
     load_config,
     replace,
     save_config,
 )
+from rpn_jax.data.shapes import KINDS
 from rpn_jax.errors import UserError
-from tests.reference_configs import REFERENCE
+from tests.reference_configs import REFERENCE, REFERENCE_DETECTORS
 
 CAFFE_PIXELS = PixelConfig(order="bgr", mean=(103.53, 116.28, 123.675), std=(1.0, 1.0, 1.0))
 
@@ -59,6 +61,21 @@ REFUSALS: list[tuple[str, Any, str]] = [
     ("rpn_loss.min_positive_iou", -0.1, "above 0, at most 1"),
     ("rpn_loss.samples_per_image", -1, "0 or more"),
     ("rpn_loss.positive_fraction", 2.0, "above 0, at most 1"),
+    ("rpn_loss.inside_only", 1, "true or false"),
+    ("model.backbone.dilate_last_stage", 1, "true or false"),
+    ("model.roi.num_classes", 0, "1 or more"),
+    ("model.roi.class_names", ("a", "b"), "80 different names"),
+    ("model.roi.head", "conv", "one of 'fc', 'layer4'"),
+    ("model.roi.channels", 0, "1 or more"),
+    ("model.roi.pooled_size", 0, "1 or more"),
+    ("roi_loss.nms_pre", 0, "1 or more"),
+    ("roi_loss.max_proposals", 0, "1 or more"),
+    ("roi_loss.positive_iou", 0.0, "above 0, at most 1"),
+    ("roi_loss.samples_per_image", -1, "0 or more"),
+    ("roi_loss.positive_fraction", 1.5, "above 0, at most 1"),
+    ("roi_detections.min_score", 1.0, "0 to below 1"),
+    ("roi_detections.nms_iou", -0.1, "0 to 1"),
+    ("roi_detections.max_detections", 0, "1 or more"),
     ("rpn_proposals.nms_pre", 0, "1 or more"),
     ("rpn_proposals.nms_iou", 1.5, "0 to 1"),
     ("rpn_proposals.max_proposals", 0, "1 or more"),
@@ -103,6 +120,7 @@ FREE_TEXTS = {
     "data.train_annotations",
     "data.eval_annotations",
 }
+TWO_STAGES = replace(Config(), model=replace(Config().model, roi=RoIHeadConfig()))
 
 
 def with_value(config: Any, key: str, value: object) -> Any:
@@ -114,7 +132,12 @@ def with_value(config: Any, key: str, value: object) -> Any:
 
 
 def test_the_package_has_the_configs_of_the_reference_and_two_small_ones() -> None:
-    assert set(config_names()) == {*REFERENCE, "rpn_r18_fpn_gn_small", "rpn_demo"}
+    assert set(config_names()) == {
+        *REFERENCE,
+        *REFERENCE_DETECTORS,
+        *("rpn_r18_fpn_gn_small", "rpn_demo"),
+        *("faster-rcnn_r18_fpn_gn_small", "faster-rcnn_demo"),
+    }
 
 
 @pytest.mark.parametrize("name", config_names())
@@ -170,7 +193,7 @@ def test_the_error_for_a_wrong_value_names_the_key_and_the_allowed_values(
     key: str, value: object, wanted: str
 ) -> None:
     with pytest.raises(UserError) as refusal:
-        with_value(Config(), key, value)
+        with_value(TWO_STAGES, key, value)
     message = str(refusal.value)
     assert message.startswith(f"{key} = {value!r}: must be ")
     assert wanted in message
@@ -189,13 +212,68 @@ def test_group_norm_needs_widths_in_multiples_of_its_groups(groups: int, fits: b
 
 
 def test_every_field_has_a_value_in_refusals() -> None:
-    assert set(config_fields(Config())) - FREE_TEXTS == {key for key, _, _ in REFUSALS}
+    assert set(config_fields(TWO_STAGES)) - FREE_TEXTS == {key for key, _, _ in REFUSALS}
 
 
-@pytest.mark.parametrize("key", config_fields(Config()))
+@pytest.mark.parametrize("key", config_fields(TWO_STAGES))
 def test_the_error_for_a_value_of_another_type_names_the_key(key: str) -> None:
     with pytest.raises(UserError, match=rf"^{key} = None: must be "):
-        with_value(Config(), key, None)
+        with_value(TWO_STAGES, key, None)
+
+
+def test_a_second_stage_of_another_type_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^model\.roi = 3: must be .*RoIHeadConfig"):
+        with_value(Config(), "model.roi", 3)
+
+
+def test_class_names_follow_the_number_of_classes_unless_they_are_given() -> None:
+    coco = RoIHeadConfig()
+    assert (coco.num_classes, coco.class_names[0], coco.class_names[79]) == (
+        80,
+        "person",
+        "toothbrush",
+    )
+    assert replace(coco, num_classes=2).class_names == ("class 1", "class 2")
+    assert replace(coco, num_classes=2, class_names=("a", "b")).class_names == ("a", "b")
+    with pytest.raises(UserError, match="must be 3 different names"):
+        RoIHeadConfig(num_classes=3, class_names=("a", "b"))
+
+
+def test_the_head_layer4_needs_three_stages_and_no_neck() -> None:
+    with pytest.raises(UserError, match=r"^model\.roi\.head = 'layer4': must be 'fc', unless"):
+        with_value(TWO_STAGES, "model.roi.head", "layer4")
+
+
+@pytest.mark.parametrize("name", REFERENCE_DETECTORS)
+def test_detectors_extend_the_rpn_of_their_backbone(name: str) -> None:
+    config = load_config(name)
+    has_pyramid = "_fpn_" in name
+    rpn = load_config(name.replace("faster-rcnn", "rpn") if has_pyramid else C4)
+    assert config.model.roi is not None
+    assert (config.model.roi.num_classes, config.model.roi.pooled_size) == (80, 7)
+    assert (config.data, config.optim, config.train) == (rpn.data, rpn.optim, rpn.train)
+    assert config.pixels == rpn.pixels
+    proposals = config.rpn_proposals
+    assert (proposals.nms_pre, proposals.max_proposals) == (1000 if has_pyramid else 6000, 1000)
+    loss = config.roi_loss
+    assert (loss.nms_pre, loss.max_proposals) == ((2000, 1000) if has_pyramid else (12000, 2000))
+    assert (loss.positive_iou, loss.samples_per_image, loss.positive_fraction) == (0.5, 512, 0.25)
+    detections = config.roi_detections
+    assert (detections.min_score, detections.nms_iou, detections.max_detections) == (0.05, 0.5, 100)
+
+
+def test_only_dc5_uses_dilation_and_only_inside_anchors() -> None:
+    for name in REFERENCE_DETECTORS:
+        config = load_config(name)
+        is_dc5 = "dc5" in name
+        assert config.model.backbone.dilate_last_stage is is_dc5
+        assert config.rpn_loss.inside_only is is_dc5
+
+
+def test_the_demo_detector_has_the_classes_of_the_shapes() -> None:
+    roi = load_config("faster-rcnn_demo").model.roi
+    assert roi is not None
+    assert roi.class_names == KINDS
 
 
 @pytest.mark.parametrize("depth", [18, 34])
@@ -220,7 +298,7 @@ def test_shallow_networks_have_no_groups(depth: int) -> None:
     ],
 )
 def test_the_ends_of_a_range_are_allowed(key: str, value: object) -> None:
-    with_value(Config(), key, value)
+    with_value(TWO_STAGES, key, value)
 
 
 @pytest.mark.parametrize("name", config_names())
