@@ -25,7 +25,6 @@ PACKAGES = (
     "grain",
     "opencv-python-headless==4.11.0.86",
     "portpicker",
-    "pycocotools",
     "tensorboardX",
     "typeguard",
     "tyro",
