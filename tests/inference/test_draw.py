@@ -12,7 +12,17 @@ from PIL import Image
 
 from rpn_jax.errors import UserError
 from rpn_jax.inference import draw as visualize
-from rpn_jax.inference.draw import DARK, LIGHT, VIRIDIS, draw_boxes, save_picture
+from rpn_jax.inference.draw import (
+    CLASS_COLOURS,
+    DARK,
+    LIGHT,
+    VIRIDIS,
+    class_colour,
+    draw_boxes,
+    draw_detections,
+    save_picture,
+)
+from rpn_jax.inference.results import PictureDetections
 
 BEST = tuple(VIRIDIS[-1])
 GREY = 128
@@ -104,43 +114,114 @@ def test_equal_scores_and_boxes_beyond_the_picture_are_drawn() -> None:
 def test_labels_lie_in_the_picture_and_over_no_other(
     count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spots: list[Any] = []
-    texts: list[str] = []
-
-    def remember(draw: Any, spot: Any, text: str, colour: Any, pen: Any) -> None:
-        spots.append(spot)
-        texts.append(text)
-
-    monkeypatch.setattr(visualize, "_draw_label", remember)
+    drawn_labels = record_labels(monkeypatch)
     rng = np.random.default_rng(count)
     corners = rng.uniform(0, 900, (count, 2))
     rows = np.concatenate([corners, corners + rng.uniform(5, 300, (count, 2))], axis=1)
     scores = rng.uniform(0, 1, count)
     drawn = draw_boxes(grey(1000, 1200), rows, scores)
-    for left, top, right, bottom in spots:
-        assert 0 <= left < right < 1200
-        assert 0 <= top < bottom < 1000
-    for one, other in combinations(spots, 2):
-        assert one[2] < other[0] or other[2] < one[0] or one[3] < other[1] or other[3] < one[1]
-    assert len(spots) >= min(count, 40) * 0.9, "nearly all have room"
+    check_spots([spot for spot, _ in drawn_labels], 1200, 1000)
+    assert len(drawn_labels) >= min(count, 40) * 0.9, "nearly all have room"
+    texts = [text for _, text in drawn_labels]
     assert texts[:1] == ([f"{scores.max():.2f}"] if count else []), "the best comes first"
     assert drawn.shape[1] == 1200
 
 
-def test_labels_are_readable_on_every_colour() -> None:
-    def luminance(colour: Any) -> float:
-        """Relative luminance (WCAG 2)."""
-        channels = np.array(colour) / 255
-        linear = np.where(
-            channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4
-        )
-        return float(linear @ (0.2126, 0.7152, 0.0722))
+def record_labels(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, str]]:
+    """Return a list that receives the place and the text of each label that is drawn."""
+    labels: list[tuple[Any, str]] = []
+    monkeypatch.setattr(
+        visualize,
+        "_draw_label",
+        lambda draw, spot, text, colour, pen: labels.append((spot, text)),
+    )
+    return labels
 
-    for share in np.linspace(0, 1, 50):
-        colour = visualize._viridis(share)
+
+def check_spots(spots: list[Any], width: int, height: int) -> None:
+    """Check that labels lie in the picture and over no other."""
+    for left, top, right, bottom in spots:
+        assert 0 <= left < right < width
+        assert 0 <= top < bottom < height
+    for one, other in combinations(spots, 2):
+        assert one[2] < other[0] or other[2] < one[0] or one[3] < other[1] or other[3] < one[1]
+
+
+def luminance(colour: Any) -> float:
+    """Return the relative luminance of WCAG 2, from its definition."""
+    channels = np.array(colour) / 255
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return float(linear @ (0.2126, 0.7152, 0.0722))
+
+
+def test_labels_are_readable_on_every_colour() -> None:
+    colours = [visualize._viridis(share) for share in np.linspace(0, 1, 50)]
+    colours += [class_colour(label) for label in range(1300)]
+    for colour in colours:
         dark, light = sorted(map(luminance, (colour, visualize._readable_on(colour))))
-        assert (light + 0.05) / (dark + 0.05) >= 4.0
+        assert (light + 0.05) / (dark + 0.05) >= 4.2
     assert visualize._readable_on(LIGHT) == DARK
+
+
+def detections(rows: np.ndarray, labels: list[int], scores: list[float]) -> PictureDetections:
+    return PictureDetections(1, rows, np.array(scores, np.float32), np.array(labels, np.int32))
+
+
+def test_each_class_has_its_colour_and_its_name() -> None:
+    assert len({class_colour(label) for label in range(80)}) == 80
+    rows = boxes((100, 100, 400, 400), (500, 500, 900, 900), (600, 100, 900, 400))
+    found = detections(rows, [0, 2, 2], [0.9, 0.5, 0.7])
+    drawn = draw_detections(grey(1000, 1000), found, ["cat", "dog", "bird"])
+    for left, top, right, bottom, label in ((100, 100, 400, 400, 0), (500, 500, 900, 900, 2)):
+        colour = CLASS_COLOURS[label]
+        assert pixels_of(drawn[top : top + 1, left:right], colour).mean() > 0.9
+        assert pixels_of(drawn[top:bottom, left : left + 1], colour).mean() > 0.9
+        assert (drawn[top + 50 : bottom - 50, left + 50 : right - 50] == GREY).all()
+    assert not pixels_of(drawn, CLASS_COLOURS[1]).any(), "a class that is not there"
+
+
+def test_labels_of_detections_name_the_class_and_the_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = record_labels(monkeypatch)
+    rows = boxes((100, 100, 400, 400), (500, 500, 900, 900))
+    draw_detections(grey(1000, 1000), detections(rows, [1, 0], [0.456, 0.9]), ["cat", "hot dog"])
+    assert [text for _, text in labels] == ["cat 0.90", "hot dog 0.46"]
+
+
+@pytest.mark.parametrize(
+    ("height", "width"), [(75, 100), (100, 100), (480, 640), (4000, 6000), (900, 9), (40, 2000)]
+)
+def test_labels_lie_in_pictures_of_any_size(
+    height: int, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = record_labels(monkeypatch)
+    shares = boxes(
+        (0, 0, 1, 1), (0.9, 0.9, 1, 1), (0, 0, 0.05, 0.05), (0.4, 0.4, 0.6, 0.6), (0.95, 0, 1, 0.1)
+    )
+    rows = shares * np.float32([width, height, width, height])
+    found = detections(rows, [0, 1, 0, 1, 1], [0.9, 0.8, 0.7, 0.6, 0.5])
+    drawn = draw_detections(grey(height, width), found, ["cat", "a very long name " * 20])
+    scale = max(1, 960 / max(height, width))
+    check_spots([spot for spot, _ in labels], round(width * scale), round(height * scale))
+    assert drawn.shape[1] >= round(width * scale)
+    if min(height, width) >= 75:
+        assert len(labels) == 5
+        text = labels[1][1]
+        assert text.startswith("a very long")
+        assert text.endswith("... 0.80")
+
+
+def test_ground_truth_of_detections_is_dashed_in_the_colour_of_its_class() -> None:
+    truth = (boxes((100, 100, 900, 900)), np.array([1], np.int32))
+    drawn = draw_detections(grey(1000, 1000), detections(boxes(), [], []), ["cat", "dog"], truth)
+    line = pixels_of(drawn[100, 100:900], CLASS_COLOURS[1])
+    assert 0.3 < line.mean() < 0.7
+    assert pixels_of(drawn[1000:], CLASS_COLOURS[1]).any(), "the legend names its class"
+
+
+def test_a_picture_without_detections_says_so() -> None:
+    drawn = draw_detections(grey(1000, 1000), detections(boxes(), [], []), ["cat"])
+    assert (drawn[:1000] == GREY).all()
+    assert pixels_of(drawn[1000:], LIGHT).any()
 
 
 def read_picture(path: Path) -> np.ndarray:
