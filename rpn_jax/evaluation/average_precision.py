@@ -64,12 +64,17 @@ def evaluate_detections(
     }
 
 
-def class_figures(figures: dict[str, float]) -> dict[str, float]:
-    """Return the AP of each class, by its name, from the result of `evaluate_detections`."""
+def class_figures(figures: dict[str, float], prefix: str = CLASS_PREFIX) -> dict[str, float]:
+    """Return the figure of each class, by its name, from the result of `evaluate_detections`.
+
+    Args:
+      figures: figures by name.
+      prefix: what comes before the name of the class.
+    """
     return {
-        name.removeprefix(CLASS_PREFIX): value
+        name.removeprefix(prefix): value
         for name, value in figures.items()
-        if name.startswith(CLASS_PREFIX)
+        if name.startswith(prefix)
     }
 
 

@@ -40,6 +40,8 @@ RECALL_FIGURES = tuple(f"AR@{count}" for count in PROPOSAL_COUNTS)
 """Figures of the protocol ``proposal`` over boxes of all sizes."""
 BEST_BY = "AR@1000"
 """Figure that selects the best checkpoint, the larger the better."""
+FIRST_STAGE_PREFIX = "rpn_"
+"""Marks the recall of a detector's proposals. The detections have figures of the same names."""
 
 
 def evaluate(
@@ -103,6 +105,20 @@ def fast_recall(
         for count in PROPOSAL_COUNTS:
             found[count].append(greedy_match(ious[:, :count]))
     return {f"fast_AR@{count}": _mean_recall(found[count], total) for count in PROPOSAL_COUNTS}
+
+
+def with_first_stage(figures: dict[str, float], recall: dict[str, float]) -> dict[str, float]:
+    """Return a detector's figures with the recall of its proposals, named ``rpn_AR@100`` etc."""
+    return figures | {f"{FIRST_STAGE_PREFIX}{name}": value for name, value in recall.items()}
+
+
+def first_stage_figures(figures: dict[str, float]) -> dict[str, float]:
+    """Return the recall of the proposals from the result of `with_first_stage`."""
+    return {
+        name.removeprefix(FIRST_STAGE_PREFIX): value
+        for name, value in figures.items()
+        if name.startswith(FIRST_STAGE_PREFIX)
+    }
 
 
 def pairwise_iou(

@@ -1,14 +1,18 @@
-"""Show recall figures as text."""
+"""Show figures of the evaluation as text."""
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 
 from rich.table import Table
+from rich.text import Text
 
-from rpn_jax.evaluation.recall import RECALL_FIGURES
+from rpn_jax.evaluation.average_precision import class_figures
+from rpn_jax.evaluation.recall import RECALL_FIGURES, first_stage_figures
 
-MEANINGS = {
+RECALL_MEANINGS = {
     "AR@100": "100 best proposals of each picture",
     "AR@300": "300 best",
     "AR@1000": "1000 best",
@@ -16,13 +20,42 @@ MEANINGS = {
     "AR_medium@1000": "... up to 96 x 96 pixels",
     "AR_large@1000": "... above 96 x 96 pixels",
 }
-"""What each figure counts."""
+"""What each figure of the proposals counts."""
+DETECTION_MEANINGS = {
+    "AP": "mean over IoU 0.50, 0.55 .. 0.95",
+    "AP50": "at IoU 0.50",
+    "AP75": "at IoU 0.75",
+    "AP_small": "AP of boxes below 32 x 32 pixels",
+    "AP_medium": "... up to 96 x 96 pixels",
+    "AP_large": "... above 96 x 96 pixels",
+    "AR@1": "best detection of each picture and class",
+    "AR@10": "10 best",
+    "AR@100": "100 best",
+    "AR_small@100": "... boxes below 32 x 32 pixels",
+    "AR_medium@100": "... up to 96 x 96 pixels",
+    "AR_large@100": "... above 96 x 96 pixels",
+}
+"""What each figure of the detections counts."""
+VOC_MEANINGS = {
+    "voc_AP50_11points": "mean of 11 recall levels, as in VOC 2007",
+    "voc_AP50_area": "area under the curve, as since VOC 2010",
+}
+DETECTION_FIGURES = ("AP", "AP50", "AP75")
+"""Main figures of the detections."""
+CLASSES_IN_A_COLUMN = 12
+CLASS_COLUMNS = 3
+"""Columns of the table of classes at most. Three of COCO's names fit into 80 characters."""
 
 
 def recall_line(figures: dict[str, float]) -> str:
-    """Return the main figures in one line."""
+    """Return the main figures of the proposals in one line."""
     recalls = ", ".join(f"{name} {figures[name]:.3f}" for name in RECALL_FIGURES)
     return f"{recalls} (proposal)"
+
+
+def detection_line(figures: dict[str, float]) -> str:
+    """Return the main figures of the detections in one line."""
+    return ", ".join(f"{name} {figures[name]:.3f}" for name in DETECTION_FIGURES)
 
 
 def recall_table(figures: dict[str, float]) -> Table:
@@ -39,9 +72,89 @@ def recall_table(figures: dict[str, float]) -> Table:
     table.add_column("counted")
     table.add_column("proposal", justify="right")
     table.add_column("proposal_fast", justify="right")
-    for name, meaning in MEANINGS.items():
+    for name, meaning in RECALL_MEANINGS.items():
         table.add_row(name, meaning, *map(_cell, (figures.get(name), figures.get(f"fast_{name}"))))
     return table
+
+
+def detection_table(figures: dict[str, float]) -> Table:
+    """Return all figures of a detector: COCO's, those of each class, and the first stage's recall.
+
+    Args:
+      figures: result of `evaluate_detections`. With the figures of `with_first_stage`, the recall
+        of the proposals follows in its own table.
+    """
+    tables = [_coco_table(figures), class_table(class_figures(figures))]
+    recall = first_stage_figures(figures)
+    if recall:
+        tables.append(recall_table(recall))
+    return _below_each_other(tables)
+
+
+def voc_table(figures: dict[str, float]) -> Table:
+    """Return a table of the figures of `voc_average_precision`, and one of each class."""
+    table = Table(
+        title="Average precision (AP) of the detections, by Pascal VOC's rule",
+        caption="Mean over the classes at IoU 0.50. Difficult boxes, and detections of them, are "
+        "left out.",
+        caption_justify="left",
+    )
+    table.add_column("figure")
+    table.add_column("counted")
+    table.add_column("value", justify="right")
+    tables = [table]
+    for name, meaning in VOC_MEANINGS.items():
+        table.add_row(name, meaning, _cell(figures[name]))
+        of_class = class_figures(figures, prefix=f"{name}/")
+        tables.append(class_table(of_class, title=f"{name} of each class"))
+    return _below_each_other(tables)
+
+
+def class_table(figures: dict[str, float], title: str = "AP of each class") -> Table:
+    """Return a table of one figure for each class, best first, in up to `CLASS_COLUMNS` columns."""
+    table = Table(
+        title=title,
+        caption="Best first, down the columns. A dash: there is no box of this class.",
+        caption_justify="left",
+    )
+    ranked = sorted(figures.items(), key=lambda item: (math.isnan(item[1]), -item[1]))
+    columns = min(CLASS_COLUMNS, math.ceil(len(ranked) / CLASSES_IN_A_COLUMN))
+    rows = math.ceil(len(ranked) / max(columns, 1))
+    for _ in range(columns):
+        table.add_column("class", overflow="fold")
+        table.add_column("AP", justify="right", no_wrap=True)
+    parts = [ranked[column * rows : (column + 1) * rows] for column in range(columns)]
+    for row in itertools.zip_longest(*parts):
+        cells: list[Text | str] = []
+        for entry in row:
+            # Names are data: brackets in them are no markup.
+            cells += [Text(entry[0]), _cell(entry[1])] if entry else ["", ""]
+        table.add_row(*cells)
+    return table
+
+
+def _coco_table(figures: dict[str, float]) -> Table:
+    table = Table(
+        title="Average precision (AP) and recall (AR) of the detections",
+        caption="COCOeval of boxes. AP: mean over the classes of the area under the "
+        "precision-recall curve. AR: share of the ground-truth boxes that are found, mean over the "
+        "classes and IoU 0.50, 0.55 .. 0.95. Both leave out crowd boxes. A dash: there is no such "
+        "box.",
+        caption_justify="left",
+    )
+    table.add_column("figure")
+    table.add_column("counted")
+    table.add_column("value", justify="right")
+    for name, meaning in DETECTION_MEANINGS.items():
+        table.add_row(name, meaning, _cell(figures.get(name)))
+    return table
+
+
+def _below_each_other(tables: Sequence[Table]) -> Table:
+    grid = Table.grid()
+    for table in tables:
+        grid.add_row(table)
+    return grid
 
 
 def _cell(figure: float | None) -> str:
