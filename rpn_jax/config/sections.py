@@ -331,11 +331,13 @@ class DataConfig:
     'coco': COCO annotations.
     'voc': Pascal VOC annotations, one XML file for each picture.
     'yolo': a data.yaml, and one text file of labels for each picture.
-    'tfds': a TensorFlow Datasets folder of COCO.
+    'tfds': an object detection dataset that TensorFlow Datasets prepared in ArrayRecord format.
     'shapes': synthetic pictures of simple shapes."""
     root: str = "data/coco"
     """Folder of the dataset. For 'coco' with annotations/instances_SPLIT.json and SPLIT/*.jpg, or
     as Roboflow exports it, or with all pictures in one folder."""
+    tfds_name: str = "coco/2017"
+    """Name of the dataset for 'tfds', for example voc/2007 or kitti. The root is its data_dir."""
     train_split: str = "train2017"
     """Name of the split to train on."""
     eval_split: str = "val2017"

@@ -8,6 +8,7 @@ from rpn_jax.config import DataConfig
 from rpn_jax.data.coco import open_coco, open_coco_file
 from rpn_jax.data.dataset import Dataset
 from rpn_jax.data.shapes import Shapes
+from rpn_jax.data.tfds import TfdsDataset
 from rpn_jax.data.voc import open_voc
 from rpn_jax.data.yolo import open_yolo
 
@@ -43,8 +44,6 @@ def open_dataset(config: DataConfig, split: str) -> Dataset:
         case "yolo":
             return open_yolo(root, split, config.clip_boxes)
         case "tfds":
-            from rpn_jax.data.tfds import TfdsCoco
-
-            return TfdsCoco(config.root, split, config.clip_boxes)
+            return TfdsDataset(config.root, config.tfds_name, split, config.clip_boxes)
         case "shapes":
             return Shapes(split)

@@ -1,8 +1,13 @@
-"""COCO 2017 as TensorFlow Datasets stores it, read by position and without TensorFlow."""
+"""Object detection datasets of TensorFlow Datasets, read by position and without TensorFlow.
+
+The features are found by their types: the one image at the top, the one sequence with boxes, and
+its class label. Names are only used where a type is not enough, see `NAMES`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,92 +22,216 @@ from rpn_jax.errors import UserError
 if TYPE_CHECKING:
     from jaxtyping import UInt8
 
-NAME = "coco/2017"
-"""Dataset and its config, and so the folder below the root."""
 SPLITS = {"train2017": "train", "val2017": "validation"}
-"""COCO's names of the splits, and those of TensorFlow Datasets. Both are accepted."""
+"""COCO's names of splits, and those of TensorFlow Datasets. Both are accepted."""
+NO_LABELS = ("object",)
+"""The only class of a dataset without class labels."""
+NAMES = {
+    "label": ("label", "type"),
+    "crowd": ("is_crowd", "is_group_of"),
+    "difficult": ("is_difficult", "invalid"),
+    "area": ("area",),
+    "id": ("id",),
+    "image_id": ("image/id",),
+    "image_name": ("image/filename", "image/file_name"),
+}
+"""Names of features that have the same meaning in different datasets.
+
+'type' is that of kitti, 'is_group_of' of open_images_v4, 'is_difficult' of voc, 'invalid' of
+wider_face.
+"""
 
 
-class TfdsCoco:
-    """A split of ``ROOT/coco/2017/VERSION`` in ArrayRecord format (a `Dataset`).
+@dataclass(frozen=True)
+class Layout:
+    """Names of the features of a dataset. None for those that it does not have."""
 
-    Opening reads every record once, for the boxes and the sizes of the pictures. The records store
-    areas in whole pixels, and boxes as float32 shares of the picture.
+    image: str
+    objects: str
+    bbox: str
+    label: str | None
+    crowd: str | None
+    difficult: str | None
+    area: str | None
+    id: str | None
+    image_id: str | None
+    image_name: str | None
+
+
+class TfdsDataset:
+    """A split of ``ROOT/NAME/VERSION`` in ArrayRecord format (a `Dataset`).
+
+    Opening reads every record once, for the boxes and the sizes of the pictures. It does not decode
+    pixels. The records store boxes as float32 shares of the picture.
 
     Args:
       root: the data_dir of TensorFlow Datasets.
-      split: 'train' or 'validation', or COCO's name for it.
+      name: for example 'coco/2017' or 'kitti'.
+      split: for example 'train' or 'validation'.
       clip_boxes: see `assign_objects`.
 
     Raises:
-      UserError: the package or the prepared dataset is missing, or it has no such split.
+      UserError: the package, the prepared dataset, its split or its boxes are missing.
     """
 
-    def __init__(self, root: str, split: str, clip_boxes: bool) -> None:
-        self._records, names = _open_records(root, SPLITS.get(split, split))
-        self.class_names = tuple(names)
-        self.category_ids = tuple(range(1, len(names) + 1))
+    def __init__(self, root: str, name: str, split: str, clip_boxes: bool) -> None:
+        tfds = _import_package()
+        builder = tfds.builder_from_directory(_newest_version(Path(root), name))
+        layout, names = find_layout(builder.info.features, name)
+        self.class_names = names or NO_LABELS
+        self.category_ids = tuple(range(1, len(self.class_names) + 1))
+        self._image = layout.image
+        split = split if split in builder.info.splits else SPLITS.get(split, split)
+        self._records = _open_records(tfds, builder, split, layout)
         pictures, objects = [], []
         for position in range(len(self._records)):
             record = self._records[position]
-            pictures.append(_picture(record))
-            objects.append(_objects(record, pictures[-1]))
+            pictures.append(_picture(record, layout, position, f"{name} {split}"))
+            objects.append(_objects(record[layout.objects], layout, pictures[-1]))
         owner = np.repeat(np.arange(len(pictures)), [len(each.ids) for each in objects])
         self.pictures: Sequence[Picture] = assign_objects(
-            pictures, concatenate_objects(objects), owner, f"{NAME} of {root}", clip_boxes
+            pictures, concatenate_objects(objects), owner, f"{name} of {root}", clip_boxes
         )
 
     def load_image(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
         """Return RGB pixels. Raises UserError if the record cannot be decoded."""
-        return decode_image(self._records[index]["image"], self.pictures[index].name)
+        return decode_image(self._records[index][self._image], self.pictures[index].name)
 
 
-def _open_records(root: str, split: str) -> tuple[Sequence[dict[str, Any]], list[str]]:
-    """Return the records, with encoded pictures, and the names of the categories."""
+def find_layout(features: Any, name: str) -> tuple[Layout, tuple[str, ...]]:
+    """Find the features of an object detection dataset.
+
+    Args:
+      features: `FeaturesDict` of the dataset.
+      name: name of the dataset, for messages.
+
+    Returns:
+      The names of the features, and the names of the classes.
+
+    Raises:
+      UserError: there is not one image and one sequence with boxes, or the class label is unclear.
+    """
+    import tensorflow_datasets as tfds
+
+    kinds = tfds.features
+    images = [key for key, feature in features.items() if isinstance(feature, kinds.Image)]
+    boxes = [
+        (key, inner)
+        for key, feature in features.items()
+        if isinstance(feature, kinds.Sequence) and isinstance(feature.feature, kinds.FeaturesDict)
+        for inner, each in feature.feature.items()
+        if isinstance(each, kinds.BBoxFeature)
+    ]
+    if len(images) != 1 or len(boxes) != 1:
+        raise UserError(
+            f"{name}: has {len(images)} images and {len(boxes)} sequences with boxes among its "
+            f"features ({', '.join(features)}). An object detection dataset has one of each"
+        )
+    ((objects, bbox),) = boxes
+    inside = features[objects].feature
+    label = _label_name(inside, [k for k, f in inside.items() if isinstance(f, kinds.ClassLabel)])
+    layout = Layout(
+        image=images[0],
+        objects=objects,
+        bbox=bbox,
+        label=label,
+        crowd=_first("crowd", inside),
+        difficult=_first("difficult", inside),
+        area=_first("area", inside),
+        id=_first("id", inside),
+        image_id=_first("image_id", features),
+        image_name=_first("image_name", features),
+    )
+    return layout, tuple(inside[label].names) if label else ()
+
+
+def _label_name(inside: Any, labels: list[str]) -> str | None:
+    """Return the name of the class label. voc and kitti have other labels beside it."""
+    known = _first("label", inside)
+    if known in labels:
+        return known
+    if len(labels) > 1:
+        raise UserError(
+            f"features {', '.join(sorted(labels))}: which of them is the class is not known"
+        )
+    return labels[0] if labels else None
+
+
+def _first(meaning: str, features: Any) -> str | None:
+    return next((name for name in NAMES[meaning] if name in features), None)
+
+
+def _import_package() -> Any:
     try:
         import tensorflow_datasets as tfds
     except ImportError:
         raise UserError(
             "data.dataset = 'tfds': needs TensorFlow Datasets: pip install 'rpn-jax[tfds]'"
         ) from None
-    # Open by folder: by name, TensorFlow Datasets imports TensorFlow if nothing is prepared.
-    versions = sorted(path.parent for path in Path(root, NAME).glob("*/dataset_info.json"))
+    return tfds
+
+
+def _newest_version(root: Path, name: str) -> Path:
+    """Return the folder of the newest prepared version.
+
+    By folder, because by name TensorFlow Datasets imports TensorFlow if nothing is prepared.
+    """
+    versions = [path.parent for path in Path(root, name).glob("*/dataset_info.json")]
     if not versions:
-        raise UserError(f"data.root = {root!r}: has no {NAME}/VERSION/dataset_info.json")
-    builder = tfds.builder_from_directory(versions[-1])
+        files = root.glob("**/dataset_info.json")
+        prepared = sorted({path.parents[1].relative_to(root).as_posix() for path in files})
+        raise UserError(
+            f"data.root = '{root}': has no {name}/VERSION/dataset_info.json. Prepared datasets "
+            f"there: {', '.join(prepared) or 'none'}. Choose one with --data.tfds-name"
+        )
+    return max(versions, key=lambda path: [int(part) for part in path.name.split(".")])
+
+
+def _open_records(tfds: Any, builder: Any, split: str, layout: Layout) -> Sequence[dict[str, Any]]:
+    """Return the records, with encoded pictures and masks."""
     if split not in builder.info.splits:
         raise UserError(
-            f"split '{split}': {versions[-1]} has the splits {', '.join(builder.info.splits)}"
+            f"split '{split}': {builder.data_dir} has the splits {', '.join(builder.info.splits)}"
         )
+    skip = tfds.decode.SkipDecoding()
+    # The package lacks the form for the images inside a sequence, such as the masks of lvis.
+    skip.decode_batch_example_np = lambda encoded: encoded
+    inside = builder.info.features[layout.objects].feature
+    masks = {key: skip for key, each in inside.items() if isinstance(each, tfds.features.Image)}
+    decoders = {layout.image: skip, **({layout.objects: masks} if masks else {})}
     try:
-        records = builder.as_data_source(
-            split=split, decoders={"image": tfds.decode.SkipDecoding()}
-        )
+        return builder.as_data_source(split=split, decoders=decoders)
     except NotImplementedError:
         raise UserError(
-            f"{versions[-1]}: can only be read in order. Prepare {NAME} with "
+            f"{builder.data_dir}: can only be read in order. Prepare the dataset with "
             "file_format='array_record'"
         ) from None
-    return records, builder.info.features["objects"]["label"].names
 
 
-def _picture(record: dict[str, Any]) -> Picture:
-    name = record["image/filename"].decode()
-    height, width = image_size(BytesIO(record["image"]), name)
-    return Picture(int(record["image/id"]), name, height, width)
+def _picture(record: dict[str, Any], layout: Layout, position: int, source: str) -> Picture:
+    name = f"{source} {position}"
+    if layout.image_name:
+        name = record[layout.image_name].decode()
+    image_id = int(record[layout.image_id]) if layout.image_id else position + 1
+    height, width = image_size(BytesIO(record[layout.image]), name)
+    return Picture(image_id, name, height, width)
 
 
-def _objects(record: dict[str, Any], picture: Picture) -> Objects:
+def _objects(objects: dict[str, Any], layout: Layout, picture: Picture) -> Objects:
     """Return the objects of a record. It stores boxes as shares: (ymin, xmin, ymax, xmax)."""
-    objects = record["objects"]
-    y1, x1, y2, x2 = np.asarray(objects["bbox"], np.float64).reshape(-1, 4).T
+    y1, x1, y2, x2 = np.asarray(objects[layout.bbox], np.float64).reshape(-1, 4).T
     size = np.tile([picture.width, picture.height], 2)
-    is_crowd = np.asarray(objects["is_crowd"], bool)
+    boxes_xywh = np.stack([x1, y1, x2 - x1, y2 - y1], axis=1) * size
+    zeros = np.zeros(len(boxes_xywh))
+
+    def values(name: str | None, default: np.ndarray) -> np.ndarray:
+        return np.asarray(objects[name]).reshape(-1) if name else default
+
     return Objects(
-        boxes_xywh=np.stack([x1, y1, x2 - x1, y2 - y1], axis=1) * size,
-        labels=np.asarray(objects["label"], np.int32),
-        is_crowd=is_crowd,
-        is_difficult=np.zeros_like(is_crowd),
-        areas=np.asarray(objects["area"], np.float64),
-        ids=np.asarray(objects["id"], np.int64),
+        boxes_xywh=boxes_xywh,
+        labels=values(layout.label, zeros).astype(np.int32),
+        is_crowd=values(layout.crowd, zeros).astype(bool),
+        is_difficult=values(layout.difficult, zeros).astype(bool),
+        areas=values(layout.area, boxes_xywh[:, 2:].prod(axis=1)).astype(np.float64),
+        ids=values(layout.id, zeros).astype(np.int64),
     )

@@ -114,6 +114,7 @@ REFUSALS: list[tuple[str, Any, str]] = [
 FREE_TEXTS = {
     "name",
     "data.root",
+    "data.tfds_name",
     "data.train_split",
     "data.eval_split",
     "train.init_weights",

@@ -1,9 +1,9 @@
-"""Reading TensorFlow Datasets, through a stand-in of the package with records of its form."""
+"""Reading TensorFlow Datasets: small datasets are prepared with the package, without TensorFlow."""
 
 from __future__ import annotations
 
+import io
 import sys
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -15,105 +15,187 @@ from rpn_jax.data.dataset import training_boxes
 from rpn_jax.errors import UserError
 from tests.data.coco_folder import picture
 
-SKIP = object()
+tfds = pytest.importorskip("tensorflow_datasets")
+
+features = tfds.features
+FLAG, WHOLE = np.bool_, np.int64
+CLASSES = features.ClassLabel(names=["person", "bicycle"])
+OTHERS = features.ClassLabel(names=["left", "right", "front"])
+BOXES = [(0.25, 0.1, 0.75, 0.6), (0.0, 0.0, 1.0, 1.0)]
+"""(ymin, xmin, ymax, xmax), shares of pictures of 40x80 (height x width)."""
+PIXELS_XYWH = [[8, 10, 40, 20], [0, 0, 80, 40]]
 
 
-def record(index: int, boxes: list[list[float]], crowd: list[bool]) -> dict:
-    encoded = cv2.imencode(".png", cv2.cvtColor(picture(index, 40, 80), cv2.COLOR_RGB2BGR))[1]
-    return {
-        "image": encoded.tobytes(),
-        "image/filename": f"{index:012d}.png".encode(),
-        "image/id": 100 + index,
-        "objects": {
-            "id": [np.int64(10 * index + k) for k in range(len(boxes))],
-            "label": [np.int64(k) for k in range(len(boxes))],
-            "area": [np.int64(200) for _ in boxes],
-            "bbox": [np.float32(box) for box in boxes],
-            "is_crowd": [np.bool_(value) for value in crowd],
-        },
-    }
+def encoded(index: int) -> io.BytesIO:
+    rgb = picture(index, 40, 80)
+    return io.BytesIO(cv2.imencode(".png", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1].tobytes())
 
 
-class FakeBuilder:
-    def __init__(self, folder, random_access: bool) -> None:
-        label = SimpleNamespace(names=["person", "bicycle"])
-        self.info = SimpleNamespace(
-            splits={"train": 2, "validation": 1}, features={"objects": {"label": label}}
-        )
-        self.folder = folder
-        self._random_access = random_access
+def prepare(root, name, top, sequence, inside, examples, version="1.0.0"):
+    """Prepare a dataset.
 
-    def as_data_source(self, split, decoders):
-        if not self._random_access:
-            raise NotImplementedError
-        assert decoders == {"image": SKIP}
-        records = [
-            record(1, [[0.25, 0.1, 0.75, 0.6], [0, 0, 1, 1]], [False, True]),
-            record(2, [], []),
-        ]
-        return records if split == "train" else records[:1]
+    Args:
+      root: data_dir.
+      name: name of the dataset, with its config after a slash.
+      top: features next to the image.
+      sequence: name of the sequence of objects.
+      inside: features of an object.
+      examples: for each split, a list of (values of ``top``, values of each object).
+    """
+    name, _, config = name.partition("/")
 
+    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tfds.core.Version(version)
+        code_path = None  # the package would need importlib_resources to find this file
+        BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=config)] if config else []
 
-@pytest.fixture
-def root(tmp_path):
-    for version in ("1.0.0", "1.1.0"):
-        (tmp_path / "coco" / "2017" / version).mkdir(parents=True)
-        (tmp_path / "coco" / "2017" / version / "dataset_info.json").write_text("{}")
-    return tmp_path
+        def _info(self):
+            image = features.Image(encoding_format="png")
+            kinds = {"image": image, **top, sequence: features.Sequence(inside)}
+            return tfds.core.DatasetInfo(builder=self, features=features.FeaturesDict(kinds))
 
+        def _split_generators(self, manager):
+            return {split: self._generate_examples(split) for split in examples}
 
-def install(monkeypatch, random_access: bool = True) -> list:
-    opened = []
+        def _generate_examples(self, split):
+            for index, (values, objects) in enumerate(examples[split], start=1):
+                yield index, {"image": encoded(index), **values, sequence: objects}
 
-    def builder_from_directory(folder):
-        opened.append(folder)
-        return FakeBuilder(folder, random_access)
-
-    package = SimpleNamespace(
-        builder_from_directory=builder_from_directory,
-        decode=SimpleNamespace(SkipDecoding=lambda: SKIP),
-    )
-    monkeypatch.setitem(sys.modules, "tensorflow_datasets", package)
-    return opened
+    Builder.name = name
+    Builder(data_dir=str(root), file_format="array_record").download_and_prepare()
+    assert "tensorflow" not in sys.modules
+    return root
 
 
-def refusal(root, split="train") -> str:
+def box(index, **more):
+    return {"bbox": features.BBox(*BOXES[index]), **more}
+
+
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory):
+    top = {"image/filename": features.Text(), "image/id": WHOLE}
+    inside = {"bbox": features.BBoxFeature(), "label": CLASSES, "is_crowd": FLAG}
+    inside |= {"area": WHOLE, "id": WHOLE}
+    objects = [
+        box(0, label=0, is_crowd=False, area=200, id=10),
+        box(1, label=1, is_crowd=True, area=900, id=11),
+    ]
+    first = ({"image/filename": "a.png", "image/id": 101}, objects)
+    second = ({"image/filename": "b.png", "image/id": 102}, [])
+    root = tmp_path_factory.mktemp("tfds")
+    for version in ("9.0.0", "10.0.0"):
+        train = [first, second] if version == "10.0.0" else [second]
+        examples = {"train": train, "validation": [first]}
+        prepare(root, "coco/2017", top, "objects", inside, examples, version)
+    return root
+
+
+def open_tfds(root, split="train", name="coco/2017"):
+    return open_dataset(DataConfig(dataset="tfds", root=str(root), tfds_name=name), split)
+
+
+def refusal(root, split="train", name="coco/2017") -> str:
     with pytest.raises(UserError) as caught:
-        open_dataset(DataConfig(dataset="tfds", root=str(root)), split)
+        open_tfds(root, split, name)
     return str(caught.value)
 
 
-@pytest.mark.parametrize(("split", "count"), [("train2017", 2), ("train", 2), ("val2017", 1)])
-def test_records_become_pictures_in_pixels(monkeypatch, root, split, count):
-    opened = install(monkeypatch)
-    dataset = open_dataset(DataConfig(dataset="tfds", root=str(root)), split)
-    assert opened == [root / "coco" / "2017" / "1.1.0"]
-    assert [p.image_id for p in dataset.pictures] == [101, 102][:count]
-    assert (dataset.pictures[0].height, dataset.pictures[0].width) == (40, 80)
-    # (ymin, xmin, ymax, xmax) shares of 40 x 80 pixels; the crowd is left out.
-    np.testing.assert_allclose(training_boxes(dataset.pictures[0])[0], [[8, 10, 48, 30]], rtol=1e-6)
-    np.testing.assert_array_equal(dataset.load_image(0), picture(1, 40, 80))
-    objects = dataset.pictures[0].objects
-    np.testing.assert_allclose(objects.boxes_xywh, [[8, 10, 40, 20], [0, 0, 80, 40]], rtol=1e-6)
-    assert objects.is_crowd.tolist() == [False, True]
-    assert objects.labels.tolist() == [0, 1]
-    assert objects.ids.tolist() == [10, 11]
+@pytest.mark.parametrize(("split", "ids"), [("train2017", {101, 102}), ("validation", {101})])
+def test_records_become_pictures_in_pixels(coco, split, ids):
+    dataset = open_tfds(coco, split)
+    by_id = {each.image_id: each for each in dataset.pictures}  # prepared datasets are shuffled
+    assert by_id.keys() == ids
+    first = by_id[101]
+    assert (first.name, first.height, first.width) == ("a.png", 40, 80)
+    np.testing.assert_allclose(first.objects.boxes_xywh, PIXELS_XYWH, rtol=1e-6)
+    # The crowd is left out of training.
+    np.testing.assert_allclose(training_boxes(first)[0], [[8, 10, 48, 30]], rtol=1e-6)
+    assert first.objects.is_crowd.tolist() == [False, True]
+    assert first.objects.labels.tolist() == [0, 1]
+    assert first.objects.areas.tolist() == [200, 900]
+    assert first.objects.ids.tolist() == [10, 11]
     assert dataset.class_names == ("person", "bicycle")
     assert dataset.category_ids == (1, 2)
+    index = [each.image_id for each in dataset.pictures].index(101)
+    np.testing.assert_array_equal(dataset.load_image(index), picture(1, 40, 80))
 
 
-def test_missing_package_names_the_extra(monkeypatch, root):
+def test_opening_decodes_no_pixels(coco, monkeypatch):
+    def fail(*arguments):
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(cv2, "imdecode", fail)
+    assert len(open_tfds(coco).pictures) == 2
+
+
+VOC = {"label": CLASSES, "is_difficult": FLAG, "is_truncated": FLAG, "pose": OTHERS}
+KITTI = {"type": CLASSES, "occluded": OTHERS, "dimensions": features.Tensor(shape=(3,), dtype=FLAG)}
+OPEN_IMAGES = {"label": CLASSES, "is_group_of": np.int8, "source": OTHERS}
+LVIS = {"label": CLASSES, "segmentation": features.Image(encoding_format="png")}
+
+
+@pytest.mark.parametrize(
+    ("name", "sequence", "inside", "values", "labels", "difficult", "crowd"),
+    [
+        ("voc/2007", "objects", VOC, (1, True, False, 2), [1], [True], [False]),
+        ("kitti", "objects", KITTI, (1, 2, [True] * 3), [1], [False], [False]),
+        ("open_images_v4/300k", "bobjects", OPEN_IMAGES, (0, 1, 2), [0], [False], [True]),
+        ("lvis", "objects", LVIS, (1, io.BytesIO(b"mask")), [1], [False], [False]),
+        ("wider_face", "faces", {"invalid": FLAG}, (True,), [0], [True], [False]),
+    ],
+)
+def test_features_are_found_by_type(
+    tmp_path, name, sequence, inside, values, labels, difficult, crowd
+):
+    objects = [box(0, **dict(zip(inside, values, strict=True)))]
+    inside = {"bbox": features.BBoxFeature(), **inside}
+    top = {"labels": features.Sequence(CLASSES)}
+    prepare(tmp_path, name, top, sequence, inside, {"train": [({"labels": []}, objects)]})
+    dataset = open_tfds(tmp_path, name=name)
+    (only,) = dataset.pictures
+    assert (only.image_id, only.name) == (1, f"{name} train 0")
+    np.testing.assert_allclose(only.objects.boxes_xywh, PIXELS_XYWH[:1], rtol=1e-6)
+    assert only.objects.areas.tolist() == pytest.approx([800])
+    assert only.objects.labels.tolist() == labels
+    assert only.objects.is_difficult.tolist() == difficult
+    assert only.objects.is_crowd.tolist() == crowd
+    expected = ("object",) if name == "wider_face" else ("person", "bicycle")
+    assert dataset.class_names == expected
+    assert dataset.load_image(0).shape == (40, 80, 3)
+
+
+def test_missing_package_names_the_extra(monkeypatch, coco):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    assert "pip install 'rpn-jax[tfds]'" in refusal(root)
+    assert "pip install 'rpn-jax[tfds]'" in refusal(coco)
 
 
-def test_what_is_missing_is_named(monkeypatch, root, tmp_path):
-    install(monkeypatch)
-    assert refusal(tmp_path / "none") == (
-        f"data.root = '{tmp_path / 'none'}': has no coco/2017/VERSION/dataset_info.json"
+def test_what_is_missing_is_named(coco, tmp_path):
+    assert refusal(coco, name="voc/2007") == (
+        f"data.root = '{coco}': has no voc/2007/VERSION/dataset_info.json. Prepared datasets "
+        "there: coco/2017. Choose one with --data.tfds-name"
     )
-    assert refusal(root, "test") == (
-        f"split 'test': {root / 'coco' / '2017' / '1.1.0'} has the splits train, validation"
+    assert refusal(coco, "test") == (
+        f"split 'test': {coco / 'coco' / '2017' / '10.0.0'} has the splits train, validation"
     )
-    install(monkeypatch, random_access=False)
-    assert refusal(root).endswith("Prepare coco/2017 with file_format='array_record'")
+    boxes = {"bbox": features.BBoxFeature()}
+    prepare(
+        tmp_path,
+        "two",
+        {"more": features.Image()},
+        "objects",
+        boxes,
+        {"train": [({"more": encoded(1)}, [])]},
+    )
+    assert "two: has 2 images and 1 sequences with boxes" in refusal(tmp_path, name="two")
+    unclear = {**boxes, "a": CLASSES, "b": OTHERS}
+    prepare(tmp_path, "labels", {}, "objects", unclear, {"train": [({}, [])]})
+    assert "features a, b: which of them is the class" in refusal(tmp_path, name="labels")
+
+
+def test_a_format_without_positions_is_refused(tmp_path):
+    example = ({}, [box(0)])
+    inside = {"bbox": features.BBoxFeature()}
+    prepare(tmp_path, "a", {}, "objects", inside, {"train": [example]})
+    info = tmp_path / "a" / "1.0.0" / "dataset_info.json"
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))
+    assert "Prepare the dataset with file_format='array_record'" in refusal(tmp_path, name="a")
