@@ -84,6 +84,21 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class CheckData:
+    """Check every annotation and every picture of a dataset, and count what it contains."""
+
+    config: Overrides
+    out: OptionalPath = None
+    """JSON file to write all problems and counts to."""
+
+    def run(self) -> int:
+        use_platform("cpu")
+        from rpn_jax import commands
+
+        return commands.check_data(self.config, self.out)
+
+
+@dataclass(frozen=True)
 class Propose:
     """Write the proposals of pictures. No annotations are needed."""
 
@@ -183,10 +198,11 @@ class Demo:
         commands.demo(self.workdir)
 
 
-Verb = Train | Evaluate | Propose | Convert | Benchmark | Demo
+Verb = Train | Evaluate | CheckData | Propose | Convert | Benchmark | Demo
 VERBS: dict[str, type[Verb]] = {
     "train": Train,
     "evaluate": Evaluate,
+    "check-data": CheckData,
     "propose": Propose,
     "convert": Convert,
     "benchmark": Benchmark,
@@ -201,7 +217,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
       arguments: words after the program's name. None takes them from `sys.argv`.
 
     Returns:
-      0, or 2 for bad input (with one line on stderr), or 130 after an interrupt.
+      0, or 2 for bad input (with one line on stderr), or 130 after an interrupt. 'check-data'
+      returns 1 after warnings.
 
     Raises:
       SystemExit: with code 0, after ``--help`` or ``--version`` was printed.
@@ -209,8 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
 
     def command() -> int:
-        parse(words).run()
-        return 0
+        return parse(words).run() or 0
 
     return exit_code(command)
 

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from rpn_jax.config import Config, load_config, replace
 from rpn_jax.console import make_console, picture_progress
 from rpn_jax.data.catalog import open_eval_data
+from rpn_jax.data.check import (
+    PARTS,
+    Part,
+    Problem,
+    annotation_problems,
+    opening_problems,
+    picture_problems,
+)
+from rpn_jax.data.check_tables import print_check
 from rpn_jax.data.coco_file import coco_images
 from rpn_jax.data.dataset import Dataset, describe_oddities, training_boxes
 from rpn_jax.data.files import PictureFiles, find_pictures
 from rpn_jax.data.plan import with_exact_padding
+from rpn_jax.data.statistics import dataset_statistics
 from rpn_jax.devices import describe_devices
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation.checks import check_split
@@ -100,6 +112,46 @@ def evaluate(config: Config, weights: Path, out: Path | None, exact_padding: boo
         write_json(out, record)
         console.print(f"figures are in {out}", soft_wrap=True)
     return figures
+
+
+def check_data(config: Config, out: Path | None) -> int:
+    """Check all data that a config names, and print the problems and what the data contain.
+
+    Args:
+      config: config of the model and the data.
+      out: JSON file for all problems and counts, or None.
+
+    Returns:
+      0 without problems, 1 after warnings, 2 if training or evaluation would stop.
+
+    Raises:
+      UserError: ``out`` cannot be written.
+    """
+    console = make_console()
+    if out is not None:
+        check_out_file(out)
+    problems: list[Problem] = []
+    statistics: dict[Part, dict[str, Any]] = {}
+    for part in PARTS:
+        dataset, found = opening_problems(config.data, part)
+        problems += found
+        if dataset is None:
+            continue
+        problems += annotation_problems(config.data, part, dataset)
+        with picture_progress(console, f"checking {part}", len(dataset.pictures)) as advance:
+            problems += picture_problems(config.data, part, dataset, advance)
+        statistics[part] = dataset_statistics(dataset, config.data, config.model.rpn.anchors)
+    print_check(console, problems, statistics)
+    if out is not None:
+        record = {
+            "config": config.name,
+            "problems": [asdict(problem) for problem in problems],
+            "statistics": statistics,
+        }
+        write_json(out, record)
+        console.print(f"all problems and counts are in {out}", soft_wrap=True)
+    levels = {problem.level for problem in problems}
+    return 2 if "error" in levels else int("warning" in levels)
 
 
 def propose(

@@ -366,6 +366,13 @@ class DataConfig:
     """Training skips pictures whose shorter side is below this, in pixels."""
     clip_boxes: bool = False
     """Clip boxes that extend beyond their picture. By default such a box is an error."""
+    on_bad_picture: Literal["error", "skip"] = "error"
+    """What to do with a picture that cannot be decoded, or has another size than annotated.
+    'error': stop.
+    'skip': print its name. Training takes another picture of the batch twice, and evaluation
+    counts it as a picture without results."""
+    max_bad_pictures: int = 100
+    """Number of different bad pictures to skip before the run stops after all."""
     loader_threads: int = 4
     """Number of threads that read and resize pictures."""
     resize: Resize = "host"
@@ -380,6 +387,9 @@ class DataConfig:
         for key in ("batch_size", "eval_batch_size", "loader_threads"):
             value = getattr(self, key)
             check(value >= 1, f"data.{key}", value, "1 or more")
+        check(
+            self.max_bad_pictures >= 0, "data.max_bad_pictures", self.max_bad_pictures, "0 or more"
+        )
         check(self.min_image_size >= 0, "data.min_image_size", self.min_image_size, "0 or more")
         check(
             0 <= self.flip_probability <= 1,

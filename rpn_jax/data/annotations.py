@@ -59,6 +59,17 @@ def assign_objects(
     ]
 
 
+def overhang(objects: Objects, sizes_wh: Int64[np.ndarray, "M 2"]) -> Float64[np.ndarray, " M"]:
+    """Return how far each box reaches out of its picture, in pixels. 0 or less lies inside.
+
+    Args:
+      objects: objects of one or more pictures.
+      sizes_wh: (width, height) of each object's picture, pixels.
+    """
+    low, high = objects.boxes_xywh[:, :2], objects.boxes_xywh[:, :2] + objects.boxes_xywh[:, 2:]
+    return np.maximum(-low, high - sizes_wh).max(axis=1)
+
+
 def _check_pixels(boxes_xywh: Float64[np.ndarray, "M 4"], source: str) -> None:
     """Refuse boxes that are fractions of the picture: all values are 0 to 1, and not all whole."""
     if (boxes_xywh <= 1).all() and (boxes_xywh % 1 > 0).any():
@@ -80,9 +91,10 @@ def _check_inside(
     sizes_wh = np.array([(picture.width, picture.height) for picture in pictures]).reshape(-1, 2)
     picture_width, picture_height = sizes_wh[owner].T
     right, bottom = x + width - picture_width, y + height - picture_height
-    overhang = np.max([-x, -y, right, bottom], axis=0)
     is_used = ~(objects.is_crowd | objects.is_difficult) & (objects.areas > 0)
-    is_outside = is_used & (width >= 1) & (height >= 1) & (overhang > MAX_OVERHANG)
+    is_outside = (
+        is_used & (width >= 1) & (height >= 1) & (overhang(objects, sizes_wh[owner]) > MAX_OVERHANG)
+    )
     are_corners = _fit_as_corners(objects.boxes_xywh[is_used], sizes_wh[owner[is_used]])
     if clip_boxes:
         shares = np.maximum(right / picture_width, bottom / picture_height)

@@ -35,7 +35,7 @@ def open_coco(root: Path, split: str, clip_boxes: bool) -> AnnotatedFiles:
     Raises:
       UserError: a folder, file or picture is missing, or an annotation is broken.
     """
-    file = _annotation_file(root, split)
+    file = annotation_file(root, split)
     truth = read_coco(file, clip_boxes)
     return _with_pictures(file, _picture_folder(root, split, truth), truth)
 
@@ -60,7 +60,8 @@ def _with_pictures(file: Path, folder: Path, truth: GroundTruth) -> AnnotatedFil
     )
 
 
-def _annotation_file(root: Path, split: str) -> Path:
+def annotation_file(root: Path, split: str) -> Path:
+    """Return the first of `ANNOTATION_FILES` that exists. Raises UserError if there is none."""
     with reading(f"data.root = {str(root)!r}"):
         is_folder = root.is_dir()
     if not is_folder:

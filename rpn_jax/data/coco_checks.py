@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,29 +43,54 @@ def check_entries(coco: dict[str, Any], source: str) -> None:
       coco: what `read_coco_slowly` returned.
       source: name of the file.
     """
+    for problem in find_problems(coco):
+        raise UserError(f"{source}: {problem}")
+
+
+def find_problems(coco: dict[str, Any]) -> Iterator[str]:
+    """Yield one line for each broken entry: ``ENTRY: what is wrong``.
+
+    Args:
+      coco: what `read_coco_slowly` returned.
+    """
     for key in ("images", "categories"):
         for number, entry in enumerate(coco[key]):
-            _check_entry(entry, f"{source}: {SINGULAR[key]} number {number}", _KEYS[key])
-    image_ids = {plain_id(image["id"]) for image in coco["images"]}
-    category_ids = {plain_id(category["id"]) for category in coco["categories"]}
+            yield from _problem_of(_check_entry, entry, f"{SINGULAR[key]} number {number}", key)
+    image_ids, category_ids = (
+        {
+            plain_id(entry["id"])
+            for entry in coco[key]
+            if isinstance(entry, dict) and _is_id(entry.get("id"))
+        }
+        for key in ("images", "categories")
+    )
     for number, annotation in enumerate(coco["annotations"]):
-        if not isinstance(annotation, dict) or not _is_id(annotation.get("id")):
-            raise UserError(
-                f"{source}: annotation number {number} must be an object with an 'id': a whole "
-                "number or a text"
+        if isinstance(annotation, dict) and _is_id(annotation.get("id")):
+            yield from _problem_of(_check_annotation, annotation, image_ids, category_ids)
+        else:
+            yield (
+                f"annotation number {number} must be an object with an 'id': a whole number or a "
+                "text"
             )
-        _check_annotation(annotation, image_ids, category_ids, source)
     for key in SINGULAR:
-        counts = Counter(plain_id(entry["id"]) for entry in coco[key])
-        for repeated in [number for number, times in counts.items() if times > 1][:1]:
-            raise UserError(f"{source}: two {key} have the id {repeated}. Ids must differ")
+        entries = (entry for entry in coco[key] if isinstance(entry, dict))
+        counts = Counter(plain_id(entry["id"]) for entry in entries if _is_id(entry.get("id")))
+        for repeated in [number for number, times in counts.items() if times > 1]:
+            yield f"two {key} have the id {repeated}. Ids must differ"
 
 
-def _check_entry(entry: Any, where: str, keys: dict[str, _Kind]) -> None:
+def _problem_of(check: Callable[..., None], *arguments: Any) -> Iterator[str]:
+    try:
+        check(*arguments)
+    except UserError as problem:
+        yield str(problem)
+
+
+def _check_entry(entry: Any, where: str, list_name: str) -> None:
     """Check an image or a category."""
     if not isinstance(entry, dict):
         raise UserError(f"{where} is {entry!r}: must be an object")
-    for key, wanted in keys.items():
+    for key, wanted in _KEYS[list_name].items():
         value: Any = entry.get(key)
         if not wanted.holds(value):
             raise UserError(f"{where}: '{key}' is {value!r}, must be {wanted.text}")
@@ -74,9 +99,9 @@ def _check_entry(entry: Any, where: str, keys: dict[str, _Kind]) -> None:
 
 
 def _check_annotation(
-    annotation: dict[str, Any], image_ids: set[RawId], category_ids: set[RawId], source: str
+    annotation: dict[str, Any], image_ids: set[RawId], category_ids: set[RawId]
 ) -> None:
-    where = f"{source}: annotation {annotation['id']}"
+    where = f"annotation {annotation['id']}"
     ids = [("image", image_ids)] + ([("category", category_ids)] if category_ids else [])
     for kind, known in ids:
         value = annotation.get(f"{kind}_id")

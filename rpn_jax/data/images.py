@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+import simplejpeg
 
 from rpn_jax.errors import UserError
 from rpn_jax.files import check_regular_file, read_file
@@ -43,6 +44,22 @@ def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, "H W 3"]:
 def read_image(path: Path) -> UInt8[np.ndarray, "H W 3"]:
     """Decode a picture file, see `decode_image`. Raises UserError if it cannot be read."""
     return decode_image(read_file(path), str(path))
+
+
+def jpeg_damage(data: bytes) -> str:
+    """Return what is damaged in the pixels of a JPEG file, or '' without damage.
+
+    OpenCV decodes the part before the damage and fills up the rest with grey.
+    """
+    if not data.startswith(b"\xff\xd8"):
+        return ""
+    try:
+        # Decoding to a small grey picture is enough to read all data, and fast.
+        simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1, strict=True)
+    except ValueError as error:
+        message = str(error)
+        return message if message.startswith(("Corrupt", "Premature")) else ""
+    return ""
 
 
 def image_size(file: Path | BytesIO, name: str) -> tuple[int, int]:

@@ -10,6 +10,7 @@ All its other fields are the same. `rpn_jax.data.on_device` does the resize.
 from __future__ import annotations
 
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
@@ -46,10 +47,14 @@ def train_batches(
 ) -> Iterator[Batch]:
     """Yield endless training batches (NumPy arrays) from step ``first_step`` on.
 
+    With ``data.on_bad_picture`` 'skip', the next picture of the batch takes the place of one that
+    cannot be read.
+
     Raises:
-      UserError: a picture cannot be read.
+      UserError: a picture cannot be read, or too many of them.
     """
     config = plan.config
+    bad_pictures = BadPictures(config)
 
     @lru_cache(maxsize=2)
     def epoch_of(number: int) -> Epoch:
@@ -60,7 +65,14 @@ def train_batches(
         number, row = divmod(step, plan.epoch_steps)
         epoch = epoch_of(number)
         flipped = bool(epoch.flips[row, position])
-        return _load(dataset, config, plan.layout, epoch.indices[row], position, flipped)
+        for place in range(position, position + config.batch_size):
+            indices = np.roll(epoch.indices[row], -place)
+            batch = bad_pictures.attempt(
+                int(indices[0]), partial(_load, dataset, config, plan.layout, indices, 0, flipped)
+            )
+            if batch is not None:
+                return batch
+        raise UserError("no picture of a batch can be read. 'rpn-jax check-data' lists all")
 
     first = first_step * config.batch_size
     return _load_in_threads(load, range(first, sys.maxsize), config.batch_size, config)
@@ -75,6 +87,7 @@ def eval_batches(dataset: Dataset, config: DataConfig) -> Iterator[Batch]:
       UserError: a picture cannot be read.
     """
     layout = plan_layout(dataset.pictures, config)
+    bad_pictures = BadPictures(config)
     size = config.eval_batch_size
     rows = [
         row
@@ -84,7 +97,12 @@ def eval_batches(dataset: Dataset, config: DataConfig) -> Iterator[Batch]:
 
     def load(place: int) -> Batch:
         row, position = divmod(place, size)
-        return _load(dataset, config, layout, rows[row], position, flipped=False)
+        load_it = partial(_load, dataset, config, layout, rows[row], position, flipped=False)
+        batch = bad_pictures.attempt(int(rows[row][position]), load_it)
+        if batch is not None:
+            return batch
+        empty = np.where(np.arange(size) == position, -1, rows[row])
+        return _load(dataset, config, layout, empty, position, flipped=False)
 
     return _load_in_threads(load, range(len(rows) * size), size, config)
 
@@ -129,7 +147,8 @@ def _load(
 ) -> Batch:
     """Load the picture at ``position`` of the batch that holds the pictures ``indices``."""
     index = int(indices[position])
-    canvas = config.canvases[layout.buckets[indices[0]]]  # the first place is never empty
+    # All pictures of a batch are of one bucket.
+    canvas = config.canvases[layout.buckets[indices.max()]]
     original_canvas = None
     if config.resize == "device":
         original_canvas = originals_canvas([dataset.pictures[i] for i in indices if i >= 0])
@@ -138,6 +157,45 @@ def _load(
     height, width = layout.sizes[index].tolist()
     slot = Slot(index, (height, width), canvas, layout.num_boxes, flipped, original_canvas)
     return load_picture(dataset, slot)
+
+
+class BadPictures:
+    """Skips pictures that cannot be read, and counts them. Safe to use from several threads.
+
+    Args:
+      config: ``on_bad_picture`` and ``max_bad_pictures``.
+    """
+
+    def __init__(self, config: DataConfig) -> None:
+        self._config = config
+        self._indices: set[int] = set()
+        self._lock = threading.Lock()
+
+    def attempt(self, index: int, load: Callable[[], Batch]) -> Batch | None:
+        """Return what ``load`` returns, or None if picture ``index`` must be skipped.
+
+        Raises:
+          UserError: the picture cannot be read and must not be skipped.
+        """
+        try:
+            return load()
+        except UserError as error:
+            if self._config.on_bad_picture == "error":
+                raise
+            self._count(index, error)
+            return None
+
+    def _count(self, index: int, error: UserError) -> None:
+        with self._lock:
+            if index in self._indices:
+                return
+            self._indices.add(index)
+            most = self._config.max_bad_pictures
+            if len(self._indices) > most:
+                raise UserError(
+                    f"{error}. More than data.max_bad_pictures = {most} pictures cannot be read"
+                )
+        print(f"skipped: {error}", file=sys.stderr)
 
 
 def _load_in_threads(

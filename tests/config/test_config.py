@@ -87,6 +87,8 @@ REFUSALS: list[tuple[str, Any, str]] = [
     ("data.train_images", "a", "the folder of the pictures of data.train_annotations = ''"),
     ("data.eval_images", "a", "the folder of the pictures of data.eval_annotations = ''"),
     ("data.batch_size", 0, "1 or more"),
+    ("data.on_bad_picture", "ignore", "one of 'error', 'skip'"),
+    ("data.max_bad_pictures", -1, "0 or more"),
     ("data.eval_batch_size", 0, "1 or more"),
     ("data.flip_probability", 1.5, "0 to 1"),
     ("data.min_image_size", -1, "0 or more"),

@@ -301,3 +301,51 @@ def test_bccd_in_small():
     test = open_dataset(config, "test")
     indices = np.concatenate([batch.indices for batch in pipeline.eval_batches(test, config)])
     assert sorted(indices[indices >= 0].tolist()) == list(range(72))
+
+
+@pytest.fixture
+def bad_dataset(tmp_path):
+    """6 pictures of one bucket with a box each. Pictures 2 and 4 (positions 1, 3) are broken."""
+    images = [image_entry(number) for number in range(1, 7)]
+    boxes = [box_entry(number, number, [2, 3, 10, 12]) for number in range(1, 7)]
+    root = write_coco_folder(tmp_path, images, boxes)
+    for number in (2, 4):
+        (root / "train" / f"00{number}.png").write_text("no picture")
+    return open_coco(root, "train", False)
+
+
+SKIP = replace(CONFIG, on_bad_picture="skip")
+
+
+def test_bad_pictures_are_replaced_in_training(bad_dataset, capsys):
+    batches = take(bad_dataset, 6, config=SKIP)
+    shown = np.concatenate([batch.indices for batch in batches])
+    assert set(shown.tolist()) == {0, 2, 4, 5}
+    assert all(batch.box_mask.any(axis=1).all() for batch in batches)
+    for batch, other in zip(take(bad_dataset, 3, 0, 3, SKIP), batches[3:], strict=True):
+        assert_equal(batch, other)
+    lines = set(capsys.readouterr().err.splitlines())
+    assert len(lines) == 2  # each bad picture once for each iterator
+    assert all(line.startswith("skipped: ") for line in lines)
+
+
+def test_the_other_pictures_stay_at_their_places(bad_dataset):
+    planned = plan.plan_training(bad_dataset, SKIP)
+    epoch = plan.plan_epoch(planned.groups, SKIP.batch_size, SKIP.flip_probability, 0, 0)
+    for batch, row in zip(take(bad_dataset, 2, config=SKIP), epoch.indices, strict=True):
+        is_good = ~np.isin(row, [1, 3])
+        np.testing.assert_array_equal(batch.indices[is_good], row[is_good])
+
+
+def test_bad_pictures_are_empty_in_evaluation(bad_dataset):
+    batches = list(pipeline.eval_batches(bad_dataset, SKIP))
+    indices = np.concatenate([batch.indices for batch in batches])
+    assert sorted(indices.tolist()) == [-1, -1, 0, 2, 4, 5]
+
+
+def test_too_many_bad_pictures_are_an_error(bad_dataset):
+    config = replace(SKIP, max_bad_pictures=1)
+    with pytest.raises(UserError, match=r"More than data\.max_bad_pictures = 1 pictures cannot"):
+        list(pipeline.eval_batches(bad_dataset, config))
+    with pytest.raises(UserError, match=r"is not a picture that OpenCV can read$"):
+        list(pipeline.eval_batches(bad_dataset, CONFIG))

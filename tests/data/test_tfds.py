@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from typing import Any
 
 import cv2
 import numpy as np
@@ -44,7 +45,9 @@ def prepare(root, name, top, sequence, inside, examples, version="1.0.0"):
     """
     name, _, config = name.partition("/")
 
-    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    base: Any = tfds.core.GeneratorBasedBuilder
+
+    class Builder(base, skip_registration=True):
         VERSION = tfds.core.Version(version)
         code_path = None  # the package would need importlib_resources to find this file
         BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=config)] if config else []
@@ -81,7 +84,7 @@ def coco(tmp_path_factory):
         box(1, label=1, is_crowd=True, area=900, id=11),
     ]
     first = ({"image/filename": "a.png", "image/id": 101}, objects)
-    second = ({"image/filename": "b.png", "image/id": 102}, [])
+    second: tuple[dict, list] = ({"image/filename": "b.png", "image/id": 102}, [])
     root = tmp_path_factory.mktemp("tfds")
     for version in ("9.0.0", "10.0.0"):
         train = [first, second] if version == "10.0.0" else [second]
@@ -193,7 +196,7 @@ def test_what_is_missing_is_named(coco, tmp_path):
 
 
 def test_a_format_without_positions_is_refused(tmp_path):
-    example = ({}, [box(0)])
+    example: tuple[dict, list] = ({}, [box(0)])
     inside = {"bbox": features.BBoxFeature()}
     prepare(tmp_path, "a", {}, "objects", inside, {"train": [example]})
     info = tmp_path / "a" / "1.0.0" / "dataset_info.json"

@@ -1,0 +1,161 @@
+"""Check a whole dataset: every annotation, and every picture's pixels."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from rpn_jax.config import DataConfig
+from rpn_jax.data.annotated_files import AnnotatedFiles
+from rpn_jax.data.annotations import MAX_OVERHANG, overhang
+from rpn_jax.data.catalog import open_eval_data, open_train_data
+from rpn_jax.data.coco import annotation_file
+from rpn_jax.data.coco_checks import find_problems, read_coco_slowly
+from rpn_jax.data.dataset import Dataset, Picture
+from rpn_jax.data.images import jpeg_damage
+from rpn_jax.errors import UserError
+from rpn_jax.files import read_file
+
+Part = Literal["train", "eval"]
+Level = Literal["error", "warning"]
+PARTS: tuple[Part, ...] = ("train", "eval")
+CORRECT = "Correct the annotation"
+CLIPPED = "Correct it, or clip such boxes with --data.clip-boxes"
+REPLACE = "Replace the file, or remove the picture from the annotations"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with a dataset."""
+
+    level: Level
+    """'error': training or evaluation stops. 'warning': they run."""
+    part: Part
+    """Part of the data."""
+    file: str
+    """File of the annotations, or name of the picture."""
+    item: str
+    """The entry and its id, or ''."""
+    problem: str
+    """What is wrong."""
+    remedy: str
+    """What to do."""
+
+
+def open_part(config: DataConfig, part: Part) -> Dataset:
+    """Open the dataset to train on or to evaluate on. Raises the errors of `open_train_data`."""
+    return open_train_data(config) if part == "train" else open_eval_data(config)
+
+
+def opening_problems(config: DataConfig, part: Part) -> tuple[Dataset | None, list[Problem]]:
+    """Open a part of the data.
+
+    Returns:
+      The dataset, or None if it cannot be opened, and the problems of its entries.
+    """
+    try:
+        return open_part(replace(config, clip_boxes=True), part), []
+    except UserError as error:
+        problems = list(_entry_problems(config, part))
+        message = str(error)
+        return None, problems or [Problem("error", part, "", "", message, "Correct it")]
+
+
+def annotation_problems(config: DataConfig, part: Part, dataset: Dataset) -> Iterator[Problem]:
+    """Yield the problems of boxes and names of an opened dataset."""
+    names = Counter(picture.name for picture in dataset.pictures)
+    for picture in dataset.pictures:
+        item = f"picture {picture.image_id}"
+        if names[picture.name] > 1:
+            text = f"has the file name of {names[picture.name] - 1} other pictures"
+            yield Problem("warning", part, picture.name, item, text, "Keep one of them")
+        for annotation_id, level, text, remedy in _box_problems(picture, config.clip_boxes):
+            yield Problem(level, part, picture.name, f"annotation {annotation_id}", text, remedy)
+
+
+def picture_problems(
+    config: DataConfig,
+    part: Part,
+    dataset: Dataset,
+    on_picture: Callable[[int], None],
+) -> Iterator[Problem]:
+    """Decode every picture in threads, and yield the problems of the files.
+
+    Args:
+      config: sets the number of threads.
+      part: part of the data.
+      dataset: pictures.
+      on_picture: called with 1 after each picture.
+    """
+    level: Level = "error" if config.on_bad_picture == "error" else "warning"
+
+    def check(index: int) -> Problem | None:
+        picture = dataset.pictures[index]
+        item = f"picture {picture.image_id}"
+        try:
+            dataset.load_image(index)
+        except UserError as error:
+            return Problem(level, part, picture.name, item, str(error), REPLACE)
+        damage = ""
+        if isinstance(dataset, AnnotatedFiles):
+            damage = jpeg_damage(read_file(dataset.folder / picture.name))
+        if not damage:
+            return None
+        text = f"its pixels are damaged ({damage}), so a part of it is decoded as grey"
+        return Problem("warning", part, picture.name, item, text, REPLACE)
+
+    with ThreadPoolExecutor(config.loader_threads) as threads:
+        for problem in threads.map(check, range(len(dataset.pictures))):
+            on_picture(1)
+            if problem:
+                yield problem
+
+
+def _entry_problems(config: DataConfig, part: Part) -> Iterator[Problem]:
+    """Yield the broken entries of a COCO file, if there are any."""
+    try:
+        file = _coco_file(config, part)
+        coco = read_coco_slowly(file)
+    except UserError:
+        return  # The error of opening already says this.
+    for text in find_problems(coco):
+        item, _, problem = text.partition(": ")
+        yield Problem("error", part, str(file), item, problem or text, CORRECT)
+
+
+def _coco_file(config: DataConfig, part: Part) -> Path:
+    named = config.train_annotations if part == "train" else config.eval_annotations
+    if named or config.dataset != "coco":
+        return Path(named)
+    split = config.train_split if part == "train" else config.eval_split
+    return annotation_file(Path(config.root), split)
+
+
+def _box_problems(picture: Picture, clip_boxes: bool) -> Iterator[tuple[int, Level, str, str]]:
+    """Yield (annotation id, level, problem, remedy) of a picture's boxes."""
+    objects = picture.objects
+    out = overhang(objects, np.tile([picture.width, picture.height], (len(objects.ids), 1)))
+    seen: set[tuple[float, ...]] = set()
+    for row, bbox in enumerate(objects.boxes_xywh.tolist()):
+        number = int(objects.ids[row])
+        is_used = not (objects.is_crowd[row] or objects.is_difficult[row])
+        if min(bbox[2:]) < 1:
+            text = f"bbox {bbox} is narrower or lower than 1 pixel and is not trained on"
+            yield number, "warning", text, CORRECT
+        elif is_used and out[row] > MAX_OVERHANG:
+            text = (
+                f"bbox {bbox} reaches {out[row]:.1f} pixels out of the picture of "
+                f"{picture.width}x{picture.height}"
+            )
+            yield number, "warning" if clip_boxes else "error", text, CLIPPED
+        key = (*bbox, int(objects.labels[row]))
+        if key in seen:
+            text = f"bbox {bbox} repeats a box of the same class"
+            yield number, "warning", text, "Remove one of them"
+        seen.add(key)
