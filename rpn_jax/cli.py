@@ -255,7 +255,7 @@ def parse(words: list[str]) -> Verb:
 
 
 def _overview() -> str:
-    verbs = "\n".join(f"  {name:10}{inspect.getdoc(verb)}" for name, verb in VERBS.items())
+    verbs = "\n".join(f"  {name:12}{inspect.getdoc(verb)}" for name, verb in VERBS.items())
     configs = "\n".join(f"  {name}" for name in config_names())
     return f"""\
 usage: rpn-jax VERB [CONFIG] [flags]

@@ -33,7 +33,7 @@ PROPOSE = ["propose", R50, "--weights", "w", "--out", "p"]
 @pytest.fixture(autouse=True)
 def work(monkeypatch: pytest.MonkeyPatch) -> dict[str, Mock]:
     """The functions behind the verbs, replaced by mocks of the same signature."""
-    verbs = [*VERBS, "convert_to_torch"]
+    verbs = [*(verb.replace("-", "_") for verb in VERBS), "convert_to_torch"]
     homes = {verb: (commands, verb) for verb in verbs} | {"benchmark": (benchmark_command, "run")}
     mocks = {verb: create_autospec(getattr(*home)) for verb, home in homes.items()}
     for verb, mock in mocks.items():
