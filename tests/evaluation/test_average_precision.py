@@ -162,6 +162,25 @@ def test_a_threshold_counts_from_itself_on(height: float, thresholds_met: int) -
     assert figures["AP75"] == pytest.approx(float(thresholds_met > 5))
 
 
+@pytest.mark.parametrize(
+    ("area", "sizes"),
+    [
+        (1023.9, {"small"}),
+        (1024, {"small", "medium"}),
+        (1024.1, {"medium"}),
+        (9216, {"medium", "large"}),
+        (9216.1, {"large"}),
+    ],
+)
+def test_an_area_at_a_limit_belongs_to_both_sizes(area: float, sizes: set[str]) -> None:
+    truth = dataset({"image_id": 1, "bbox": [0, 0, 50, 50], "area": area})
+    figures = evaluate_detections(truth, [detections_of(1, [[0, 0, 50, 50]], [1], [0])])
+    measured = {
+        size for size in ("small", "medium", "large") if not math.isnan(figures[f"AP_{size}"])
+    }
+    assert measured == sizes
+
+
 def test_a_second_detection_of_a_box_is_wrong() -> None:
     found = [detections_of(1, [[0, 0, 50, 50]] * 2 + [[100, 0, 150, 50]], [0.9, 0.8, 0.7], [0] * 3)]
     figures = evaluate_detections(dataset(box(1, 0), box(1, 100)), found)
