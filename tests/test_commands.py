@@ -3,8 +3,12 @@
 import errno
 import itertools
 import json
+import re
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +20,8 @@ import pytest
 import rpn_jax
 from rpn_jax import cli, commands
 from rpn_jax import console as progress
-from rpn_jax.config import load_config
+from rpn_jax.config import load_config, save_config
+from rpn_jax.console import make_console
 from rpn_jax.data.pipeline import train_batches
 from rpn_jax.errors import UserError
 from rpn_jax.training import run as train_run
@@ -53,7 +58,8 @@ def run(tiny_config, tmp_path_factory):
 def test_training_writes_config_environment_metrics_and_checkpoints(run):
     config, workdir = run
     assert load_config(workdir / "config.json") == config
-    environment = json.loads((workdir / "environment.json").read_text())
+    (environment,) = json.loads((workdir / "environment.json").read_text())
+    assert environment["first_step"] == 0
     assert environment["packages"]["rpn_jax"] == rpn_jax.__version__
     assert environment["devices"]
     lines = lines_of(workdir / "metrics.jsonl")
@@ -109,6 +115,72 @@ def test_an_interrupted_run_resumes_in_the_middle_of_an_epoch(run, tmp_path, mon
     assert_same(leaves_of(workdir / "checkpoints" / "6"), leaves_of(tmp_path / "checkpoints" / "6"))
 
 
+def test_a_run_killed_in_mid_epoch_ends_with_the_same_bits(run, tmp_path):
+    config, workdir = run
+    often = replace(config, train=replace(config.train, save_every_steps=1))
+    save_config(often, tmp_path / "often.json")
+    words = ["train", str(tmp_path / "often.json"), "--workdir", str(tmp_path / "w")]
+    program = "import sys; from rpn_jax.cli import main; sys.exit(main())"
+    deadline = time.monotonic() + 120
+    with subprocess.Popen(
+        [sys.executable, "-c", program, *words],
+        cwd=Path(rpn_jax.__file__).parents[1],
+        stdout=subprocess.DEVNULL,
+    ) as process:
+        while not list((tmp_path / "w").glob("checkpoints/[245]")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        process.kill()
+    assert last_saved(tmp_path / "w").step in (2, 4, 5, 6)
+    commands.train(often, tmp_path / "w", resume=True)
+    assert_same(
+        leaves_of(workdir / "checkpoints" / "6"), leaves_of(tmp_path / "w" / "checkpoints" / "6")
+    )
+
+
+def test_a_damaged_last_checkpoint_is_reported_and_the_one_before_it_is_used(
+    run, tmp_path, monkeypatch, capsys
+):
+    config, workdir = run
+    shutil.copytree(workdir, tmp_path / "w")
+    newest = tmp_path / "w" / "checkpoints" / "6"
+    for file in (newest / "optimizer").rglob("d/*"):
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    commands.train(config, tmp_path / "w", resume=True)
+    said = capsys.readouterr().out
+    moved = tmp_path / "w" / "damaged" / "6_0"
+    assert f"warning: checkpoint {newest}/optimizer: is damaged" in said
+    assert f"It was moved to {moved}. Training continues from the checkpoint of step 3." in said
+    assert "continuing after step 3, which was saved" in said
+    assert moved.is_dir()
+    assert_same(leaves_of(workdir / "checkpoints" / "6"), leaves_of(newest))
+
+
+def test_a_run_that_fails_says_how_old_the_last_save_is(run, tmp_path, monkeypatch, capsys):
+    config, _ = run
+    often = replace(config, train=replace(config.train, save_every_steps=2))
+
+    log_step = RunLog.step
+
+    def fail_at_the_third_step(log, step, metrics):
+        log_step(log, step, metrics)
+        if step == 2:
+            raise RuntimeError("no more")
+
+    monkeypatch.setattr(RunLog, "step", fail_at_the_third_step)
+    with pytest.raises(RuntimeError, match="no more"):
+        commands.train(often, tmp_path, resume=False)
+    said = capsys.readouterr().out
+    assert re.search(
+        r"stopped after step 3 of 6\. The last checkpoint is of step 2, saved \d+ s ago\. "
+        r"Use --resume to continue from there\.",
+        said,
+    )
+
+
 def test_a_work_directory_with_a_run_is_not_overwritten(run):
     config, workdir = run
     with pytest.raises(UserError, match=r"contains a run up to step 6\. Add --resume"):
@@ -132,9 +204,55 @@ def test_resuming_with_another_config_prints_the_changes(run, tmp_path, capsys):
     commands.train(config, tmp_path, resume=True)
     said = capsys.readouterr().out
     assert "train.epochs was 1 in this run until now. It is 2 from here on." in said
-    assert "continuing after step 3" in said
+    assert "continuing after step 3, which was saved" in said
     commands.train(config, tmp_path, resume=True)
     assert "continuing after step 6" in capsys.readouterr().out
+
+
+def test_a_resumed_run_keeps_the_record_of_its_earlier_parts(run, tmp_path, monkeypatch):
+    config, _ = run
+    monkeypatch.setattr(sys, "argv", ["rpn-jax", "first"])
+    commands.train(with_epochs(config, 1), tmp_path, resume=False)
+    monkeypatch.setattr(sys, "argv", ["rpn-jax", "second"])
+    commands.train(config, tmp_path, resume=True)
+    first, second = json.loads((tmp_path / "environment.json").read_text())
+    assert (first["command"], first["first_step"]) == (["rpn-jax", "first"], 0)
+    assert (second["command"], second["first_step"]) == (["rpn-jax", "second"], 3)
+    assert first["packages"] == second["packages"]
+    # Version 0.1 stored one object instead of a list.
+    (tmp_path / "environment.json").write_text(json.dumps(first))
+    commands.train(config, tmp_path, resume=True)
+    assert json.loads((tmp_path / "environment.json").read_text())[0] == first
+
+
+@pytest.mark.parametrize(
+    ("optim", "batch_size", "warning"),
+    [
+        ({"warmup_steps": 6}, 16, "optim.warmup_steps = 6: the run has only 6 steps"),
+        ({"warmup_steps": 5}, 16, None),
+        (
+            {"warmup_steps": 5, "learning_rate": 0.02},
+            2,
+            "Use --auto-scale-lr, or a rate near 0.0025",
+        ),
+        ({"warmup_steps": 5, "learning_rate": 0.02, "auto_scale_lr": True}, 2, None),
+        ({"warmup_steps": 5, "learning_rate": 0.0025}, 2, None),
+        ({"warmup_steps": 5, "learning_rate": 0.02, "base_batch_size": 2}, 2, None),
+        ({"warmup_steps": 5, "learning_rate": 0.02}, 64, "or a rate near 0.08 (the linear rule)"),
+    ],
+)
+def test_a_schedule_that_does_not_fit_causes_a_warning(
+    tiny_config, capsys, optim, batch_size, warning
+):
+    config = replace(
+        tiny_config,
+        optim=replace(tiny_config.optim, **optim),
+        data=replace(tiny_config.data, batch_size=batch_size),
+    )
+    train_run._warn_about_schedule(config, 6, make_console())
+    said = capsys.readouterr().out
+    assert said.count("warning") == (0 if warning is None else 1)
+    assert (warning or "") in said
 
 
 def test_a_resumed_run_does_not_need_its_initial_weights(run, tmp_path):
@@ -188,7 +306,10 @@ def test_a_batch_that_cannot_be_loaded_loses_no_finished_step(
         with pytest.raises(type(error)) as raised:
             commands.train(config, tmp_path, resume=False)
     assert raised.value is error
-    assert "stopped after step 4 of 6. Use --resume to continue" in capsys.readouterr().out
+    assert (
+        "stopped after step 4 of 6. The last checkpoint is of step 4, saved"
+        in capsys.readouterr().out
+    )
     assert last_saved(tmp_path) == Saved(4, epoch_steps=3, evaluated=False)
     commands.train(config, tmp_path, resume=True)
     assert_same(leaves_of(workdir / "checkpoints" / "6"), leaves_of(tmp_path / "checkpoints" / "6"))

@@ -516,8 +516,14 @@ class TrainConfig:
     """Number of epochs between evaluations. The last epoch is evaluated too. 0 never evaluates."""
     log_every: int = 10
     """Number of steps between two lines of metrics."""
+    save_every_steps: int = 0
+    """Number of steps between checkpoints. One is saved at the end of each epoch too. 0 turns this
+    off."""
+    save_every_minutes: float = 30.0
+    """Minutes between checkpoints within an epoch. 0 turns this off."""
     keep_last: int = 2
-    """Number of latest checkpoints to keep. The best one is kept too."""
+    """Number of latest checkpoints to keep. The best one is kept too. With 2 or more, a run can
+    continue if the last one is damaged."""
 
     def __post_init__(self) -> None:
         check_types("train", self)
@@ -525,6 +531,9 @@ class TrainConfig:
         check(0 <= self.seed < 2**32, "train.seed", self.seed, "0 to 2**32 - 1")
         check(self.eval_every >= 0, "train.eval_every", self.eval_every, "0 or more")
         check(self.log_every >= 1, "train.log_every", self.log_every, "1 or more")
+        for key in ("save_every_steps", "save_every_minutes"):
+            value = getattr(self, key)
+            check(value >= 0, f"train.{key}", value, "0 or more")
         check(self.keep_last >= 1, "train.keep_last", self.keep_last, "1 or more")
 
 

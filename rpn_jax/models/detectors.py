@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
@@ -183,16 +184,24 @@ def build_detector(
 
 def init_variables(config: Config, seed: int = 0) -> Variables:
     """Return random variables for training from scratch, the same for the same seed."""
-    inputs = [jnp.zeros((1, CANVAS_MULTIPLE, CANVAS_MULTIPLE, 3))]
-    if config.model.roi is not None:
-        inputs.append(jnp.zeros((1, 1, 4)))
-    init = jax.jit(build_detector(config.model).init)
-    return dict(init(jax.random.key(seed), *inputs))
+    # The program runs once. Level 1 gives the same bits and halves the compilation: 18 instead of
+    # 35 s for a ResNet-50 on two busy cores.
+    draw = jax.jit(
+        partial(_draw_variables, config), compiler_options={"xla_backend_optimization_level": 1}
+    )
+    return draw(jax.random.key(seed))
 
 
 def variable_shapes(config: Config) -> Variables:
     """Return the shapes and dtypes of the variables (`jax.ShapeDtypeStruct`), without computing."""
-    return jax.eval_shape(lambda: init_variables(config))
+    return jax.eval_shape(partial(_draw_variables, config), jax.random.key(0))
+
+
+def _draw_variables(config: Config, key: jax.Array) -> Variables:
+    inputs = [jnp.zeros((1, CANVAS_MULTIPLE, CANVAS_MULTIPLE, 3))]
+    if config.model.roi is not None:
+        inputs.append(jnp.zeros((1, 1, 4)))
+    return dict(build_detector(config.model).init(key, *inputs))
 
 
 def _resnet(config: ModelConfig, axis_name: str | None, folded: bool) -> Backbone:

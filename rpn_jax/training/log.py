@@ -19,7 +19,8 @@ from rpn_jax.training.metrics import METRICS_FILE, MetricsRow, metrics_line, rea
 class RunLog:
     """Shows and stores the progress of a run. A context manager, and an `Observer`.
 
-    Each line of metrics holds the means over the steps since the previous line.
+    Each line of metrics holds the means over the steps since the previous line. `done` is the
+    number of finished steps.
 
     Args:
       workdir: folder of ``metrics.jsonl`` and the event files.
@@ -47,6 +48,7 @@ class RunLog:
         self._steps_per_epoch = steps_per_epoch
         self._last_step = last_step
         self._log_every = log_every
+        self.done = first_step
         # tensorboardX imports PyTorch if it is installed, which takes seconds and 0.2 GB.
         from tensorboardX import SummaryWriter
 
@@ -100,7 +102,7 @@ class RunLog:
 
     def step(self, step: int, metrics: dict[str, float]) -> None:
         """Add the metrics of a step, counted from 0. Write a line if one is due."""
-        done = step + 1
+        self.done = done = step + 1
         for key, value in metrics.items():
             self._sums[key] += value
         self._count += 1

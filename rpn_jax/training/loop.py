@@ -65,6 +65,7 @@ def run_steps(
     observer: Observer,
     picture_names: Callable[[np.ndarray], list[str]],
     should_stop: Callable[[], bool],
+    save_due: Callable[[int], bool],
     save: Callable[[TrainState], None],
 ) -> TrainState:
     """Run up to ``steps`` steps, save the state and return it.
@@ -80,8 +81,9 @@ def run_steps(
       observer: receives the figures of each step.
       picture_names: returns the file names of pictures by their positions in the dataset.
       should_stop: asked after each step. True ends the loop early.
-      save: called with the last state. If a batch cannot be loaded, the state before it is saved,
-        and then the error is raised.
+      save_due: asked after each step with the number of finished steps. True saves the state.
+      save: called with a state when a save is due, and with the last state. If a batch cannot be
+        loaded, the state before it is saved, and then the error is raised.
 
     Raises:
       UserError: the loss or the gradient of a step is not finite. The state is not saved then.
@@ -107,6 +109,8 @@ def run_steps(
         pending.append((step, metrics, batch))
         if should_stop():
             break
+        if save_due(step + 1):
+            finish()
     finish()
     return state
 

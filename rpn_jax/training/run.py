@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from rich.console import Console
 from rpn_jax.config import (
     BackboneConfig,
     Config,
+    OptimConfig,
     TrainConfig,
     config_changes,
     load_config,
@@ -27,7 +31,7 @@ from rpn_jax.data.plan import TrainingPlan, plan_training
 from rpn_jax.devices import devices_for_batch
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation.checks import check_split
-from rpn_jax.files import write_json
+from rpn_jax.files import read_json, write_json
 from rpn_jax.models import build_detector, init_variables, variable_shapes
 from rpn_jax.runtime import environment
 from rpn_jax.structures import Batch, Variables
@@ -35,6 +39,7 @@ from rpn_jax.training.lock import lock_workdir
 from rpn_jax.training.log import RunLog
 from rpn_jax.training.loop import compile_steps, run_steps
 from rpn_jax.training.optim import build_optimizer, trainable_parameters
+from rpn_jax.training.saving import SaveTimer, describe_duration, set_aside_damaged
 from rpn_jax.training.signals import stop_on_signals
 from rpn_jax.training.step import (
     TrainState,
@@ -44,11 +49,14 @@ from rpn_jax.training.step import (
     split_batch,
 )
 from rpn_jax.training.tasks import Figures, Task
-from rpn_jax.weights.checkpoints import Checkpoints, Saved, last_saved, restore_state
+from rpn_jax.weights.checkpoints import Checkpoints, Saved, last_saved, restore_newest
 from rpn_jax.weights.folders import CONFIG_FILE, check_same_model
 from rpn_jax.weights.torch import initial_variables, published_backbone
 
 ENVIRONMENT_FILE = "environment.json"
+"""List of the commands and environments of a run: one entry for its start and each --resume."""
+REFERENCE_RATE = OptimConfig().learning_rate / OptimConfig().base_batch_size
+"""The reference's learning rate for a batch of one picture, by the linear rule."""
 
 
 def train_run(config: Config, task: Task, workdir: Path, resume: bool, console: Console) -> None:
@@ -56,7 +64,8 @@ def train_run(config: Config, task: Task, workdir: Path, resume: bool, console: 
     # Set up.
     data, train = config.data, config.train
     devices = devices_for_batch(data.batch_size)
-    train_data = open_train_data(data)
+    with _timed(console, "reading the annotations to train on"):
+        train_data = open_train_data(data)
     plan = plan_training(train_data, data)
     epoch_steps = plan.epoch_steps
     last_step = epoch_steps * train.epochs
@@ -70,7 +79,10 @@ def train_run(config: Config, task: Task, workdir: Path, resume: bool, console: 
     optimizer, schedule = build_optimizer(config.optim, trainable, epoch_steps, data.batch_size)
     step = make_step(task.loss_function, optimizer, schedule, train.seed, devices)
     # Load the weights before the lock creates the folder, so that a failed load leaves no folder.
-    start = _start_variables(config) if last_saved(workdir) is None else None
+    start = None
+    if last_saved(workdir) is None:
+        with _timed(console, "preparing the initial weights"):
+            start = _start_variables(config)
 
     with ExitStack() as stack:
         # Restore. All checks of an earlier part come before the first change to its files.
@@ -80,8 +92,13 @@ def train_run(config: Config, task: Task, workdir: Path, resume: bool, console: 
             _check_resumable(last, workdir, resume, epoch_steps, data.batch_size, train.epochs)
             check_same_model(config, workdir)
             expected = jax.eval_shape(partial(initial_state, optimizer=optimizer), shapes)
-            arrays = restore_state(workdir, last.step, expected.variables, expected.opt_state)
-            state = TrainState(jnp.asarray(last.step, jnp.int32), *arrays)
+            restored = restore_newest(workdir, expected.variables, expected.opt_state)
+            set_aside_damaged(workdir, restored, partial(_say, console))
+            last = restored.saved
+            state = TrainState(
+                jnp.asarray(last.step, jnp.int32), restored.variables, restored.opt_state
+            )
+            del restored
         else:
             if resume:
                 _say(console, f"--workdir {workdir}: has no checkpoint. Training starts at step 1.")
@@ -91,16 +108,18 @@ def train_run(config: Config, task: Task, workdir: Path, resume: bool, console: 
         del start  # It would use memory in addition to the state.
         done = int(state.step)
 
-        stack.callback(_print_end, workdir, last_step, console)
+        log = RunLog(
+            workdir, console, data.batch_size, epoch_steps, done, last_step, train.log_every
+        )
+        stack.callback(_print_end, workdir, log, last_step, console)
         checkpoints = stack.enter_context(
             Checkpoints(workdir, train.keep_last, epoch_steps, task.best_by)
         )
-        log = stack.enter_context(
-            RunLog(workdir, console, data.batch_size, epoch_steps, done, last_step, train.log_every)
-        )
+        stack.enter_context(log)
         should_stop = stack.enter_context(stop_on_signals(console))
-        _record(config, workdir, console)
-        _print_start(config, plan, done, console)
+        _record(config, workdir, done, console)
+        _print_start(config, plan, last, console)
+        _warn_about_schedule(config, last_step, console)
         _print_oddities(data.train_name, train_data, console)
         if eval_data is not None:
             _print_oddities(data.eval_name, eval_data, console)
@@ -116,13 +135,15 @@ def train_run(config: Config, task: Task, workdir: Path, resume: bool, console: 
             )
             return figures
 
+        timer = SaveTimer(train.save_every_steps, train.save_every_minutes)
+
         def save(state: TrainState) -> None:
-            figures = None
-            try:
-                if int(state.step) in eval_steps:
-                    figures = evaluate(state)
-            finally:  # If the evaluation fails or is interrupted, the epoch is still saved.
-                checkpoints.save(int(state.step), state.variables, state.opt_state, figures)
+            # Save before the evaluation. A run that is killed in an evaluation loses no step.
+            step = int(state.step)
+            checkpoints.save(step, state.variables, state.opt_state)
+            timer.restart()
+            if step in eval_steps:
+                checkpoints.add_metrics(step, evaluate(state))
 
         if last is not None and not last.evaluated and done in eval_steps:
             checkpoints.add_metrics(done, evaluate(state))
@@ -135,7 +156,9 @@ def train_run(config: Config, task: Task, workdir: Path, resume: bool, console: 
             log.restart_clock()
             steps = epoch_steps - done % epoch_steps
             names = partial(_picture_names, train_data)
-            state = run_steps(compiled, state, batches, steps, log, names, should_stop, save)
+            state = run_steps(
+                compiled, state, batches, steps, log, names, should_stop, timer.due, save
+            )
             done = int(state.step)
 
     # Finish. A run that was asked to stop ends like an interrupted program.
@@ -181,17 +204,51 @@ def _check_resumable(
         )
 
 
-def _record(config: Config, workdir: Path, console: Console) -> None:
-    """Write the config and the environment. Print what differs from an earlier part of the run."""
+def _record(config: Config, workdir: Path, done: int, console: Console) -> None:
+    """Write the config, and add to the record of commands and environments.
+
+    Print what differs from the config of an earlier part of the run.
+    """
     path = workdir / CONFIG_FILE
     if path.exists():
         for key, old, new in config_changes(load_config(path), config):
             _say(console, f"{key} was {old} in this run until now. It is {new} from here on.")
     save_config(config, path)
-    write_json(workdir / ENVIRONMENT_FILE, environment())
+    path = workdir / ENVIRONMENT_FILE
+    earlier = read_json(path) if path.exists() else []
+    if isinstance(earlier, dict):  # Version 0.1 kept only the last part of a run.
+        earlier = [earlier]
+    started = datetime.now().astimezone().isoformat(timespec="seconds")
+    write_json(path, [*earlier, {"first_step": done, "started": started, **environment()}])
 
 
-def _print_start(config: Config, plan: TrainingPlan, done: int, console: Console) -> None:
+def _warn_about_schedule(config: Config, last_step: int, console: Console) -> None:
+    """Print a line if the warm-up or the learning rate does not fit the run."""
+    optim, batch_size = config.optim, config.data.batch_size
+    if optim.warmup_steps >= last_step:
+        _say(
+            console,
+            f"warning: optim.warmup_steps = {optim.warmup_steps}: the run has only {last_step} "
+            "steps, so the learning rate never reaches optim.learning_rate. Use "
+            f"--optim.warmup-steps {last_step // 10}.",
+        )
+    if optim.auto_scale_lr or not _is_far(batch_size, optim.base_batch_size):
+        return
+    expected = REFERENCE_RATE * batch_size
+    if _is_far(optim.learning_rate, expected):
+        _say(
+            console,
+            f"warning: optim.learning_rate = {optim.learning_rate:g} is for batches of "
+            f"{optim.base_batch_size} pictures, but data.batch_size = {batch_size}. Use "
+            f"--auto-scale-lr, or a rate near {expected:g} (the linear rule).",
+        )
+
+
+def _is_far(value: float, expected: float) -> bool:
+    return not 0.5 < value / expected < 2.0
+
+
+def _print_start(config: Config, plan: TrainingPlan, last: Saved | None, console: Console) -> None:
     devices = devices_for_batch(config.data.batch_size)
     if len(devices) < jax.local_device_count():
         _say(
@@ -208,8 +265,9 @@ def _print_start(config: Config, plan: TrainingPlan, done: int, console: Console
         f"of {config.data.batch_size} pictures",
     )
     backbone = config.model.backbone
-    if done:
-        _say(console, f"continuing after step {done}")
+    if last is not None:
+        age = describe_duration(time.time() - last.saved_at)
+        _say(console, f"continuing after step {last.step}, which was saved {age} ago")
     elif not config.train.init_weights and _has_frozen_weights(backbone):
         published = published_backbone(backbone)
         source = f"{published}, or with a file," if published else "with a file"
@@ -230,14 +288,21 @@ def _has_frozen_weights(backbone: BackboneConfig) -> bool:
     return backbone.frozen_stages >= 0 or backbone.norm == "frozen"
 
 
-def _print_end(workdir: Path, last_step: int, console: Console) -> None:
+def _print_end(workdir: Path, log: RunLog, last_step: int, console: Console) -> None:
     last = last_saved(workdir)
     if last is not None:
         _say(console, f"results are in {workdir}: checkpoints/, metrics.jsonl and event files")
-    done = last.step if last else 0
-    if done < last_step:
-        remedy = ". Use --resume to continue from there." if done else ""
-        _say(console, f"stopped after step {done} of {last_step}{remedy}")
+    if last is not None and last.step == last_step:
+        return
+    if last is None:
+        remedy = "No checkpoint was saved."
+    else:
+        age = describe_duration(time.time() - last.saved_at)
+        remedy = (
+            f"The last checkpoint is of step {last.step}, saved {age} ago. Use --resume to "
+            "continue from there."
+        )
+    _say(console, f"stopped after step {log.done} of {last_step}. {remedy}")
 
 
 def _picture_names(dataset: Dataset, indices: np.ndarray) -> list[str]:
@@ -246,6 +311,17 @@ def _picture_names(dataset: Dataset, indices: np.ndarray) -> list[str]:
 
 def _to_devices(batch: Batch) -> Batch:
     return finish_resize(split_batch(batch))
+
+
+@contextmanager
+def _timed(console: Console, activity: str) -> Iterator[None]:
+    """Print what the block does, and how long it took if that was more than a second."""
+    _say(console, activity)
+    start = time.perf_counter()
+    yield
+    seconds = time.perf_counter() - start
+    if seconds > 1:
+        _say(console, f"  took {seconds:.1f} s")
 
 
 def _say(console: Console, text: str) -> None:

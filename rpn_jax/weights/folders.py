@@ -10,8 +10,8 @@ from typing import Any
 from rpn_jax.config import Config, config_changes, load_config, save_config
 from rpn_jax.errors import UserError, reading, writing
 from rpn_jax.files import make_folder
-from rpn_jax.weights.checkpoints import CHECKPOINTS, VARIABLES, best_step_folder
-from rpn_jax.weights.trees import host_copy, read_item, write_item
+from rpn_jax.weights.checkpoints import CHECKPOINTS, VARIABLES, best_step_folder, read_verified
+from rpn_jax.weights.trees import host_copy, write_item
 
 CONFIG_FILE = "config.json"
 
@@ -78,7 +78,7 @@ def load_variables(folder: str | Path) -> dict[str, Any]:
     folder = Path(folder)
     with reading(f"weights {folder}"):
         variables_folder = _variables_folder(folder)
-    return read_item(variables_folder)
+    return read_verified(variables_folder)
 
 
 def _variables_folder(folder: Path) -> Path:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import functools
 import logging
 import sys
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +20,10 @@ import orbax.checkpoint as ocp
 from rpn_jax.errors import UserError
 
 Tree = TypeVar("Tree")
+
+
+class DamagedError(UserError):
+    """A checkpoint or a folder of weights was changed after it was written, or is incomplete."""
 
 
 def check_variables(expected: Any, variables: Any, folder: str | Path) -> None:
@@ -90,11 +96,27 @@ def host_copy(tree: Tree) -> Tree:
     return jax.tree.map(np.array, tree)
 
 
+def checksums(tree: Any) -> dict[str, int]:
+    """Return the CRC-32 of each leaf of a tree of NumPy arrays, by the leaf's dotted path.
+
+    The dtype and the shape are part of it. The leaves are read in threads: one core reads about
+    1 GB/s.
+    """
+    named = by_name(tree)
+    with ThreadPoolExecutor() as threads:
+        return dict(zip(named, threads.map(_checksum, named.values()), strict=True))
+
+
+def _checksum(array: np.ndarray) -> int:
+    start = zlib.crc32(f"{array.dtype.name}{array.shape}".encode())
+    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, start)
+
+
 def read_item(folder: Path) -> Any:
     """Read the tree that `write_item` or a checkpoint wrote to a folder.
 
     Raises:
-      UserError: the folder is damaged.
+      DamagedError: the folder is damaged.
     """
     quieten_orbax()
     try:
@@ -102,7 +124,9 @@ def read_item(folder: Path) -> Any:
             return checkpointer.restore(folder.resolve())
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:100]
-        raise UserError(f"checkpoint {folder}: is damaged and cannot be read ({reason})") from None
+        raise DamagedError(
+            f"checkpoint {folder}: is damaged and cannot be read ({reason})"
+        ) from None
 
 
 def write_item(folder: Path, tree: Any) -> None:

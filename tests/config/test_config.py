@@ -111,6 +111,8 @@ REFUSALS: list[tuple[str, Any, str]] = [
     ("train.seed", 2**32, "0 to 2**32 - 1"),
     ("train.eval_every", -1, "0 or more"),
     ("train.log_every", 0, "1 or more"),
+    ("train.save_every_steps", -1, "0 or more"),
+    ("train.save_every_minutes", -0.5, "0 or more"),
     ("train.keep_last", 0, "1 or more"),
 ]
 FREE_TEXTS = {

@@ -17,7 +17,7 @@ from rpn_jax.structures import Batch
 from rpn_jax.training.objectives import rpn_loss_function
 from rpn_jax.training.optim import make_optimizer, trainable_parameters
 from rpn_jax.training.step import TrainState, initial_state, make_step, split_batch
-from rpn_jax.weights.checkpoints import Checkpoints, restore_state
+from rpn_jax.weights.checkpoints import Checkpoints, restore_newest
 
 PICTURES = 2 * jax.local_device_count()
 
@@ -123,12 +123,13 @@ def test_training_changes_what_the_backbone_trains_and_resumes_exactly(tmp_path,
         state, metrics = step(state, batch)
         losses.append(float(metrics["loss"]))
     with Checkpoints(tmp_path, keep_last=1, epoch_steps=2, best_by="AR@1000") as checkpoints:
-        checkpoints.save(2, state.variables, state.opt_state, None)
+        checkpoints.save(2, state.variables, state.opt_state)
     state, metrics = step(state, batch)
     losses.append(float(metrics["loss"]))
 
-    restored = restore_state(tmp_path, 2, shapes.variables, shapes.opt_state)
-    resumed, resumed_metrics = step(TrainState(jnp.asarray(2, jnp.int32), *restored), batch)
+    restored = restore_newest(tmp_path, shapes.variables, shapes.opt_state)
+    start = TrainState(jnp.asarray(2, jnp.int32), restored.variables, restored.opt_state)
+    resumed, resumed_metrics = step(start, batch)
     jax.tree.map(np.testing.assert_array_equal, resumed, state)
     assert float(resumed_metrics["loss"]) == losses[-1]
     assert losses[-1] < losses[0]

@@ -73,6 +73,7 @@ def run(
     batches,
     steps,
     should_stop=lambda: False,
+    save_due=lambda done: False,
     loss=squared_error,
     save=lambda state: None,
     seed=0,
@@ -95,6 +96,7 @@ def run(
         recorder,
         lambda indices: [names[index] for index in indices],
         should_stop,
+        save_due,
         save,
     )
     return state, recorder
@@ -135,6 +137,27 @@ def test_the_last_state_is_saved_once():
     state, _ = run([batch_of([2])] * 3, steps=2, save=saved.append)
     assert saved == [state]
     assert int(state.step) == 2
+
+
+def test_a_state_is_saved_when_a_save_is_due_and_after_its_own_figures_were_read():
+    events: list = []
+
+    def save(state):
+        events.append(("saved", int(state.step), float(state.variables["params"]["w"])))
+
+    batches = [batch_of([value]) for value in (2, 4, 8, 1, 1)]
+    _, recorder = run(batches, 5, save_due=lambda done: done in (2, 3), save=save)
+    assert [step for _, step, _ in events] == [2, 3, 5]
+    whole, _ = run(batches, 5)
+    assert events[-1][2] == float(whole.variables["params"]["w"])
+    assert [step for step, _ in recorder.steps] == [0, 1, 2, 3, 4]
+
+
+def test_a_state_is_not_saved_if_its_step_is_not_finite():
+    saved: list = []
+    with pytest.raises(UserError, match=r"step 1: loss is nan"):
+        run([batch_of([2]), batch_of([255])], 2, save_due=lambda done: True, save=saved.append)
+    assert len(saved) == 1
 
 
 class BrokenAfter(list):

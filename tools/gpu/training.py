@@ -25,7 +25,7 @@ from rpn_jax.training.step import (
     device_step,
     initial_state,
 )
-from rpn_jax.weights.checkpoints import Checkpoints, restore_state
+from rpn_jax.weights.checkpoints import Checkpoints, restore_newest
 from tools.gpu.forms import use_default_forms
 
 CONFIG = "rpn_demo"
@@ -112,9 +112,9 @@ class _Run:
         half = steps // 2
         losses, state = self.losses(batches, half, device)
         with Checkpoints(folder, keep_last=1, epoch_steps=steps, best_by="loss") as checkpoints:
-            checkpoints.save(half, state.variables, state.opt_state, None)
-        variables, opt_state = restore_state(folder, half, state.variables, state.opt_state)
-        restored = TrainState(jnp.asarray(half, jnp.int32), variables, opt_state)
+            checkpoints.save(half, state.variables, state.opt_state)
+        saved = restore_newest(folder, state.variables, state.opt_state)
+        restored = TrainState(jnp.asarray(half, jnp.int32), saved.variables, saved.opt_state)
         return losses + self._continue(restored, batches, steps - half, device)[0]
 
     def _continue(
