@@ -147,7 +147,6 @@ def tiny_config(coco_root):
             train_split="train",
             eval_split="test",
             scale=(64, 64),
-            buckets=((64, 64),),
             batch_size=2,
             eval_batch_size=2,
         ),
