@@ -245,7 +245,7 @@ def _warn_about_schedule(config: Config, last_step: int, console: Console) -> No
 
 
 def _is_far(value: float, expected: float) -> bool:
-    return not 0.5 < value / expected < 2.0
+    return not 0.5 <= value / expected <= 2.0
 
 
 def _print_start(config: Config, plan: TrainingPlan, last: Saved | None, console: Console) -> None:
