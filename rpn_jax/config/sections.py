@@ -6,6 +6,7 @@ The string below each field is its help text on the command line.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Literal
 
 from rpn_jax.config.checks import check, check_types
@@ -352,6 +353,12 @@ class DataConfig:
     """Folder of the pictures of eval_annotations."""
     scale: tuple[int, int] = (1333, 800)
     """Largest (long side, short side) of a resized picture, in pixels. The ratio is kept."""
+    short_sides: tuple[int, ...] = ()
+    """Short sides of training pictures in pixels, for multi-scale training. One is drawn for each
+    picture, and takes the place of the scale's. They must not be above it."""
+    short_side_range: tuple[int, ...] = ()
+    """Smallest and largest short side in pixels, instead of short_sides. All whole numbers between
+    them are drawn with the same probability."""
     buckets: tuple[tuple[int, int], ...] = ()
     """Canvas sizes (height, width) in pixels. A picture is padded to the smallest that holds it.
     By default they follow from the scale: one for ratios up to 4:3 and one for all others, both
@@ -415,6 +422,25 @@ class DataConfig:
         long, short = self.scale
         check(long >= short >= 1, "data.scale", self.scale, "(long side, short side)")
         check(
+            all(1 <= side <= short for side in self.short_sides),
+            "data.short_sides",
+            self.short_sides,
+            f"1 to {short}, the short side of data.scale",
+        )
+        ends = (0, *self.short_side_range, short + 1)
+        check(
+            len(ends) in (2, 4) and all(low < high for low, high in pairwise(ends)),
+            "data.short_side_range",
+            self.short_side_range,
+            f"two ascending numbers, 1 to {short}, the short side of data.scale",
+        )
+        check(
+            not (self.short_sides and self.short_side_range),
+            "data.short_side_range",
+            self.short_side_range,
+            "empty if data.short_sides are given",
+        )
+        check(
             all(
                 side >= 1 and side % CANVAS_MULTIPLE == 0 for size in self.buckets for side in size
             ),
@@ -430,6 +456,14 @@ class DataConfig:
                 f"sizes of which one holds {height}x{width} (height x width), as data.scale needs. "
                 "Without data.buckets they follow from data.scale",
             )
+
+    @property
+    def drawn_short_sides(self) -> tuple[int, ...]:
+        """Short sides that training draws from, pixels. Empty without multi-scale training."""
+        if self.short_side_range:
+            low, high = self.short_side_range
+            return tuple(range(low, high + 1))
+        return self.short_sides
 
     @property
     def canvases(self) -> tuple[tuple[int, int], ...]:

@@ -23,6 +23,7 @@ import numpy as np
 
 from rpn_jax.data.loading import Slot, empty_picture, load_picture
 from rpn_jax.data.plan import Epoch, Layout, TrainingPlan, plan_epoch, plan_layout
+from rpn_jax.data.transforms import resized_sizes
 from rpn_jax.errors import UserError
 from rpn_jax.structures import Batch
 
@@ -58,18 +59,20 @@ def train_batches(
 
     @lru_cache(maxsize=2)
     def epoch_of(number: int) -> Epoch:
-        return plan_epoch(plan.groups, config.batch_size, config.flip_probability, seed, number)
+        return plan_epoch(plan.groups, config, seed, number)
 
     def load(place: int) -> Batch:
         step, position = divmod(place, config.batch_size)
         number, row = divmod(step, plan.epoch_steps)
         epoch = epoch_of(number)
         flipped = bool(epoch.flips[row, position])
-        for place in range(position, position + config.batch_size):
-            indices = np.roll(epoch.indices[row], -place)
-            batch = bad_pictures.attempt(
-                int(indices[0]), partial(_load, dataset, config, plan.layout, indices, 0, flipped)
-            )
+        scale = config.scale
+        if epoch.short_sides is not None:
+            scale = (scale[0], int(epoch.short_sides[row, position]))
+        for first_tried in range(position, position + config.batch_size):
+            indices = np.roll(epoch.indices[row], -first_tried)
+            load_it = partial(_load, dataset, config, plan.layout, indices, 0, scale, flipped)
+            batch = bad_pictures.attempt(int(indices[0]), load_it)
             if batch is not None:
                 return batch
         raise UserError("no picture of a batch can be read. 'rpn-jax check-data' lists all")
@@ -97,12 +100,14 @@ def eval_batches(dataset: Dataset, config: DataConfig) -> Iterator[Batch]:
 
     def load(place: int) -> Batch:
         row, position = divmod(place, size)
-        load_it = partial(_load, dataset, config, layout, rows[row], position, flipped=False)
+        load_it = partial(
+            _load, dataset, config, layout, rows[row], position, config.scale, flipped=False
+        )
         batch = bad_pictures.attempt(int(rows[row][position]), load_it)
         if batch is not None:
             return batch
         empty = np.where(np.arange(size) == position, -1, rows[row])
-        return _load(dataset, config, layout, empty, position, flipped=False)
+        return _load(dataset, config, layout, empty, position, config.scale, flipped=False)
 
     return _load_in_threads(load, range(len(rows) * size), size, config)
 
@@ -143,9 +148,13 @@ def _load(
     layout: Layout,
     indices: Int[np.ndarray, " B"],
     position: int,
+    scale: tuple[int, int],
     flipped: bool,
 ) -> Batch:
-    """Load the picture at ``position`` of the batch that holds the pictures ``indices``."""
+    """Load the picture at ``position`` of the batch that holds the pictures ``indices``.
+
+    Its size is the largest that fits into ``scale``, which is at most ``config.scale``.
+    """
     index = int(indices[position])
     # All pictures of a batch are of one bucket.
     canvas = config.canvases[layout.buckets[indices.max()]]
@@ -154,7 +163,9 @@ def _load(
         original_canvas = originals_canvas([dataset.pictures[i] for i in indices if i >= 0])
     if index < 0:
         return empty_picture(canvas, layout.num_boxes, original_canvas)
-    height, width = layout.sizes[index].tolist()
+    picture = dataset.pictures[index]
+    original_size = np.array([(picture.height, picture.width)])
+    ((height, width),) = resized_sizes(original_size, scale).tolist()
     slot = Slot(index, (height, width), canvas, layout.num_boxes, flipped, original_canvas)
     return load_picture(dataset, slot)
 

@@ -84,6 +84,8 @@ class Epoch:
     """Positions in the dataset; each row is of one bucket."""
     flips: Bool[np.ndarray, "steps B"]
     """True where a picture is flipped left to right."""
+    short_sides: Int[np.ndarray, "steps B"] | None
+    """Short side that each picture is resized to, pixels. None without multi-scale training."""
 
 
 def plan_layout(pictures: Sequence[Picture], config: DataConfig) -> Layout:
@@ -117,8 +119,7 @@ def plan_training(dataset: Dataset, config: DataConfig) -> TrainingPlan:
 
 def plan_epoch(
     groups: Sequence[Int[np.ndarray, "_"]],
-    batch_size: int,
-    flip_probability: float,
+    config: DataConfig,
     seed: int,
     epoch: int,
 ) -> Epoch:
@@ -128,12 +129,15 @@ def plan_epoch(
     the group's first pictures. Then the batches of all groups are shuffled.
     """
     rng = np.random.default_rng((seed, epoch))
+    size = config.batch_size
     batches = [
-        np.resize(rng.permutation(group), (-(-len(group) // batch_size), batch_size))
-        for group in groups
+        np.resize(rng.permutation(group), (-(-len(group) // size), size)) for group in groups
     ]
     indices = rng.permutation(np.concatenate(batches))
-    return Epoch(indices, rng.random(indices.shape) < flip_probability)
+    flips = rng.random(indices.shape) < config.flip_probability
+    # Drawn last, so that order and flips do not depend on the number of short sides.
+    sides = config.drawn_short_sides
+    return Epoch(indices, flips, rng.choice(sides, indices.shape) if sides else None)
 
 
 def with_exact_padding(dataset: Dataset, config: DataConfig) -> DataConfig:

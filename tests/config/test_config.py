@@ -86,6 +86,9 @@ REFUSALS: list[tuple[str, Any, str]] = [
     ("data.buckets", ((800, 1344),), "sizes of which one holds 1333x800 (height x width)"),
     ("data.train_images", "a", "the folder of the pictures of data.train_annotations = ''"),
     ("data.eval_images", "a", "the folder of the pictures of data.eval_annotations = ''"),
+    ("data.short_sides", (640, 801), "1 to 800, the short side of data.scale"),
+    ("data.short_side_range", (800, 640), "two ascending numbers, 1 to 800, the short side of"),
+    ("data.short_side_range", (640,), "two ascending numbers, 1 to 800, the short side of"),
     ("data.batch_size", 0, "1 or more"),
     ("data.on_bad_picture", "ignore", "one of 'error', 'skip'"),
     ("data.max_bad_pictures", -1, "0 or more"),
@@ -433,3 +436,10 @@ def test_canvases_follow_from_the_scale(scale, canvases) -> None:
     data = DataConfig(scale=scale)
     assert data.canvases == canvases
     assert replace(data, buckets=((1344, 1344),)).canvases == ((1344, 1344),)
+
+
+def test_short_sides_are_a_list_or_a_range() -> None:
+    assert DataConfig(short_sides=(640, 800)).drawn_short_sides == (640, 800)
+    assert DataConfig(short_side_range=(798, 800)).drawn_short_sides == (798, 799, 800)
+    with pytest.raises(UserError, match=r"short_side_range = \(640, 800\): must be empty if"):
+        DataConfig(short_sides=(640,), short_side_range=(640, 800))

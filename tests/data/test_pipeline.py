@@ -99,7 +99,7 @@ def test_an_epoch_shows_every_picture_in_full_batches_of_one_bucket(dataset):
 
 def test_order_and_flips_change_with_epoch_and_seed(dataset):
     def order(seed, epoch):
-        planned = plan.plan_epoch([np.arange(50)], 4, 0.5, seed, epoch)
+        planned = plan.plan_epoch([np.arange(50)], CONFIG, seed, epoch)
         return planned.indices.tolist(), planned.flips.tolist()
 
     assert order(0, 0) == order(0, 0)
@@ -108,7 +108,7 @@ def test_order_and_flips_change_with_epoch_and_seed(dataset):
 
 
 def test_the_pictures_of_a_batch_change_and_are_flipped_one_by_one():
-    epochs = [plan.plan_epoch([np.arange(40)], 4, 0.5, 0, epoch) for epoch in (0, 1)]
+    epochs = [plan.plan_epoch([np.arange(40)], CONFIG, 0, epoch) for epoch in (0, 1)]
     together = [{frozenset(row) for row in each.indices.tolist()} for each in epochs]
     assert together[0] != together[1]
     flips = np.concatenate([each.flips for each in epochs])
@@ -117,7 +117,7 @@ def test_the_pictures_of_a_batch_change_and_are_flipped_one_by_one():
 
 def test_batches_of_buckets_are_mixed():
     groups = [np.arange(40), np.arange(40, 80)]
-    first = plan.plan_epoch(groups, 4, 0.5, 0, 0).indices[:, 0] < 40
+    first = plan.plan_epoch(groups, CONFIG, 0, 0).indices[:, 0] < 40
     assert sorted(first.tolist()) != first.tolist()
     assert sorted(first.tolist(), reverse=True) != first.tolist()
 
@@ -331,7 +331,7 @@ def test_bad_pictures_are_replaced_in_training(bad_dataset, capsys):
 
 def test_the_other_pictures_stay_at_their_places(bad_dataset):
     planned = plan.plan_training(bad_dataset, SKIP)
-    epoch = plan.plan_epoch(planned.groups, SKIP.batch_size, SKIP.flip_probability, 0, 0)
+    epoch = plan.plan_epoch(planned.groups, SKIP, 0, 0)
     for batch, row in zip(take(bad_dataset, 2, config=SKIP), epoch.indices, strict=True):
         is_good = ~np.isin(row, [1, 3])
         np.testing.assert_array_equal(batch.indices[is_good], row[is_good])
@@ -349,3 +349,46 @@ def test_too_many_bad_pictures_are_an_error(bad_dataset):
         list(pipeline.eval_batches(bad_dataset, config))
     with pytest.raises(UserError, match=r"is not a picture that OpenCV can read$"):
         list(pipeline.eval_batches(bad_dataset, CONFIG))
+
+
+@pytest.mark.parametrize(
+    ("more", "sides"),
+    [
+        ({"short_sides": (32, 48, 64)}, {32, 48, 64}),
+        ({"short_side_range": (40, 44)}, range(40, 45)),
+    ],
+)
+def test_multi_scale_training_draws_a_short_side_for_each_picture(dataset, more, sides):
+    config = replace(CONFIG, **more)
+    batches = take(dataset, 24, config=config)
+    shown = set()
+    for batch, plain in zip(batches, take(dataset, 24), strict=True):
+        # Order, flips and canvases are those of training at one scale.
+        np.testing.assert_array_equal(batch.indices, plain.indices)
+        assert batch.images.shape == plain.images.shape
+        np.testing.assert_allclose(
+            batch.scale_factors, batch.image_sizes[:, ::-1] / original_sizes_wh(dataset, batch)
+        )
+        ratios = np.tile(batch.image_sizes[:, ::-1] / plain.image_sizes[:, ::-1], 2)[:, None]
+        np.testing.assert_allclose(batch.boxes_xyxy, plain.boxes_xyxy * ratios, atol=1e-4)
+        for image, (height, width) in zip(batch.images, batch.image_sizes, strict=True):
+            assert not image[height:].any()
+            assert not image[:, width:].any()
+            assert image[:height, :width].any(axis=2).mean() > 0.9
+        shown |= set(batch.image_sizes.min(axis=1).tolist())
+    assert shown == set(sides)
+    for batch, other in zip(take(dataset, 4, 0, 20, config), batches[20:], strict=True):
+        assert_equal(batch, other)
+
+
+def original_sizes_wh(dataset, batch):
+    pictures = [dataset.pictures[index] for index in batch.indices]
+    return np.array([(picture.width, picture.height) for picture in pictures])
+
+
+def test_evaluation_has_one_scale(dataset):
+    config = replace(CONFIG, short_sides=(32,))
+    for batch, plain in zip(
+        pipeline.eval_batches(dataset, config), pipeline.eval_batches(dataset, CONFIG), strict=True
+    ):
+        assert_equal(batch, plain)
