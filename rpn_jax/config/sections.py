@@ -351,6 +351,11 @@ class DataConfig:
     """COCO file to evaluate on, instead of a split of the root."""
     eval_images: str = ""
     """Folder of the pictures of eval_annotations."""
+    train_classes: tuple[str, ...] = ()
+    """Names of the classes whose objects are trained on, or one .txt file with a name on each line.
+    Objects of other classes are left out, as if they were not annotated. By default all."""
+    eval_classes: tuple[str, ...] = ()
+    """Names of the classes whose objects are evaluated, or one .txt file. By default all."""
     scale: tuple[int, int] = (1333, 800)
     """Largest (long side, short side) of a resized picture, in pixels. The ratio is kept."""
     short_sides: tuple[int, ...] = ()

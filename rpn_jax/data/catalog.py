@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rpn_jax.config import DataConfig
+from rpn_jax.data.classes import keep_classes
 from rpn_jax.data.coco import open_coco, open_coco_file
 from rpn_jax.data.dataset import Dataset
 from rpn_jax.data.shapes import Shapes
@@ -21,16 +22,20 @@ def open_train_data(config: DataConfig) -> Dataset:
     """
     if config.train_annotations:
         file, folder = Path(config.train_annotations), Path(config.train_images)
-        return open_coco_file(file, folder, config.clip_boxes)
-    return open_dataset(config, config.train_split)
+        dataset: Dataset = open_coco_file(file, folder, config.clip_boxes)
+    else:
+        dataset = open_dataset(config, config.train_split)
+    return keep_classes(dataset, config.train_classes, "data.train_classes")
 
 
 def open_eval_data(config: DataConfig) -> Dataset:
     """Open the dataset to evaluate on. Raises the errors of `open_train_data`."""
     if config.eval_annotations:
         file, folder = Path(config.eval_annotations), Path(config.eval_images)
-        return open_coco_file(file, folder, config.clip_boxes)
-    return open_dataset(config, config.eval_split)
+        dataset: Dataset = open_coco_file(file, folder, config.clip_boxes)
+    else:
+        dataset = open_dataset(config, config.eval_split)
+    return keep_classes(dataset, config.eval_classes, "data.eval_classes")
 
 
 def open_dataset(config: DataConfig, split: str) -> Dataset:

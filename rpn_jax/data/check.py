@@ -60,7 +60,8 @@ def opening_problems(config: DataConfig, part: Part) -> tuple[Dataset | None, li
       The dataset, or None if it cannot be opened, and the problems of its entries.
     """
     try:
-        return open_part(replace(config, clip_boxes=True), part), []
+        whole = replace(config, clip_boxes=True, train_classes=(), eval_classes=())
+        return open_part(whole, part), []
     except UserError as error:
         problems = list(_entry_problems(config, part))
         message = str(error)

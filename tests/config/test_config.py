@@ -122,6 +122,8 @@ FREE_TEXTS = {
     "name",
     "data.root",
     "data.tfds_name",
+    "data.train_classes",
+    "data.eval_classes",
     "data.train_split",
     "data.eval_split",
     "train.init_weights",

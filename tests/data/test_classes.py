@@ -1,0 +1,48 @@
+"""Datasets with the objects of some classes."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from rpn_jax.config import DataConfig, replace
+from rpn_jax.data.catalog import open_eval_data, open_train_data
+from rpn_jax.data.dataset import training_box_counts
+from rpn_jax.errors import UserError
+from tests.data.coco_folder import annotation_file, box_entry, image_entry, write_coco_folder
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Pictures with 3 and 1 boxes, of the classes a, b, c and a."""
+    boxes = [box_entry(k, 1, [k, k, 9, 9], category_id=k) for k in (1, 2, 3)]
+    boxes.append(box_entry(4, 2, [4, 4, 9, 9], category_id=1))
+    root = write_coco_folder(tmp_path, [image_entry(1), image_entry(2)], boxes)
+    coco = json.loads(annotation_file(root).read_text())
+    coco["categories"] = [{"id": k, "name": name} for k, name in enumerate("abc", start=1)]
+    annotation_file(root).write_text(json.dumps(coco))
+    return DataConfig(root=str(root), train_split="train", eval_split="train")
+
+
+def ids(dataset):
+    return [picture.objects.ids.tolist() for picture in dataset.pictures]
+
+
+def test_only_objects_of_the_classes_are_kept(config, tmp_path):
+    (tmp_path / "names.txt").write_text("c\n\n b\n")
+    data = replace(config, train_classes=("a",), eval_classes=(str(tmp_path / "names.txt"),))
+    train, rest, whole = open_train_data(data), open_eval_data(data), open_train_data(config)
+    assert (ids(train), ids(rest), ids(whole)) == ([[1], [4]], [[2, 3], []], [[1, 2, 3], [4]])
+    for dataset in (train, rest):
+        assert dataset.class_names == whole.class_names
+        assert dataset.category_ids == whole.category_ids
+        np.testing.assert_array_equal(dataset.load_image(1), whole.load_image(1))
+    assert rest.pictures[0].objects.labels.tolist() == [1, 2]
+    assert training_box_counts(rest.pictures).tolist() == [2, 0]
+
+
+def test_an_unknown_class_is_named(config):
+    with pytest.raises(UserError, match=r"^data\.eval_classes: the dataset has no class 'aa'; did"):
+        open_eval_data(replace(config, eval_classes=("a", "aa")))
