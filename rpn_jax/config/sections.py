@@ -549,8 +549,9 @@ class TrainConfig:
     """Random seed of the initial weights, the order of the data, the flips and the sampling."""
     init_weights: str = ""
     """Weights to start from: a folder, a .pth or .pkl file, an https URL, or a name such as
-    torchvision://resnet50. If they hold only a backbone, the neck and the head start from random
-    values. By default all weights start from random values."""
+    torchvision://resnet50 or mmdetection://faster-rcnn_r50_fpn_1x_coco. Modules that they do not
+    hold start from random values. So do the layers with outputs for each class, if the weights have
+    another number of classes. By default all weights start from random values."""
     eval_every: int = 1
     """Number of epochs between evaluations. The last epoch is evaluated too. 0 never evaluates."""
     log_every: int = 10

@@ -82,7 +82,7 @@ def train_run(config: Config, task: Task, workdir: Path, resume: bool, console: 
     start = None
     if last_saved(workdir) is None:
         with _timed(console, "preparing the initial weights"):
-            start = _start_variables(config)
+            start = _start_variables(config, console)
 
     with ExitStack() as stack:
         # Restore. All checks of an earlier part come before the first change to its files.
@@ -103,7 +103,7 @@ def train_run(config: Config, task: Task, workdir: Path, resume: bool, console: 
             if resume:
                 _say(console, f"--workdir {workdir}: has no checkpoint. Training starts at step 1.")
             # Another process can have removed the checkpoints since `start` was set to None.
-            state = initial_state(start or _start_variables(config), optimizer)
+            state = initial_state(start or _start_variables(config, console), optimizer)
         state = replicate(state, devices)
         del start  # It would use memory in addition to the state.
         done = int(state.step)
@@ -174,10 +174,12 @@ def _eval_steps(train: TrainConfig, epoch_steps: int) -> set[int]:
     return {epoch * epoch_steps for epoch in epochs}
 
 
-def _start_variables(config: Config) -> Variables:
+def _start_variables(config: Config, console: Console) -> Variables:
     """Return the variables of a new run: random ones, or those of ``train.init_weights``."""
     if config.train.init_weights:
-        return initial_variables(config, config.train.init_weights)
+        variables, summary = initial_variables(config, config.train.init_weights)
+        _say(console, summary)
+        return variables
     return init_variables(config, config.train.seed)
 
 

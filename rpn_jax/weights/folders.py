@@ -109,13 +109,24 @@ def check_same_model(
     Raises:
       UserError: one of these keys differs and is not in `SAME_FUNCTION`.
     """
+    stored = stored_config(folder)
+    for key, theirs, ours in config_changes(stored, config) if stored is not None else ():
+        if key.startswith(sections) and key not in SAME_FUNCTION:
+            raise UserError(
+                f"weights {folder}: do not match the config: {key} is {theirs!r} in the weights "
+                f"and {ours!r} in the config"
+            )
+
+
+def stored_config(folder: str | Path) -> Config | None:
+    """Return the config of a folder of weights, or None if the folder does not hold one.
+
+    Args:
+      folder: a folder as `load_variables` reads.
+
+    Raises:
+      UserError: the config cannot be read.
+    """
     folder = Path(folder)
-    for path in (folder / CONFIG_FILE, folder.parent.parent / CONFIG_FILE):
-        if path.is_file():
-            for key, theirs, ours in config_changes(load_config(path), config):
-                if key.startswith(sections) and key not in SAME_FUNCTION:
-                    raise UserError(
-                        f"weights {folder}: do not match the config: {key} is {theirs!r} in the "
-                        f"weights and {ours!r} in the config"
-                    )
-            return
+    paths = (folder / CONFIG_FILE, folder.parent.parent / CONFIG_FILE)
+    return next((load_config(path) for path in paths if path.is_file()), None)

@@ -11,16 +11,22 @@ import tempfile
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from rpn_jax import __version__
-from rpn_jax.config import Config, load_config
+from rpn_jax.config import Config, load_config, replace
 from rpn_jax.errors import UserError, writing
 from rpn_jax.files import written_whole
 from rpn_jax.models import variable_shapes
 from rpn_jax.structures import Variables
-from rpn_jax.weights.folders import check_new_folder, load_variables, save_variables
+from rpn_jax.weights.folders import (
+    check_new_folder,
+    load_variables,
+    save_variables,
+    stored_config,
+)
 from rpn_jax.weights.torch.download import compare_digits, local_file
 from rpn_jax.weights.torch.match import (
     KeyMatch,
@@ -28,8 +34,10 @@ from rpn_jax.weights.torch.match import (
     choose_config,
     describe,
     expected_shapes,
-    leave_out_unused_stages,
+    has_second_stage,
+    match_config,
     match_keys,
+    with_classes_of_file,
 )
 from rpn_jax.weights.torch.names import (
     Shapes,
@@ -40,7 +48,7 @@ from rpn_jax.weights.torch.names import (
 )
 from rpn_jax.weights.torch.read import Checkpoint, read_checkpoint
 from rpn_jax.weights.torch.report import Report, write_report
-from rpn_jax.weights.torch.style import check_style, detect_style
+from rpn_jax.weights.torch.style import check_style, detect_style, published_file
 from rpn_jax.weights.trees import shape_differences
 
 
@@ -50,7 +58,7 @@ class Converted:
 
     config: Config
     variables: Variables
-    """float32 variables of the whole config, or of the backbone if the file holds only that."""
+    """float32 variables of the config: all, or those of the first stage or of the backbone."""
     report: Report
 
 
@@ -78,7 +86,10 @@ def convert(source: str, out: Path, config_name: str | None) -> Report:
 
 
 def read_converted(source: str, config: Config | None) -> Converted:
-    """Read a source for a config, or for the config that it fits. `convert` lists the errors."""
+    """Read a source for a config, or for the config that it fits. `convert` lists the errors.
+
+    The second stage has the number of classes of the file, whatever the config has.
+    """
     path = local_file(source)
     checkpoint = read_checkpoint(path)
     match = match_keys(checkpoint.arrays, path)
@@ -88,8 +99,12 @@ def read_converted(source: str, config: Config | None) -> Converted:
         choose_config(match, found, detected, path) if config is None else (config, "--config")
     )
     check_style(chosen, detected, path)
-    match = leave_out_unused_stages(match, chosen)
-    expected = expected_shapes(chosen, match.zoo)
+    chosen = with_classes_of_file(chosen, found, checkpoint.metadata)
+    published = published_file(source, path.name)
+    if published is not None and published.pixels is not None:
+        chosen = replace(chosen, pixels=published.pixels)
+    match = match_config(match, chosen)
+    expected = expected_shapes(chosen, match)
     assumed = assumed_statistics(match, expected)
     _check_shapes(_shapes(match, checkpoint), assumed, expected, chosen, path)
     arrays = _arrays(match, checkpoint, assumed, expected, path)
@@ -103,6 +118,7 @@ def read_converted(source: str, config: Config | None) -> Converted:
         kind=match.zoo.kind,
         config=chosen.name,
         config_chosen_by=chosen_by,
+        class_names=_class_names(chosen, match),
         architecture=describe(_shapes(match, checkpoint)),
         numbers=sum(checkpoint.arrays[key].size for key in match.sources.values()),
         dtypes=checkpoint.dtypes,
@@ -113,6 +129,11 @@ def read_converted(source: str, config: Config | None) -> Converted:
         metadata=checkpoint.metadata,
     )
     return Converted(chosen, variables, report)
+
+
+def _class_names(config: Config, match: KeyMatch) -> tuple[str, ...]:
+    roi = config.model.roi
+    return roi.class_names if roi is not None and has_second_stage(match.sources) else ()
 
 
 def to_torch(weights: Path, file: Path) -> None:
@@ -138,7 +159,7 @@ def to_torch(weights: Path, file: Path) -> None:
     if taken:
         raise UserError(f"{file}: exists already. Choose another path, or remove the file.")
     content = {
-        "meta": {"written_by": f"rpn_jax {__version__}"},
+        "meta": {"written_by": f"rpn_jax {__version__}", **_class_metadata(weights)},
         "state_dict": OrderedDict(
             (key, torch.from_numpy(array))
             for key, array in state_dict(load_variables(weights)).items()
@@ -149,6 +170,15 @@ def to_torch(weights: Path, file: Path) -> None:
             torch.save(content, part)
         except RuntimeError as error:  # what PyTorch raises if the folder does not exist
             raise UserError(f"{file}: cannot be written ({error})") from None
+
+
+def _class_metadata(weights: Path) -> dict[str, Any]:
+    """Return the class names as MMDetection 2.x and 3.x read them."""
+    config = stored_config(weights)
+    if config is None or config.model.roi is None:
+        return {}
+    names = config.model.roi.class_names
+    return {"CLASSES": names, "dataset_meta": {"classes": names}}
 
 
 def state_dict(variables: Variables) -> dict[str, np.ndarray]:

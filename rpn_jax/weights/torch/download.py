@@ -22,7 +22,7 @@ from typing import Literal
 
 from rpn_jax.errors import UserError, nearest, reading, writing
 from rpn_jax.files import cache_folder
-from rpn_jax.weights.torch.tables import NAMED_FILES
+from rpn_jax.weights.torch.published import NAMED_FILES
 
 Progress = Callable[[int, int | None], None]
 """Called with the number of bytes received and, if it is known, the size of the file."""
@@ -44,7 +44,7 @@ def local_file(source: str, pause_seconds: float = FIRST_PAUSE_SECONDS) -> Path:
 
     Args:
       source: a path, an https URL (or http on localhost), or a key of
-        `rpn_jax.weights.torch.tables.NAMED_FILES`.
+        `rpn_jax.weights.torch.published.NAMED_FILES`.
       pause_seconds: pause before the second attempt. It doubles with each further attempt.
 
     Raises:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from rpn_jax.config import Config, ModelConfig, config_names, load_config
+from rpn_jax.config import Config, ModelConfig, config_names, load_config, replace
 from rpn_jax.errors import UserError
 from rpn_jax.models import variable_shapes
 from rpn_jax.models.resnet import BLOCKS
 from rpn_jax.weights.torch.names import STATISTICS, Shapes, flat_by_torch_key, torch_shape
 from rpn_jax.weights.torch.report import ChosenBy
 from rpn_jax.weights.torch.style import DetectedStyle
-from rpn_jax.weights.torch.tables import ZOOS, Zoo
+from rpn_jax.weights.torch.tables import SECOND_STAGE, ZOOS, Zoo
+
+CLASSIFIER = "roi_head.bbox_head.fc_cls.weight"
+"""Key of the layer that has an output for each class and for the background."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +55,30 @@ def match_keys(keys: Iterable[str], path: Path) -> KeyMatch:
     return KeyMatch(zoo, sources, left_out)
 
 
-def leave_out_unused_stages(match: KeyMatch, config: Config) -> KeyMatch:
-    """Leave out the stages of a backbone file that the config's backbone does not have."""
-    stages = config.model.backbone.num_stages
-    pattern = re.compile(rf"^backbone\.layer[{stages + 1}-9]\.")
+def match_config(match: KeyMatch, config: Config) -> KeyMatch:
+    """Leave out the parts of a file that the config's model does not have.
+
+    They are the second stage of a detector, and the last stages of a backbone. If the second stage
+    applies ``layer4`` to each box, the ``layer4`` of a backbone file belongs to it.
+    """
+    roi = config.model.roi
     if match.zoo.kind == "detector":
-        return match
-    unused = {name for name in match.sources if pattern.match(name)}
+        reason = "second stage, which a region proposal network does not have"
+        return match if roi is not None else _without(match, SECOND_STAGE, reason)
+    if roi is not None and roi.head == "layer4":
+        sources = {
+            re.sub(r"^backbone\.layer4\.", "roi_head.shared_head.layer4.", name): key
+            for name, key in match.sources.items()
+        }
+        match = KeyMatch(match.zoo, sources, match.left_out)
+    stages = config.model.backbone.num_stages
     reason = f"the config's backbone ends after stage {stages}"
+    return _without(match, rf"backbone\.layer[{stages + 1}-9]\.", reason)
+
+
+def _without(match: KeyMatch, pattern: str, reason: str) -> KeyMatch:
+    """Leave out the names that begin with a pattern."""
+    unused = {name for name in match.sources if re.match(pattern, name)}
     return KeyMatch(
         zoo=match.zoo,
         sources={name: key for name, key in match.sources.items() if name not in unused},
@@ -66,13 +86,50 @@ def leave_out_unused_stages(match: KeyMatch, config: Config) -> KeyMatch:
     )
 
 
-def expected_shapes(config: Config, zoo: Zoo) -> Shapes:
-    """Return the shapes that a file of this zoo needs for a config: of all, or of the backbone."""
-    return {
-        name: shape
-        for name, shape in _shapes_of_model(config.model).items()
-        if zoo.kind == "detector" or name.startswith("backbone.")
-    }
+def expected_shapes(config: Config, match: KeyMatch) -> Shapes:
+    """Return the shapes that a file needs for a config.
+
+    A backbone file needs those of the backbone, a file of an RPN those of the first stage, and a
+    file of two stages all.
+    """
+    if match.zoo.kind == "backbone":
+        pattern = r"backbone\.|roi_head\.shared_head\."
+    else:
+        pattern = "" if has_second_stage(match.sources) else r"(?!roi_head\.)"
+    shapes = _shapes_of_model(config.model)
+    return {name: shape for name, shape in shapes.items() if re.match(pattern, name)}
+
+
+def has_second_stage(names: Iterable[str]) -> bool:
+    """Return whether MMDetection's keys include a box head."""
+    return CLASSIFIER in names
+
+
+def with_classes_of_file(config: Config, found: Shapes, metadata: Mapping[str, Any]) -> Config:
+    """Return a config with the number of classes of a file and their names.
+
+    The names are those in the file's metadata. If it has none, or another number of them, they are
+    the config's, or the default names if the config has another number of classes.
+    """
+    if config.model.roi is None or not has_second_stage(found):
+        return config
+    count = found[CLASSIFIER][0] - 1
+    names = class_names_in_metadata(metadata)
+    if len(set(names)) != count or len(names) != count:
+        names = config.model.roi.class_names if config.model.roi.num_classes == count else ()
+    roi = replace(config.model.roi, num_classes=count, class_names=names)
+    return replace(config, model=replace(config.model, roi=roi))
+
+
+def class_names_in_metadata(metadata: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the class names that MMDetection 2.x or 3.x stored in a file, or an empty tuple."""
+    meta = metadata.get("meta")
+    if not isinstance(meta, dict):
+        return ()
+    dataset = meta.get("dataset_meta")
+    places = (dataset, meta) if isinstance(dataset, dict) else (meta,)
+    lists = [place.get(key) for place in places for key in ("classes", "CLASSES")]
+    return next((tuple(map(str, names)) for names in lists if isinstance(names, list)), ())
 
 
 @functools.cache  # tracing a model is slow, and several configs share a model
@@ -101,13 +158,21 @@ def choose_config(
 ) -> tuple[Config, ChosenBy]:
     """Return the config of this package that a file fits, and how it was chosen.
 
+    A file of two stages fits a Faster R-CNN with its number of classes. Other files fit an RPN.
+
     Backbones of the styles 'caffe' and 'pytorch' have the same shapes. The published file name or
     the detected style selects one of them.
 
     Raises:
       UserError: no config fits, or several configs fit that are different models.
     """
-    fitting = [config for config in map(load_config, config_names()) if fits(config, match, found)]
+    two_stages = has_second_stage(found)
+    configs = [
+        with_classes_of_file(config, found, {})
+        for config in map(load_config, config_names())
+        if (config.model.roi is not None) == two_stages
+    ]
+    fitting = [config for config in configs if fits(config, match, found)]
     if not fitting:
         raise UserError(
             f"weights {path}: holds {describe(found)}, and no config of this package fits. "
@@ -120,20 +185,21 @@ def choose_config(
     if detected is not None:
         of_style = [config for config in fitting if config.model.backbone.style == detected.style]
         narrowed.append((detected.by, of_style))
-    for chosen_by, configs in narrowed:
-        if len({(config.model, config.pixels) for config in configs}) == 1:
-            return configs[0], chosen_by
+    for chosen_by, chosen in narrowed:
+        if len({(config.model, config.pixels) for config in chosen}) == 1:
+            return chosen[0], chosen_by
     names = ", ".join(config.name for config in fitting)
     raise UserError(f"weights {path}: fits several configs. Choose one with --config ({names}).")
 
 
 def fits(config: Config, match: KeyMatch, found: Shapes) -> bool:
     """Return whether a file holds exactly the parameters of a config."""
-    kept = leave_out_unused_stages(match, config).sources
-    expected = expected_shapes(config, match.zoo)
-    assumed = assumed_statistics(match, expected)
+    kept = match_config(match, config)
+    expected = expected_shapes(config, kept)
+    assumed = assumed_statistics(kept, expected)
     needed = {name: shape for name, shape in expected.items() if name not in assumed}
-    return {name: found[name] for name in kept} == needed
+    shapes_by_key = {match.sources[name]: shape for name, shape in found.items()}
+    return {name: shapes_by_key[key] for name, key in kept.sources.items()} == needed
 
 
 def describe(shapes: Shapes) -> str:
@@ -143,6 +209,8 @@ def describe(shapes: Shapes) -> str:
         parts.append("FPN")
     if "rpn_head.rpn_cls.weight" in shapes:
         parts.append(f"{shapes['rpn_head.rpn_cls.weight'][0]} anchors per cell")
+    if CLASSIFIER in shapes:
+        parts.append(f"second stage with {shapes[CLASSIFIER][0] - 1} classes")
     return ", ".join(parts)
 
 
@@ -193,5 +261,5 @@ def _rename(key: str, zoo: Zoo) -> str:
 def _is_named_after(path: Path, config: Config) -> bool:
     """Return whether a file is named like a config, with a date and digits if it is published."""
     name = re.escape(config.name.replace("-", "_"))
-    date_and_digits = r"(_20\d{6}\w*|_[0-9a-f]{8})?"
+    date_and_digits = r"(_bbox_mAP_0\.\d+)?(_20\d{6}\w*|_[0-9a-f]{8})?"
     return bool(re.fullmatch(rf"{name}{date_and_digits}\.\w+", path.name.replace("-", "_")))

@@ -36,11 +36,13 @@ class Report:
     zoo: str
     """Name of the model zoo that uses these keys."""
     kind: Literal["detector", "backbone"]
-    """'detector': the file holds every parameter. 'backbone': it holds those of the backbone."""
+    """'detector': the file holds one or both stages. 'backbone': it holds only the backbone."""
     config: str
     """Name of the config that the weights match."""
     config_chosen_by: ChosenBy
     """How the config was chosen: by the user, or from which hint."""
+    class_names: tuple[str, ...]
+    """Names of the classes. Empty if the weights have no second stage."""
     architecture: str
     """Description of the architecture, from keys and shapes."""
     numbers: int
@@ -85,6 +87,7 @@ def _rows(report: Report) -> list[tuple[str, str]]:
         ("zoo", f"{report.zoo} ({report.kind})"),
         ("architecture", report.architecture),
         ("config", f"{report.config} (chosen by {report.config_chosen_by})"),
+        *([("classes", _examples(report.class_names))] if report.class_names else []),
         ("used", f"{len(report.used)} tensors with {report.numbers:,} values"),
     ]
     if any(dtype != "float32" for dtype in report.dtypes):

@@ -18,8 +18,9 @@ from rpn_jax.config import Config
 from rpn_jax.errors import UserError
 from rpn_jax.weights.torch.download import digits_in_name
 from rpn_jax.weights.torch.names import STATISTICS, Shapes
+from rpn_jax.weights.torch.published import NAMED_FILES, NamedFile
 from rpn_jax.weights.torch.report import ChosenBy
-from rpn_jax.weights.torch.tables import NAMED_FILES, Style, Zoo
+from rpn_jax.weights.torch.tables import Style, Zoo
 
 
 @dataclass(frozen=True)
@@ -52,14 +53,20 @@ def detect_style(
 
 
 def published_style(source: str, file_name: str) -> Style | None:
-    """Return the style of one of `NAMED_FILES`, given by name, URL or the file name of a copy.
+    """Return the style of a file that `published_file` finds, or None."""
+    file = published_file(source, file_name)
+    return file.style if file is not None else None
+
+
+def published_file(source: str, file_name: str) -> NamedFile | None:
+    """Return one of `NAMED_FILES`, given by name, URL or the file name of a copy, or None.
 
     A file name must end in digits of the SHA-256. Others, such as ``R-50.pkl``, are ambiguous.
     """
     is_published = digits_in_name(file_name) is not None
     for name, file in NAMED_FILES.items():
         if source in (name, file.url) or (is_published and file.url.endswith(f"/{file_name}")):
-            return file.style
+            return file
     return None
 
 

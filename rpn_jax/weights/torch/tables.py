@@ -1,4 +1,4 @@
-"""List the key names of each model zoo and the published files. A new zoo is a new entry.
+"""List the key names of each model zoo. A new zoo is a new entry.
 
 Keys are renamed to MMDetection's (``backbone.layer1.0.conv1.weight``, ``rpn_head.rpn_cls.bias``).
 They differ from the paths of this package's variables only in the last part.
@@ -31,17 +31,12 @@ class Zoo:
     """Style of the ResNets, if all have the same. ResNeXts always have the style 'pytorch'."""
 
 
-@dataclass(frozen=True)
-class NamedFile:
-    """A published weights file."""
-
-    url: str
-    style: Style
-
-
 BATCH_COUNTER = (r"\.num_batches_tracked$", "number of training batches, which is not needed")
 CLASSIFIER = "the ImageNet classifier"
 BIAS_BEFORE_NORM = "bias of a convolution before a norm, which the original network does not have"
+
+SECOND_STAGE = r"roi_head\.(bbox_head\.(?!\d)|shared_head\.)"
+"""Beginning of the keys of a Faster R-CNN's second stage. A Cascade R-CNN numbers its box heads."""
 
 ZOOS = (
     Zoo(
@@ -52,9 +47,9 @@ ZOOS = (
         left_out=(
             BATCH_COUNTER,
             (
-                r"^(roi_head|bbox_head(?!\.rpn_)|mask_head|mask_iou_head|semantic_head|shared_head"
-                r"|bbox_roi_extractor|mask_roi_extractor)\.",
-                "second stage, which a region proposal network does not have",
+                rf"^(?!{SECOND_STAGE}|bbox_head\.rpn_)(roi_head|bbox_head|mask_head|mask_iou_head"
+                r"|semantic_head|shared_head|bbox_roi_extractor|mask_roi_extractor)\.",
+                "part of a second stage that is not a Faster R-CNN's",
             ),
             (
                 r"^ema_(backbone|neck|rpn_head|roi_head|bbox_head)_",
@@ -155,88 +150,3 @@ TRAINING_LOG_OBJECTS = (
 )
 """Objects in MMEngine's training logs and scores. A placeholder replaces each when a file is read,
 and none of them is called."""
-
-TORCHVISION_URL = "https://download.pytorch.org/models"
-OPEN_MMLAB_URL = "https://download.openmmlab.com/pretrain/third_party"
-MMDETECTION_RPN_URL = "https://download.openmmlab.com/mmdetection/v2.0/rpn"
-DETECTRON2_URL = "https://dl.fbaipublicfiles.com/detectron2"
-
-NAMED_FILES = {
-    "torchvision://resnet18": NamedFile(f"{TORCHVISION_URL}/resnet18-f37072fd.pth", "pytorch"),
-    "torchvision://resnet34": NamedFile(f"{TORCHVISION_URL}/resnet34-b627a593.pth", "pytorch"),
-    "torchvision://resnet50": NamedFile(f"{TORCHVISION_URL}/resnet50-0676ba61.pth", "pytorch"),
-    "torchvision://resnet101": NamedFile(f"{TORCHVISION_URL}/resnet101-63fe2227.pth", "pytorch"),
-    "torchvision://resnet152": NamedFile(f"{TORCHVISION_URL}/resnet152-394f9c45.pth", "pytorch"),
-    "open-mmlab://resnext101_32x4d": NamedFile(
-        f"{OPEN_MMLAB_URL}/resnext101_32x4d-a5af3160.pth", "pytorch"
-    ),
-    "open-mmlab://resnext101_64x4d": NamedFile(
-        f"{OPEN_MMLAB_URL}/resnext101_64x4d-ee2c6f71.pth", "pytorch"
-    ),
-    "open-mmlab://detectron/resnet50_caffe": NamedFile(
-        f"{OPEN_MMLAB_URL}/resnet50_caffe-788b5fa3.pth", "caffe"
-    ),
-    "open-mmlab://detectron/resnet101_caffe": NamedFile(
-        f"{OPEN_MMLAB_URL}/resnet101_caffe-3ad79236.pth", "caffe"
-    ),
-    "open-mmlab://detectron2/resnet50_caffe": NamedFile(
-        f"{OPEN_MMLAB_URL}/resnet50_msra-5891d200.pth", "caffe"
-    ),
-    "open-mmlab://detectron2/resnet101_caffe": NamedFile(
-        f"{OPEN_MMLAB_URL}/resnet101_msra-6cc46731.pth", "caffe"
-    ),
-    "detectron2://ImageNetPretrained/MSRA/R-50.pkl": NamedFile(
-        f"{DETECTRON2_URL}/ImageNetPretrained/MSRA/R-50.pkl", "caffe"
-    ),
-    "detectron2://ImageNetPretrained/MSRA/R-101.pkl": NamedFile(
-        f"{DETECTRON2_URL}/ImageNetPretrained/MSRA/R-101.pkl", "caffe"
-    ),
-    "mmdetection://rpn_r50-caffe_fpn_1x_coco": NamedFile(
-        f"{MMDETECTION_RPN_URL}/rpn_r50_caffe_fpn_1x_coco/"
-        "rpn_r50_caffe_fpn_1x_coco_20200531-5b903a37.pth",
-        "caffe",
-    ),
-    "mmdetection://rpn_r50_fpn_1x_coco": NamedFile(
-        f"{MMDETECTION_RPN_URL}/rpn_r50_fpn_1x_coco/rpn_r50_fpn_1x_coco_20200218-5525fa2e.pth",
-        "pytorch",
-    ),
-    "mmdetection://rpn_r50_fpn_2x_coco": NamedFile(
-        f"{MMDETECTION_RPN_URL}/rpn_r50_fpn_2x_coco/rpn_r50_fpn_2x_coco_20200131-0728c9b3.pth",
-        "pytorch",
-    ),
-    "mmdetection://rpn_r101-caffe_fpn_1x_coco": NamedFile(
-        f"{MMDETECTION_RPN_URL}/rpn_r101_caffe_fpn_1x_coco/"
-        "rpn_r101_caffe_fpn_1x_coco_20200531-0629a2e2.pth",
-        "caffe",
-    ),
-    "mmdetection://rpn_r101_fpn_1x_coco": NamedFile(
-        f"{MMDETECTION_RPN_URL}/rpn_r101_fpn_1x_coco/rpn_r101_fpn_1x_coco_20200131-2ace2249.pth",
-        "pytorch",
-    ),
-    "mmdetection://rpn_r101_fpn_2x_coco": NamedFile(
-        f"{MMDETECTION_RPN_URL}/rpn_r101_fpn_2x_coco/rpn_r101_fpn_2x_coco_20200131-24e3db1a.pth",
-        "pytorch",
-    ),
-    "mmdetection://rpn_x101-32x4d_fpn_1x_coco": NamedFile(
-        f"{MMDETECTION_RPN_URL}/rpn_x101_32x4d_fpn_1x_coco/"
-        "rpn_x101_32x4d_fpn_1x_coco_20200219-b02646c6.pth",
-        "pytorch",
-    ),
-    "mmdetection://rpn_x101-32x4d_fpn_2x_coco": NamedFile(
-        f"{MMDETECTION_RPN_URL}/rpn_x101_32x4d_fpn_2x_coco/"
-        "rpn_x101_32x4d_fpn_2x_coco_20200208-d22bd0bb.pth",
-        "pytorch",
-    ),
-    "mmdetection://rpn_x101-64x4d_fpn_1x_coco": NamedFile(
-        f"{MMDETECTION_RPN_URL}/rpn_x101_64x4d_fpn_1x_coco/"
-        "rpn_x101_64x4d_fpn_1x_coco_20200208-cde6f7dd.pth",
-        "pytorch",
-    ),
-    "mmdetection://rpn_x101-64x4d_fpn_2x_coco": NamedFile(
-        f"{MMDETECTION_RPN_URL}/rpn_x101_64x4d_fpn_2x_coco/"
-        "rpn_x101_64x4d_fpn_2x_coco_20200208-c65f524f.pth",
-        "pytorch",
-    ),
-}
-"""Published files by name. Backbones have the names in the configs of MMDetection and detectron2,
-MMDetection's RPNs the names of their configs."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from rpn_jax.config import (
     BackboneConfig,
     Config,
     ModelConfig,
+    RoIHeadConfig,
     RPNHeadConfig,
     replace,
     save_config,
@@ -32,6 +34,13 @@ TINY = Config(
     ),
 )
 """Two stages of a ResNet-50, and a narrow pyramid and head."""
+
+TINY_TWO_STAGES = replace(
+    TINY,
+    name="tiny-two-stages",
+    model=replace(TINY.model, roi=RoIHeadConfig(num_classes=3, channels=8)),
+)
+"""`TINY` with a second stage."""
 
 TINY_CAFFE = replace(
     TINY,
@@ -89,9 +98,29 @@ def tiny_shapes() -> Shapes:
     return shapes
 
 
+def second_stage_shapes(classes: int, inputs: int = 8) -> Shapes:
+    """Return the shapes of a box head with hidden layers of 8 that reads maps of 7x7."""
+    shapes: Shapes = {}
+    for name, outputs, columns in (
+        ("shared_fcs.0", 8, inputs * 49),
+        ("shared_fcs.1", 8, 8),
+        ("fc_cls", classes + 1, 8),
+        ("fc_reg", 4 * classes, 8),
+    ):
+        shapes[f"roi_head.bbox_head.{name}.weight"] = (outputs, columns)
+        shapes[f"roi_head.bbox_head.{name}.bias"] = (outputs,)
+    return shapes
+
+
 def golden_shapes(name: str) -> Shapes:
-    shapes = json.loads((FOLDER / "keys" / f"{name}.json").read_text())
+    folder = FOLDER / "two_stage" if name.startswith("faster-rcnn") else FOLDER
+    shapes = json.loads((folder / "keys" / f"{name}.json").read_text())
     return {key: tuple(shape) for key, shape in shapes.items()}
+
+
+def config_of_published(name: str) -> str:
+    """Return the config of this package with the model of a config of the reference."""
+    return re.sub(r"_ms-\dx", "_1x", name.replace("-c4_ms-1x", "_c4-1x"))
 
 
 def filled(shapes: Shapes, seed: int = 1) -> Arrays:
@@ -151,6 +180,15 @@ def expected_variables(arrays: Arrays) -> dict[tuple[str, ...], np.ndarray]:
             continue
         if word.startswith("running_"):
             expected[("batch_stats", *modules, word.removeprefix("running_"))] = array
+        elif "shared_fcs.0" in key and word == "weight":
+            outputs, channels = len(array), array.shape[1] // 49
+            kernel = np.zeros((7, 7, channels, outputs), np.float32)
+            for column in range(array.shape[1]):
+                channel, row, place = column // 49, column // 7 % 7, column % 7
+                kernel[row, place, channel] = array[:, column]
+            expected[("params", *modules, "kernel")] = kernel
+        elif array.ndim == 2:
+            expected[("params", *modules, "kernel")] = array.T.copy()
         elif array.ndim == 4:
             kernel = np.zeros((*array.shape[2:], array.shape[1], array.shape[0]), np.float32)
             for row in range(array.shape[2]):

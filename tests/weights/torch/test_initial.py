@@ -25,7 +25,7 @@ from rpn_jax.config import (
 from rpn_jax.errors import UserError
 from rpn_jax.models import init_variables
 from rpn_jax.weights.torch import convert, initial_variables, published_backbone
-from rpn_jax.weights.torch.tables import NAMED_FILES
+from rpn_jax.weights.torch.published import NAMED_FILES
 from tests.weights.torch.published import (
     TINY,
     expected_variables,
@@ -61,7 +61,7 @@ def test_a_backbone_is_completed_with_random_values(as_folder: bool, tmp_path: P
     if as_folder:
         convert(str(source), tmp_path / "out", tiny_config_file(tmp_path, SMALLER))
         source = tmp_path / "out"
-    found = flatten_dict(initial_variables(config, str(source)))
+    found = flatten_dict(initial_variables(config, str(source)).variables)
     backbone = expected_variables({f"backbone.{key}": array for key, array in arrays.items()})
     random = random_variables()
     assert found.keys() == random.keys()
@@ -72,7 +72,7 @@ def test_a_backbone_is_completed_with_random_values(as_folder: bool, tmp_path: P
 def test_a_detector_is_loaded_completely(tmp_path: Path) -> None:
     weights = filled(tiny_shapes())
     torch.save({"state_dict": tensors(weights)}, tmp_path / "w.pth")
-    found = flatten_dict(initial_variables(TINY, str(tmp_path / "w.pth")))
+    found = flatten_dict(initial_variables(TINY, str(tmp_path / "w.pth")).variables)
     expected = expected_variables(weights)
     assert found.keys() == expected.keys()
     for path, leaf in found.items():

@@ -16,12 +16,13 @@ from rpn_jax.weights.torch.match import (
     describe,
     expected_shapes,
     fits,
-    leave_out_unused_stages,
+    match_config,
     match_keys,
 )
 from rpn_jax.weights.torch.names import Shapes
+from rpn_jax.weights.torch.published import NAMED_FILES
 from rpn_jax.weights.torch.style import DetectedStyle
-from rpn_jax.weights.torch.tables import NAMED_FILES, ZOOS
+from rpn_jax.weights.torch.tables import ZOOS
 from tests.reference_configs import ELEVEN
 from tests.weights.torch.published import (
     TINY,
@@ -46,13 +47,14 @@ def found_shapes(match: KeyMatch, shapes: Shapes) -> Shapes:
 
 @pytest.mark.parametrize("name", ELEVEN)
 def test_configs_need_exactly_the_keys_of_the_reference(name: str) -> None:
-    assert expected_shapes(load_config(name), ZOO["MMDetection"]) == no_counters(
-        golden_shapes(name)
-    )
+    shapes = golden_shapes(name)
+    match = match_keys(shapes, FILE)
+    assert expected_shapes(load_config(name), match) == no_counters(shapes)
 
 
 def test_the_tiny_config_needs_the_shapes_of_tiny_shapes() -> None:
-    assert expected_shapes(TINY, ZOO["MMDetection"]) == no_counters(tiny_shapes())
+    match = match_keys(tiny_shapes(), FILE)
+    assert expected_shapes(TINY, match) == no_counters(tiny_shapes())
 
 
 @pytest.mark.parametrize("head", ["rpn_head", "bbox_head"])
@@ -74,7 +76,9 @@ def test_a_file_with_both_names_of_the_head_is_an_error() -> None:
 def test_two_stage_file_of_the_reference() -> None:
     shapes = golden_shapes("faster-rcnn_r50_fpn_1x_coco")
     match = match_keys(shapes, FILE)
-    assert fits(load_config("rpn_r50_fpn_1x_coco"), match, found_shapes(match, shapes))
+    for config in ("rpn_r50_fpn_1x_coco", "faster-rcnn_r50_fpn_1x_coco"):
+        assert fits(load_config(config), match, found_shapes(match, shapes))
+    match = match_config(match, load_config("rpn_r50_fpn_1x_coco"))
     second = {key: match.left_out[key] for key in match.left_out if key.startswith("roi_head.")}
     assert len(second) == 8
     assert all("second stage" in reason for reason in second.values())
@@ -85,7 +89,6 @@ def test_two_stage_file_of_the_reference() -> None:
     [
         ("roi_head.bbox_head.0.fc_cls.weight", "second stage"),
         ("roi_head.mask_head.convs.0.conv.weight", "second stage"),
-        ("roi_head.shared_head.layer4.0.conv1.weight", "second stage"),
         ("bbox_head.fc_cls.weight", "second stage"),
         ("mask_head.convs.0.conv.weight", "second stage"),
         ("ema_backbone_layer1_0_conv1_weight", "EMA hook"),
@@ -189,7 +192,7 @@ def test_statistics_are_assumed_only_if_a_backbone_file_holds_none() -> None:
         if not key.endswith(("running_mean", "running_var"))
     }
     backbone = KeyMatch(ZOO["Detectron"], names, {})
-    wanted = expected_shapes(TINY, backbone.zoo)
+    wanted = expected_shapes(TINY, backbone)
     assumed = assumed_statistics(backbone, wanted)
     assert {**names, **assumed}.keys() == wanted.keys()
     assert assumed["backbone.bn1.running_mean"] == 0.0
@@ -198,12 +201,12 @@ def test_statistics_are_assumed_only_if_a_backbone_file_holds_none() -> None:
     one_norm_has_some = KeyMatch(ZOO["Detectron"], {**names, "backbone.bn1.running_var": "x"}, {})
     assert assumed_statistics(one_norm_has_some, wanted) == {}
     detector = KeyMatch(ZOO["MMDetection"], names, {})
-    assert assumed_statistics(detector, expected_shapes(TINY, detector.zoo)) == {}
+    assert assumed_statistics(detector, expected_shapes(TINY, detector)) == {}
 
 
 def test_extra_stages_are_left_out_of_backbone_files_only() -> None:
     shapes = {**tiny_backbone_shapes(prefix=""), "layer3.0.conv1.weight": (256, 512, 1, 1)}
-    match = leave_out_unused_stages(match_keys(shapes, FILE), TINY)
+    match = match_config(match_keys(shapes, FILE), TINY)
     assert match.left_out["layer3.0.conv1.weight"] == "the config's backbone ends after stage 2"
     assert fits(TINY, match_keys(shapes, FILE), found_shapes(match_keys(shapes, FILE), shapes))
 
@@ -225,20 +228,26 @@ def test_published_file_names_choose_the_config(name: str, ending: str) -> None:
     assert choose(golden_shapes(name), name.replace("-", "_") + ending) == (name, "file name")
 
 
-@pytest.mark.parametrize("keys", ["faster-rcnn_r50_fpn_1x_coco", "torchvision_resnet50"])
-def test_a_detected_style_chooses_the_config(keys: str) -> None:
+@pytest.mark.parametrize(
+    ("keys", "config"),
+    [
+        ("faster-rcnn_r50_fpn_1x_coco", "faster-rcnn_r50_fpn_1x_coco"),
+        ("torchvision_resnet50", "rpn_r50_fpn_1x_coco"),
+    ],
+)
+def test_a_detected_style_chooses_the_config(keys: str, config: str) -> None:
     detected = DetectedStyle("pytorch", "metadata")
-    assert choose(golden_shapes(keys), "x.pth", detected) == ("rpn_r50_fpn_1x_coco", "metadata")
+    assert choose(golden_shapes(keys), "x.pth", detected) == (config, "metadata")
 
 
 def test_the_caffe_style_chooses_among_detectors() -> None:
     detected = DetectedStyle("caffe", "keys")
     shapes = golden_shapes("faster-rcnn_r50_fpn_1x_coco")
-    assert choose(shapes, "x.pth", detected) == ("rpn_r50-caffe_fpn_1x_coco", "keys")
+    assert choose(shapes, "x.pth", detected) == ("faster-rcnn_r50-caffe_fpn_1x_coco", "keys")
 
 
 def test_the_error_for_an_ambiguous_file_names_the_configs() -> None:
-    with pytest.raises(UserError, match=r"--config \(.*rpn_r50-caffe_fpn.*rpn_r50_fpn_1x"):
+    with pytest.raises(UserError, match=r"--config \(.*rcnn_r50-caffe_fpn.*rcnn_r50_fpn_1x"):
         choose(golden_shapes("faster-rcnn_r50_fpn_1x_coco"), "epoch_12.pth")
     resnext = golden_shapes("openmmlab_resnext101_32x4d")
     assert choose(resnext, "x.pth") == ("rpn_x101-32x4d_fpn_1x_coco", "shapes")

@@ -15,6 +15,7 @@ from rpn_jax.weights.torch import convert, initial_variables
 from rpn_jax.weights.torch.download import cache_path
 from rpn_jax.weights.torch.match import match_keys
 from rpn_jax.weights.torch.names import Shapes
+from rpn_jax.weights.torch.published import NAMED_FILES
 from rpn_jax.weights.torch.style import (
     DetectedStyle,
     check_style,
@@ -23,11 +24,12 @@ from rpn_jax.weights.torch.style import (
     style_in_metadata,
     style_of_keys,
 )
-from rpn_jax.weights.torch.tables import NAMED_FILES, Style
+from rpn_jax.weights.torch.tables import Style
 from tests.weights.torch.published import (
     TINY,
     TINY_CAFFE,
     caffe2_names,
+    config_of_published,
     detectron2_names,
     filled,
     tensors,
@@ -81,7 +83,8 @@ def test_keys_of_resnexts_detectors_and_group_norms_have_no_style() -> None:
 def test_named_files_are_of_the_style_of_their_config(name: str) -> None:
     style = NAMED_FILES[name].style
     if name.startswith("mmdetection://"):
-        assert load_config(name.removeprefix("mmdetection://")).model.backbone.style == style
+        config = load_config(config_of_published(name.removeprefix("mmdetection://")))
+        assert config.model.backbone.style == style
     else:
         assert style == ("caffe" if "caffe" in name or "MSRA" in name else "pytorch")
 
