@@ -5,9 +5,11 @@ Nothing here reads files, so it runs where only JAX, Flax and NumPy are installe
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 import jax
+import jax.numpy as jnp
 
 from rpn_jax.models import build_detector
 from rpn_jax.models.folding import fold_norms
@@ -87,11 +89,28 @@ def detect_pictures(
 
     The arguments are those of `propose_pictures`. The config must have a second stage.
     """
+    return detect_with_proposals(config, prepared, images, image_sizes, scale_factors)[0]
+
+
+def detect_with_proposals(
+    config: Config,
+    prepared: Variables,
+    images: UInt8[Array, "B H W 3"],
+    image_sizes: Int[Array, "B 2"],
+    scale_factors: Float[Array, "B 2"],
+) -> tuple[Detections, Proposals]:
+    """Return what `detect_pictures` returns, and the proposals that the second stage classified.
+
+    Both are in pixels of the originals. As in the reference, NMS of the proposals uses resized
+    pixels here.
+    """
     levels, outputs = _first_stage(config, prepared, images, image_sizes)
     proposals = propose(config, outputs, image_sizes)
     model = build_detector(config.model, folded=True)
     roi = cast("RoIOutputs", model.apply(prepared, levels, proposals.boxes, method="roi_outputs"))
-    return detect(config, roi, proposals.boxes, proposals.valid, image_sizes, scale_factors)
+    detections = detect(config, roi, proposals.boxes, proposals.valid, image_sizes, scale_factors)
+    in_original_pixels = proposals.boxes / jnp.tile(scale_factors, 2)[:, None]
+    return detections, replace(proposals, boxes=in_original_pixels)
 
 
 def _first_stage(

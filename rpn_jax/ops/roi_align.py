@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from rpn_jax.ops.cpu.roi_align import gradient_box_by_box, pool_box_by_box
-from rpn_jax.ops.roi_bins import Boxes, axis_weights, bins_along
+from rpn_jax.ops.roi_bins import Boxes, axis_weights, bins_along, varying_zeros
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
@@ -182,7 +182,7 @@ def pool_in_chunks(
         chunks = -(-jnp.sum(tiles > round_) // chunk)
         return round_ + 1, add_round(round_, chunks, pooled)
 
-    pooled = jnp.zeros((len(tiles), size, size, channels), jnp.float32)
+    pooled = varying_zeros(boxes, len(tiles), size, size, channels)
     pooled = add_round(jnp.int32(0), len(tiles) // chunk, pooled)
     _, pooled = lax.while_loop(
         lambda state: jnp.any(tiles > state[0]), next_round, (jnp.int32(1), pooled)
@@ -266,7 +266,7 @@ def gradient_by_products(
             return total + product, None
 
         def of_picture(parts: tuple[Boxes, Array, Array]) -> Float[Array, "H W C"]:
-            start = jnp.zeros((height, width, channels), jnp.float32)
+            start = varying_zeros(boxes, height, width, channels)
             return lax.scan(add_chunk, start, parts)[0]
 
         return lax.map(of_picture, chunks).astype(level.dtype)

@@ -42,6 +42,14 @@ class Boxes(NamedTuple):
     columns: Axis
 
 
+def varying_zeros(boxes: Boxes, *shape: int) -> Float[Array, "*shape"]:
+    """Return float32 zeros that are computed from the boxes.
+
+    `shard_map` requires a loop's initial state to vary over the same mesh axes as its later states.
+    """
+    return jnp.zeros(shape, jnp.float32) + (0 * boxes.level[0]).astype(jnp.float32)
+
+
 def bins_along(
     low: Float[Array, " R"], high: Float[Array, " R"], cells: Int[Array, " R"], size: int
 ) -> Axis:

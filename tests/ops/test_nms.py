@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
 
-from rpn_jax.ops import nms, nms_per_level
-from rpn_jax.ops.cpu.nms import keep_one_by_one
-from rpn_jax.ops.nms import keep_by_fixed_point
+from rpn_jax.ops import nms, nms_per_class, nms_per_level
+from rpn_jax.ops.cpu.nms import keep_one_by_one, keep_one_by_one_of_classes
+from rpn_jax.ops.nms import keep_by_fixed_point, keep_by_fixed_point_of_classes
 from tests.oracles import detection
 from tests.oracles.boxes import grid_boxes, random_boxes
 
@@ -177,3 +177,55 @@ def test_shard_map_with_its_checks():
         sharded(boxes, scores, valid), jax.jit(best)(boxes, scores, valid), strict=True
     ):
         np.testing.assert_array_equal(got, expected)
+
+
+CLASS_FORMS = pytest.mark.parametrize(
+    "form",
+    [
+        jax.jit(form, static_argnums=(3, 4))
+        for form in (keep_one_by_one_of_classes, keep_by_fixed_point_of_classes)
+    ],
+    ids=["one_by_one", "fixed_point"],
+)
+
+
+def loop_of_classes(boxes, scores, valid, threshold, count) -> list[int]:
+    """Flat indices of the best that NMS keeps of [N, C] boxes, best first."""
+    keep = np.stack(
+        [
+            detection.nms(boxes[:, c], scores[:, c], valid[:, c], threshold)
+            for c in range(scores.shape[1])
+        ],
+        axis=1,
+    )
+    best_first = np.argsort(-scores.reshape(-1), kind="stable")
+    return [int(i) for i in best_first if keep.reshape(-1)[i]][:count]
+
+
+@CLASS_FORMS
+@pytest.mark.parametrize("boxes", [random_boxes, grid_boxes])
+@pytest.mark.parametrize("values", [3, 1000], ids=["many ties", "few ties"])
+@pytest.mark.parametrize("count", [7, 200])
+def test_forms_of_classes_against_the_loop(form, boxes, values, count):
+    rng = np.random.default_rng(values + count)
+    shape = (2, 30, 4)
+    some_boxes = boxes(rng, *shape)
+    scores = rng.integers(0, values, shape).astype(np.float32) / values
+    valid = rng.random(shape) < 0.7
+    indices, found = form(some_boxes, scores, valid, 0.5, count)
+    for i in range(2):
+        expected = loop_of_classes(some_boxes[i], scores[i], valid[i], 0.5, count)
+        assert kept(indices[i], found[i]) == expected
+
+
+def test_nms_per_class_under_jit_and_vmap_and_without_boxes():
+    rng = np.random.default_rng(3)
+    boxes, scores = random_boxes(rng, 3, 10, 2), rng.random((3, 10, 2)).astype(np.float32)
+    valid = np.ones(scores.shape, bool)
+    together = nms_per_class(boxes, scores, valid, 0.5, 6)
+    mapped = jax.jit(jax.vmap(lambda *x: nms_per_class(*x, 0.5, 6)))(boxes, scores, valid)
+    for array, other in zip(together, mapped, strict=True):
+        np.testing.assert_array_equal(array, other)
+    indices, found = nms_per_class(boxes[:, :0], scores[:, :0], valid[:, :0], 0.5, 6)
+    assert indices.shape == found.shape == (3, 6)
+    assert not np.any(found)

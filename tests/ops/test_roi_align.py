@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.sharding import Mesh, PartitionSpec
 
 from rpn_jax.ops import assign_levels, roi_align
 from tests.oracles import roi_align as oracle
+from tests.oracles.boxes import random_boxes
 
 SHAPES = ((40, 56), (20, 28), (10, 14), (5, 7))
 STRIDES = (4, 8, 16, 32)
@@ -191,3 +193,20 @@ def test_levels_of_extreme_boxes() -> None:
 
 def test_one_map_takes_every_box() -> None:
     assert not np.any(assign_levels(made_boxes(0, 50), 1))
+
+
+def test_under_shard_map_with_gradient() -> None:
+    rng = np.random.default_rng(5)
+    levels = tuple(jnp.asarray(rng.normal(size=(1, n, n, 3)), jnp.float32) for n in (12, 6))
+    boxes = jnp.asarray(random_boxes(rng, 1, 4, size=48))
+    share = PartitionSpec("pictures")
+    mesh = Mesh(np.array(jax.devices()[:1]), "pictures")
+
+    def value_and_gradient(levels, boxes):
+        pooled, pull = jax.vjp(lambda x: roi_align(x, boxes, (4, 8), 7), levels)
+        return pooled, pull(jnp.cos(pooled))
+
+    sharded = jax.shard_map(value_and_gradient, mesh=mesh, in_specs=(share, share), out_specs=share)
+    expected = jax.tree.leaves(value_and_gradient(levels, boxes))
+    for got, want in zip(jax.tree.leaves(jax.jit(sharded)(levels, boxes)), expected, strict=True):
+        np.testing.assert_allclose(got, want, atol=1e-5)

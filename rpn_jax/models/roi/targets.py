@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from rpn_jax.config import Config
 from rpn_jax.models.roi import DELTA_STDS
-from rpn_jax.ops import assign_anchors, encode_boxes, masked_top_k, sample_anchors
+from rpn_jax.ops import assign_anchors, box_area, encode_boxes, masked_top_k, sample_anchors
 from rpn_jax.ops.assign import ABSENT, NEGATIVE
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def roi_targets(
       proposal_mask: True where a proposal exists.
       boxes_xyxy: ground truth, resized pixels.
       labels: class of each object.
-      box_mask: True where an object exists.
+      box_mask: True where an object exists. Objects without area are ignored.
       rng: random key of the sampling, folded with each picture's index in the batch.
 
     Returns:
@@ -94,6 +94,8 @@ def _picture_targets(
 ) -> RoITargets:
     assert config.model.roi is not None
     settings = config.roi_loss
+    # A box without area cannot be encoded, and `assign_anchors` ignores it too.
+    box_mask = box_mask & (box_area(boxes_xyxy) > 0)
     objects = jnp.arange(1, len(labels) + 1, dtype=jnp.int32)
     assigned = jnp.concatenate(
         [

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rpn_jax.ops.roi_bins import Axis, Boxes, axis_weights
+from rpn_jax.ops.roi_bins import Axis, Boxes, axis_weights, varying_zeros
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
@@ -26,7 +26,8 @@ def pool_box_by_box(
     """Pool each box from its level."""
     order, ends = _by_level(boxes, len(levels))
     channels = levels[0].shape[-1]
-    pooled = jnp.zeros((len(boxes.level), size, size, channels), jnp.float32)
+    pooled = varying_zeros(boxes, len(boxes.level), size, size, channels)
+    nothing = varying_zeros(boxes, size, size, channels)
     for index, level in enumerate(levels):
 
         def pool_box(place: Int[Array, ""], pooled: Array, level: Array = level) -> Array:
@@ -42,7 +43,7 @@ def pool_box_by_box(
                 by_row = jnp.einsum("ph,hwc->pwc", row_weights, window, precision=precision)
                 return total + _columns(column_weights, by_row, precision)
 
-            total = lax.fori_loop(0, _tiles(box, level), add_tile, jnp.zeros(pooled.shape[1:]))
+            total = lax.fori_loop(0, _tiles(box, level), add_tile, nothing)
             return lax.dynamic_update_index_in_dim(pooled, total, number, axis=0)
 
         pooled = lax.fori_loop(ends[index], ends[index + 1], pool_box, pooled)
@@ -74,7 +75,7 @@ def gradient_box_by_box(
 
             return lax.fori_loop(0, _tiles(box, level), add_tile, total)
 
-        start = jnp.zeros(level.shape, jnp.float32)
+        start = varying_zeros(boxes, *level.shape)
         total = lax.fori_loop(ends[index], ends[index + 1], add_box, start)
         grads.append(total.astype(level.dtype))
     return tuple(grads)
