@@ -71,7 +71,7 @@ def test_without_samples_both_losses_and_their_gradients_are_zero() -> None:
     nothing = targets._replace(sampled=targets.sampled & False)
 
     def total(outputs: RoIOutputs) -> jax.Array:
-        return sum(roi_loss(outputs, nothing).values())
+        return sum(roi_loss(outputs, nothing).values(), jnp.zeros(()))
 
     loss, gradient = jax.value_and_grad(total)(outputs)
     assert loss == 0
@@ -82,7 +82,7 @@ def test_gradient_reaches_sampled_boxes_and_the_deltas_of_their_class_only() -> 
     outputs, targets = random_case(1)
 
     def total(outputs: RoIOutputs) -> jax.Array:
-        return sum(roi_loss(outputs, targets).values())
+        return sum(roi_loss(outputs, targets).values(), jnp.zeros(()))
 
     gradient = jax.grad(total)(outputs)
     reaches = np.any(np.asarray(gradient.class_logits) != 0, axis=-1)
