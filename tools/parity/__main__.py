@@ -16,25 +16,26 @@ from rpn_jax.config import Precision
 from rpn_jax.errors import UserError, exit_code, nearest
 from rpn_jax.files import check_out_file
 from rpn_jax.runtime import set_up_compiling
-from tools.parity.cases import PICTURE_PREFIX, case_names, load_case
-from tools.parity.folder import KEYS, RECALL, keys_row, recall_row
+from tools.parity.cases import PICTURE_PREFIX, UnknownConfigError, case_names, load_case
+from tools.parity.folder import AP, KEYS, RECALL, ap_row, keys_row, recall_row
 from tools.parity.network_rows import network_rows
 from tools.parity.picture import default_picture, picture_rows
 from tools.parity.rows import Row, table, write_rows
+from tools.parity.second_stage_rows import second_stage_rows
 
 
 @dataclass(frozen=True)
 class Options:
     """Compare this package with figures that the original computed.
 
-    The exit code is 0 if every figure passes, 1 if a figure fails or a picture is missing, and 2
-    for wrong input. docs/parity.md describes the folder.
+    The exit code is 0 if every figure passes, 1 if a figure fails or if a picture or config is
+    missing, and 2 for wrong input. docs/parity.md describes the folder.
     """
 
     folder: Annotated[Path, tyro.conf.Positional] = tyro.MISSING
     """Folder of cases, NAME.npz."""
     cases: tuple[str, ...] = ()
-    """Names of cases to run, also 'keys' and 'recall'. The default is all in the folder."""
+    """Names of cases to run, also 'keys', 'recall' and 'ap'. The default is all in the folder."""
     config: Annotated[str | None, tyro.conf.DisallowNone] = None
     """Name or path of a config for all cases. The default is each case's own."""
     seed: Annotated[int | None, tyro.conf.DisallowNone] = None
@@ -61,13 +62,16 @@ def _run(options: Options) -> int:
     if options.out is not None:
         check_out_file(options.out)
     picture = options.picture or default_picture(options.folder)
-    rows, without_picture = [], []
+    rows, without_picture, without_config = [], [], []
     for name in names:
         if name.startswith(PICTURE_PREFIX) and picture is None:
             without_picture.append(name)
             continue
         console.print(f"{name} ...", style="dim")
-        rows += _rows(options, name, picture)
+        try:
+            rows += _rows(options, name, picture)
+        except UnknownConfigError as error:
+            without_config.append(f"{name} ({error.name})")
     if options.out is not None:
         write_rows(options.out, rows)
     failed = sum(row.failed for row in rows)
@@ -75,15 +79,17 @@ def _run(options: Options) -> int:
     console.print(f"{failed} of {sum(row.measured is not None for row in rows)} figures fail")
     if without_picture:
         console.print(f"not measured, pass --picture: {', '.join(without_picture)}")
-    return int(failed > 0 or bool(without_picture))
+    if without_config:
+        console.print(f"not measured, no such config: {', '.join(without_config)}")
+    return int(failed > 0 or bool(without_picture or without_config))
 
 
 def _chosen(options: Options) -> list[str]:
-    """Return the names of the cases to run, also 'keys' and 'recall'."""
+    """Return the names of the cases to run, also 'keys', 'recall' and 'ap'."""
     available = [
         *(name for name in (KEYS,) if (options.folder / name).is_dir()),
         *case_names(options.folder),
-        *(name for name in (RECALL,) if (options.folder / name).is_dir()),
+        *(name for name in (RECALL, AP) if (options.folder / name).is_dir()),
     ]
     for name in options.cases:
         if name not in available:
@@ -100,10 +106,12 @@ def _rows(options: Options, name: str, picture: Path | None) -> list[Row]:
         return [keys_row(options.folder)]
     if name == RECALL:
         return [recall_row(options.folder)]
+    if name == AP:
+        return [ap_row(options.folder)]
     case = load_case(options.folder, name, options.config, options.seed, options.precision)
     if picture is not None and name.startswith(PICTURE_PREFIX):
         return picture_rows(case, picture)
-    return network_rows(case)
+    return network_rows(case) if case.num_classes is None else second_stage_rows(case)
 
 
 if __name__ == "__main__":

@@ -58,19 +58,30 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 import numpy as np
 
-from rpn_jax.config import Config, Precision, load_config, with_precision
+from rpn_jax.config import Config, Precision, config_names, load_config, with_precision
 from rpn_jax.errors import UserError, nearest, reading
 from rpn_jax.files import read_json
 from rpn_jax.structures import RPNOutputs
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float32, Int32
+    from jaxtyping import Bool, Float32, Int32, Shaped
 
 CASES_FILE = "cases.json"
 OWN_CASES_FILE = Path(__file__).parents[2] / "tests" / "golden" / CASES_FILE
 """List of this repository's cases."""
 PICTURE_PREFIX = "image_"
 """Cases of this name hold the results for one picture file."""
+
+
+class UnknownConfigError(UserError):
+    """A case states a config that this package does not have."""
+
+    def __init__(self, name: str) -> None:
+        names = config_names()
+        super().__init__(
+            f"config '{name}': is no known name{nearest(name, names)} (known: {', '.join(names)})"
+        )
+        self.name = name
 
 
 @dataclass(frozen=True)
@@ -91,7 +102,7 @@ class Case:
 
     name: str
     config: Config
-    """Config in the precision to measure, with every positive and negative anchor sampled."""
+    """Config in the precision to measure, with every anchor and every proposal sampled."""
     seed: int
     """Seed of the weights."""
     fields: dict[str, np.ndarray]
@@ -119,13 +130,29 @@ class Case:
     @property
     def boxes(self) -> tuple[Float32[np.ndarray, "B G 4"], Bool[np.ndarray, "B G"]]:
         """Ground truth xyxy of each picture, padded, and a mask of the boxes that exist."""
-        none = np.zeros((0, 4), np.float32)
+        return self._padded("gt_", (4,), np.float32)
+
+    @property
+    def labels(self) -> Int32[np.ndarray, "B G"]:
+        """Class of each box of `boxes`, padded with zeros."""
+        return self._padded("gt_labels_", (), np.int32)[0]
+
+    @property
+    def given(self) -> tuple[Float32[np.ndarray, "B N 4"], Bool[np.ndarray, "B N"]]:
+        """Given boxes xyxy of each picture, padded, and a mask of the boxes that exist."""
+        return self._padded("given_", (4,), np.float32)
+
+    def _padded(
+        self, prefix: str, row: tuple[int, ...], dtype: type
+    ) -> tuple[Shaped[np.ndarray, "B N *row"], Bool[np.ndarray, "B N"]]:
+        """Return the rows ``{prefix}i`` of each picture, padded with zeros, and their mask."""
+        none: np.ndarray = np.zeros((0, *row), dtype)
         pictures = range(len(self.fields["images"]))
-        boxes = [self.fields.get(f"gt_{i}", none).reshape(-1, 4) for i in pictures]
-        counts = np.array([len(rows) for rows in boxes])
-        padded = np.zeros((len(boxes), max(1, *counts), 4), np.float32)
-        for row, rows in zip(padded, boxes, strict=True):
-            row[: len(rows)] = rows
+        rows = [self.fields.get(f"{prefix}{i}", none).reshape(-1, *row) for i in pictures]
+        counts = np.array([len(of_picture) for of_picture in rows])
+        padded = np.zeros((len(rows), max(1, *counts), *row), dtype)
+        for target, of_picture in zip(padded, rows, strict=True):
+            target[: len(of_picture)] = of_picture
         return padded, np.arange(padded.shape[1]) < counts[:, None]
 
     @property
@@ -174,10 +201,28 @@ def load_case(
         raise UserError(f"{path}: is not an archive of NumPy arrays ({error})") from None
     source = _source(folder, name, fields, {"config": config, "seed": seed})
     local = folder / source.config
-    loaded = load_config(local if local.is_file() else source.config)
-    every_anchor = replace(loaded.rpn_loss, samples_per_image=0)
-    measured = with_precision(replace(loaded, rpn_loss=every_anchor), precision)
+    loaded = load_config(local) if local.is_file() else _load_config(source.config)
+    every_box = replace(
+        loaded,
+        rpn_loss=replace(loaded.rpn_loss, samples_per_image=0),
+        roi_loss=replace(loaded.roi_loss, samples_per_image=0),
+    )
+    measured = with_precision(_with_classes(every_box, source.num_classes), precision)
     return Case(name, measured, source.seed, fields, source.num_classes)
+
+
+def _load_config(name: str) -> Config:
+    is_name = not Path(name).suffix
+    if is_name and name not in config_names():
+        raise UnknownConfigError(name)
+    return load_config(name)
+
+
+def _with_classes(config: Config, num_classes: int | None) -> Config:
+    if config.model.roi is None or num_classes is None:
+        return config
+    roi = replace(config.model.roi, num_classes=num_classes, class_names=())
+    return replace(config, model=replace(config.model, roi=roi))
 
 
 def _source(

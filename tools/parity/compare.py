@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from rpn_jax.inference.results import PictureProposals
+from rpn_jax.structures import Detections
 from tools.parity.rows import Measured
 
 if TYPE_CHECKING:
@@ -61,6 +62,26 @@ def compare_labels(
 def proposal_rows(picture: PictureProposals) -> Float[ndarray, "n 5"]:
     """Return the proposals of a picture in one array: xyxy and score."""
     return np.concatenate([picture.boxes_xyxy, picture.scores[:, None]], axis=1)
+
+
+def detection_rows(detections: Detections) -> list[Float[ndarray, "n 6"]]:
+    """Return the detections of each picture in one array: xyxy, score and class."""
+    rows = np.concatenate(
+        [detections.boxes, detections.scores[..., None], detections.labels[..., None]], axis=-1
+    )
+    return [picture[valid] for picture, valid in zip(rows, detections.valid, strict=True)]
+
+
+def count_found(ours: Float[ndarray, "n 6"], reference: Float[ndarray, "m 6"]) -> int:
+    """Return the number of the reference's detections that have a partner of the same class.
+
+    Boxes and scores are matched as by `match_proposals`.
+    """
+    found = 0
+    for label in np.unique(reference[:, 5]):
+        own, theirs = (rows[rows[:, 5] == label, :5] for rows in (ours, reference))
+        found += int(np.count_nonzero(match_proposals(own, theirs) >= 0))
+    return found
 
 
 class ProposalAgreement(NamedTuple):

@@ -76,7 +76,7 @@ def run(case: Case) -> Ours:
     if "sgd_losses" in case.fields or "sgd_moves" in case.fields:
         sgd_losses, last = _descend(step, first, after_first, opt_state)
         moved = jax.tree.map(np.subtract, jax.device_get(last["params"]), variables["params"])
-        sgd_moves = _norms(moved, trainable)
+        sgd_moves = parameter_norms(moved, trainable)
 
     level_shapes = first.outputs.level_shapes
     propose_ = jax.jit(partial(propose, case.config))
@@ -90,10 +90,20 @@ def run(case: Case) -> Ours:
         proposals=_rows(propose_(first.outputs, case.image_sizes)),
         settled_proposals=_rows(propose_(_settled(case, first.outputs), case.image_sizes)),
         loss={name: float(value) for name, value in first.loss.items()},
-        gradient_norms=_norms(jax.device_get(first.gradients), trainable),
+        gradient_norms=parameter_norms(jax.device_get(first.gradients), trainable),
         sgd_losses=sgd_losses,
         sgd_moves=sgd_moves,
     )
+
+
+def parameter_norms(tree: Any, trainable: Any) -> dict[str, float]:
+    """Return the L2 norm, in float64, of each trained parameter, by PyTorch's key."""
+    leaves, trains = (flat_by_torch_key({"params": x}) for x in (tree, trainable))
+    return {
+        key: float(np.linalg.norm(leaf.astype(np.float64)))
+        for key, (_, leaf) in leaves.items()
+        if trains[key][1]
+    }
 
 
 @jax.tree_util.register_dataclass
@@ -178,16 +188,6 @@ def _descend(
         result, variables, opt_state = step(variables, opt_state)
         losses.append(result.total)
     return losses, last
-
-
-def _norms(tree: Any, trainable: Any) -> dict[str, float]:
-    """Return the L2 norm, in float64, of each trained parameter, by PyTorch's key."""
-    leaves, trains = (flat_by_torch_key({"params": x}) for x in (tree, trainable))
-    return {
-        key: float(np.linalg.norm(leaf.astype(np.float64)))
-        for key, (_, leaf) in leaves.items()
-        if trains[key][1]
-    }
 
 
 def _labels(case: Case, level_shapes: list[tuple[int, int]]) -> Int[Array, "B K"]:

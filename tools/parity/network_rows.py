@@ -74,7 +74,8 @@ def _anchors(case: Case, ours: Ours) -> Measured:
     return Measured(float(np.abs(sampled - reference).max()), f"{len(ours.anchors)} anchors")
 
 
-def _means(case: Case, prefix: str, ours: list[Float[ndarray, "B C"]]) -> Measured:
+def level_means(case: Case, prefix: str, ours: list[Float[ndarray, "B C"]]) -> Measured:
+    """Return the relative L2 difference of the worst level ``{prefix}j``."""
     return worst(
         {
             f"{prefix}{j}": relative_l2(ours[j], case.fields[f"{prefix}{j}"])
@@ -119,7 +120,7 @@ def _trained_names(case: Case, ours: Ours) -> Measured:
     return Measured(len(different), ", ".join(different[:3]) or f"{len(ours.gradient_norms)} names")
 
 
-def _by_name(names: ndarray, norms: ndarray, ours: dict[str, float]) -> Measured:
+def by_name(names: ndarray, norms: ndarray, ours: dict[str, float]) -> Measured:
     """Return the worst of the parameters that both have. The names are compared in another row."""
     shared = [
         (name, norm) for name, norm in zip(names.tolist(), norms, strict=True) if name in ours
@@ -130,11 +131,11 @@ def _by_name(names: ndarray, norms: ndarray, ours: dict[str, float]) -> Measured
 
 
 def _gradients(case: Case, ours: Ours) -> Measured:
-    return _by_name(case.fields["grad_names"], case.fields["grad_norms"], ours.gradient_norms)
+    return by_name(case.fields["grad_names"], case.fields["grad_norms"], ours.gradient_norms)
 
 
 def _sgd_moves(case: Case, ours: Ours) -> Measured:
-    return _by_name(case.fields["sgd_names"], case.fields["sgd_moves"], ours.sgd_moves)
+    return by_name(case.fields["sgd_names"], case.fields["sgd_moves"], ours.sgd_moves)
 
 
 def _sgd_losses(case: Case, ours: Ours) -> Measured:
@@ -182,13 +183,13 @@ QUANTITIES: tuple[Quantity[Ours], ...] = (
         "backbone outputs",
         FEATURES,
         ("c_mean_0",),
-        lambda case, ours: _means(case, "c_mean_", ours.backbone_means),
+        lambda case, ours: level_means(case, "c_mean_", ours.backbone_means),
     ),
     Quantity(
         "pyramid outputs",
         FEATURES,
         ("feat_mean_0",),
-        lambda case, ours: _means(case, "feat_mean_", ours.pyramid_means),
+        lambda case, ours: level_means(case, "feat_mean_", ours.pyramid_means),
     ),
     Quantity("head outputs", FEATURES, ("cls_0", "reg_0"), _head_outputs),
     Quantity("matching", EXACT, (*TRUTH, "assigned_{picture}"), _matching),

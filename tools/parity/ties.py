@@ -55,7 +55,7 @@ def settle_ties(
         partners = match_proposals(picture, kept)
         chosen[partners[partners >= 0]] = True
         settled.append(lift_chosen(own, picture[:, 4], chosen))
-    return RPNOutputs(_split_levels(np.stack(settled), outputs), outputs.deltas)
+    return RPNOutputs(split_levels(np.stack(settled), outputs), outputs.deltas)
 
 
 def every_proposal(
@@ -94,9 +94,10 @@ def lift_chosen(
     return np.where(chosen, highest[group], lowest[group])
 
 
-def _split_levels(
+def split_levels(
     logits: Float[ndarray, "B K"], like: RPNOutputs
 ) -> tuple[Float[Array, "B Hl Wl A"], ...]:
+    """Return the logits of all anchors in the levels of ``like``."""
     ends = np.cumsum([level[0].size for level in like.objectness])[:-1]
     parts = np.split(logits, ends, axis=1)
     return tuple(
