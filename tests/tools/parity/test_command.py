@@ -20,6 +20,7 @@ from rpn_jax.config import (
     save_config,
 )
 from rpn_jax.errors import UserError
+from tools.parity import picture
 from tools.parity.__main__ import main
 from tools.parity.cases import Case
 from tools.parity.network import Ours, run
@@ -256,8 +257,9 @@ def test_bars() -> None:
 
 
 def test_without_a_picture_its_cases_are_named_and_the_command_fails(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(picture, "PICTURES", tmp_path / "none")
     np.savez(tmp_path / "image_mine.npz", config="rpn_demo", seed=1, proposals=np.zeros((0, 5)))
     assert main([str(tmp_path)]) == 1
     said = capsys.readouterr().out
