@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rpn_jax import ops
     from rpn_jax.config import Config, load_config
     from rpn_jax.errors import UserError
+    from rpn_jax.inference.detector import Detector
     from rpn_jax.inference.proposer import Proposer
     from rpn_jax.models import RPN, FasterRCNN, init_variables
     from rpn_jax.models.roi.detections import detect
@@ -31,6 +32,7 @@ __all__ = [
     "Batch",
     "Config",
     "Detections",
+    "Detector",
     "FasterRCNN",
     "Proposals",
     "Proposer",
@@ -55,6 +57,7 @@ _HOMES = {
     "Batch": "rpn_jax.structures",
     "Config": "rpn_jax.config",
     "Detections": "rpn_jax.structures",
+    "Detector": "rpn_jax.inference.detector",
     "FasterRCNN": "rpn_jax.models",
     "Proposals": "rpn_jax.structures",
     "Proposer": "rpn_jax.inference.proposer",

@@ -22,11 +22,11 @@ from rpn_jax.benchmark.stages import (
 )
 from rpn_jax.benchmark.timing import Effort, compile_program, repeat
 from rpn_jax.config import Config, Resize, replace
+from rpn_jax.inference.batches import on_all_devices
 from rpn_jax.inference.forward import prepare_variables
 from rpn_jax.inference.proposer import (
     ProposeFunction,
     make_propose_function,
-    on_all_devices,
     propose_dataset,
 )
 from rpn_jax.runtime import cpu_cores

@@ -7,7 +7,7 @@ them, ``files`` loads and saves them.
 from dataclasses import replace
 
 from rpn_jax.config.fields import config_changes, config_fields
-from rpn_jax.config.files import config_names, load_config, save_config
+from rpn_jax.config.files import CONFIG_FILE, config_file_of, config_names, load_config, save_config
 from rpn_jax.config.sections import (
     CANVAS_MULTIPLE,
     NORM_GROUPS,
@@ -32,6 +32,7 @@ from rpn_jax.config.sections import (
 
 __all__ = [
     "CANVAS_MULTIPLE",
+    "CONFIG_FILE",
     "NORM_GROUPS",
     "AnchorConfig",
     "BackboneConfig",
@@ -51,6 +52,7 @@ __all__ = [
     "TrainConfig",
     "config_changes",
     "config_fields",
+    "config_file_of",
     "config_names",
     "load_config",
     "replace",

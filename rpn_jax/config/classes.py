@@ -1,4 +1,4 @@
-"""Names of the classes of COCO, in the order of its annotation files."""
+"""Names and ids of the classes of COCO, in the order of its annotation files."""
 
 COCO_CLASSES = (
     "person",
@@ -82,3 +82,8 @@ COCO_CLASSES = (
     "hair drier",
     "toothbrush",
 )
+
+COCO_CATEGORY_IDS = tuple(
+    number for number in range(1, 91) if number not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
+)
+"""Category id of each class in COCO's files. Ten numbers between 1 and 90 are not used."""

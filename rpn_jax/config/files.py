@@ -18,6 +18,12 @@ from rpn_jax.files import read_json, write_json
 
 Section = TypeVar("Section")
 
+CONFIG_FILE = "config.json"
+"""Name of the config's file in a folder of weights or a work directory."""
+
+STEPS_FOLDER = "checkpoints"
+"""Name of the folder in a work directory that holds a folder of weights for each saved step."""
+
 FORMAT = 2
 """The ``format`` that `save_config` writes. Version 0.1 wrote none: its files have format 1."""
 
@@ -26,19 +32,25 @@ def load_config(name_or_path: str | Path) -> Config:
     """Load a config.
 
     Args:
-      name_or_path: name of a config of this package, path of a ``.py`` file that defines CONFIG, or
-        path of a ``.json`` file that `save_config` wrote, in this version or an older one.
+      name_or_path: name of a config of this package, path of a ``.py`` file that defines CONFIG,
+        path of a ``.json`` file that `save_config` wrote, in this version or an older one, or path
+        of a folder of weights or a work directory, which hold such a file.
 
     Raises:
       UserError: the config does not exist or cannot be read, defines no CONFIG, has an unknown key
         or a value that is not allowed, or was written by a newer version.
     """
-    path = Path(name_or_path)
+    path = config_file_of(Path(name_or_path)) or Path(name_or_path)
     if path.suffix == ".json":
         values = read_json(path)
         if isinstance(values, dict):
             values = _in_current_format(values, path)
         return _without_implied_buckets(_build(Config, values, path))
+    if path.suffix in (".yaml", ".yml"):
+        raise UserError(
+            f"config {path}: YAML configs of other tools cannot be read. Use a name from "
+            "'rpn-jax --help', or a .py file that defines CONFIG, and change fields with flags."
+        )
     if path.suffix != ".py":
         path = _named_config(str(name_or_path))
     with reading(f"config {path}"):
@@ -54,6 +66,20 @@ def load_config(name_or_path: str | Path) -> Config:
     if not isinstance(config, Config):
         raise UserError(f"config {path}: defines no CONFIG of type rpn_jax.config.Config")
     return config
+
+
+def config_file_of(folder: Path) -> Path | None:
+    """Return the config file of a folder of weights, a work directory or a step in it, if any.
+
+    Raises:
+      UserError: the folder cannot be read.
+    """
+    with reading(f"folder {folder}"):
+        if not folder.is_dir():
+            return None
+        is_step = folder.parent.name == STEPS_FOLDER
+        path = (folder.parent.parent if is_step else folder) / CONFIG_FILE
+        return path if path.is_file() else None
 
 
 def config_names() -> list[str]:

@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Literal
 
 from rpn_jax.config.checks import check, check_types
-from rpn_jax.config.classes import COCO_CLASSES
+from rpn_jax.config.classes import COCO_CATEGORY_IDS, COCO_CLASSES
 
 CANVAS_MULTIPLE = 32
 """Canvas sizes, and the area that has anchors, are rounded up to this multiple, in pixels."""
@@ -134,6 +134,9 @@ class RoIHeadConfig:
     class_names: tuple[str, ...] = ()
     """Name of each class. Labels are positions in it. `train` sets it from the dataset. By default
     the names of COCO for 80 classes, and 'class 1', 'class 2' ... for another number."""
+    category_ids: tuple[int, ...] = ()
+    """Id of each class in files of results. `train` sets it from the dataset. By default COCO's ids
+    for the names of COCO, and 1, 2 ... for others."""
     head: Literal["fc", "layer4"] = "fc"
     """Layers between the pooled features of a box and its outputs.
     'fc': two fully connected layers (Lin et al. 2016).
@@ -148,14 +151,33 @@ class RoIHeadConfig:
         check(self.num_classes >= 1, "model.roi.num_classes", self.num_classes, "1 or more")
         if not self.class_names or self.class_names == COCO_CLASSES:
             object.__setattr__(self, "class_names", _default_class_names(self.num_classes))
+        if self.category_ids in ((), COCO_CATEGORY_IDS) or self._counts_from_one:
+            object.__setattr__(self, "category_ids", _default_category_ids(self.class_names))
         check(
             len(set(self.class_names)) == len(self.class_names) == self.num_classes,
             "model.roi.class_names",
             self.class_names,
             f"{self.num_classes} different names, one for each of model.roi.num_classes",
         )
+        check(
+            len(set(self.category_ids)) == len(self.category_ids) == self.num_classes,
+            "model.roi.category_ids",
+            self.category_ids,
+            f"{self.num_classes} different ids, one for each of model.roi.num_classes",
+        )
         check(self.channels >= 1, "model.roi.channels", self.channels, "1 or more")
         check(self.pooled_size >= 1, "model.roi.pooled_size", self.pooled_size, "1 or more")
+
+    @property
+    def has_default_names(self) -> bool:
+        """Whether the class names are those of a config without ``class_names``."""
+        return self.class_names == _default_class_names(self.num_classes)
+
+    @property
+    def _counts_from_one(self) -> bool:
+        """Whether the ids are the default ids of another number of classes."""
+        count = len(self.category_ids)
+        return count != self.num_classes and self.category_ids == tuple(range(1, count + 1))
 
 
 @dataclass(frozen=True)
@@ -610,6 +632,12 @@ def _default_class_names(count: int) -> tuple[str, ...]:
     if count == len(COCO_CLASSES):
         return COCO_CLASSES
     return tuple(f"class {number}" for number in range(1, count + 1))
+
+
+def _default_category_ids(class_names: tuple[str, ...]) -> tuple[int, ...]:
+    if class_names == COCO_CLASSES:
+        return COCO_CATEGORY_IDS
+    return tuple(range(1, len(class_names) + 1))
 
 
 def with_precision(config: Config, precision: Precision) -> Config:

@@ -36,6 +36,11 @@ class PictureProposals:
     scores: Float[ndarray, " n"]
     """float32."""
 
+    def above(self, min_score: float) -> PictureProposals:
+        """Return the proposals whose score is higher than ``min_score``."""
+        kept = self.scores > min_score
+        return PictureProposals(self.image_id, self.boxes_xyxy[kept], self.scores[kept])
+
 
 @dataclass(frozen=True)
 class PictureDetections:
@@ -49,6 +54,12 @@ class PictureDetections:
     """float32."""
     labels: Int[ndarray, " n"]
     """int32 class of each box, from 0: a position in the dataset's ``class_names``."""
+
+    def best(self, count: int) -> PictureDetections:
+        """Return the first ``count`` detections. They are sorted by score, the best first."""
+        return PictureDetections(
+            self.image_id, self.boxes_xyxy[:count], self.scores[:count], self.labels[:count]
+        )
 
 
 def picture_proposals(image_ids: Sequence[int], proposals: Proposals) -> list[PictureProposals]:

@@ -15,6 +15,7 @@ import numpy as np
 from rich.console import Console
 
 from rpn_jax.config import (
+    CONFIG_FILE,
     BackboneConfig,
     Config,
     OptimConfig,
@@ -50,7 +51,7 @@ from rpn_jax.training.step import (
 )
 from rpn_jax.training.tasks import Figures, Task
 from rpn_jax.weights.checkpoints import Checkpoints, Saved, last_saved, restore_newest
-from rpn_jax.weights.folders import CONFIG_FILE, check_same_model
+from rpn_jax.weights.folders import check_same_model
 from rpn_jax.weights.torch import initial_variables, published_backbone
 
 ENVIRONMENT_FILE = "environment.json"

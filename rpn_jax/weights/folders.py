@@ -4,24 +4,40 @@ from __future__ import annotations
 
 import os
 import shutil
+import weakref
 from pathlib import Path
 from typing import Any
 
-from rpn_jax.config import Config, config_changes, load_config, save_config
+import jax
+
+from rpn_jax.config import (
+    CONFIG_FILE,
+    Config,
+    config_changes,
+    config_file_of,
+    load_config,
+    save_config,
+)
 from rpn_jax.errors import UserError, reading, writing
 from rpn_jax.files import make_folder
 from rpn_jax.weights.checkpoints import CHECKPOINTS, VARIABLES, best_step_folder, read_verified
 from rpn_jax.weights.trees import host_copy, write_item
 
-CONFIG_FILE = "config.json"
-
 SAME_FUNCTION = (
     "model.precision",
     "model.backbone.frozen_stages",
     "model.backbone.train_norm",
+    "model.roi.category_ids",
 )
 """Keys that may differ between weights and the config in use. They change how a model is trained
-and rounded, not the function that it computes."""
+and rounded and how its results are written, not the function that it computes."""
+
+_CONFIGS: dict[int, Config] = {}
+"""Config of loaded weights, by the id of their first array while it exists.
+
+It lets `check_same_config` find a wrong combination in Python. Plain dicts of arrays, which Flax
+and JAX expect, have no place for it.
+"""
 
 
 def save_variables(folder: str | Path, config: Config, variables: Any) -> None:
@@ -78,7 +94,11 @@ def load_variables(folder: str | Path) -> dict[str, Any]:
     folder = Path(folder)
     with reading(f"weights {folder}"):
         variables_folder = _variables_folder(folder)
-    return read_verified(variables_folder)
+    variables = read_verified(variables_folder)
+    config = stored_config(folder)
+    if config is not None:
+        _remember_config(variables, config)
+    return variables
 
 
 def _variables_folder(folder: Path) -> Path:
@@ -109,24 +129,52 @@ def check_same_model(
     Raises:
       UserError: one of these keys differs and is not in `SAME_FUNCTION`.
     """
-    stored = stored_config(folder)
-    for key, theirs, ours in config_changes(stored, config) if stored is not None else ():
-        if key.startswith(sections) and key not in SAME_FUNCTION:
-            raise UserError(
-                f"weights {folder}: do not match the config: {key} is {theirs!r} in the weights "
-                f"and {ours!r} in the config"
-            )
+    theirs = stored_config(folder)
+    if theirs is not None:
+        check_same_config(folder, theirs, config, sections)
 
 
 def stored_config(folder: str | Path) -> Config | None:
-    """Return the config of a folder of weights, or None if the folder does not hold one.
+    """Return the config of a folder of weights, a work directory or a step in it, if it has one."""
+    path = config_file_of(Path(folder))
+    return load_config(path) if path is not None else None
+
+
+def check_same_config(
+    weights: str | Path,
+    theirs: Config,
+    ours: Config,
+    sections: tuple[str, ...] = ("model.", "pixels."),
+) -> None:
+    """Check that two configs describe the same model.
 
     Args:
-      folder: a folder as `load_variables` reads.
+      weights: name of the weights, for the error message.
+      theirs: config of the weights.
+      ours: config in use.
+      sections: first parts of the keys that must be equal.
 
     Raises:
-      UserError: the config cannot be read.
+      UserError: one of these keys differs and is not in `SAME_FUNCTION`.
     """
-    folder = Path(folder)
-    paths = (folder / CONFIG_FILE, folder.parent.parent / CONFIG_FILE)
-    return next((load_config(path) for path in paths if path.is_file()), None)
+    for key, value, used in config_changes(theirs, ours):
+        if key.startswith(sections) and key not in SAME_FUNCTION:
+            raise UserError(
+                f"weights {weights}: do not match the config: {key} is {value!r} in the "
+                f"weights and {used!r} in the config"
+            )
+
+
+def config_of_variables(variables: Any) -> Config | None:
+    """Return the config that lay beside weights when `load_variables` loaded them, if any."""
+    return _CONFIGS.get(id(_first_leaf(variables)))
+
+
+def _remember_config(variables: Any, config: Config) -> None:
+    leaf = _first_leaf(variables)
+    _CONFIGS[id(leaf)] = config
+    weakref.finalize(leaf, _CONFIGS.pop, id(leaf), None)
+
+
+def _first_leaf(variables: Any) -> Any:
+    return next(iter(jax.tree.leaves(variables)), None)

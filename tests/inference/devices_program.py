@@ -16,8 +16,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from rpn_jax.config import BackboneConfig, Config, load_config
 from rpn_jax.devices import device_mesh
+from rpn_jax.inference.batches import PICTURE_AXIS, on_all_devices
 from rpn_jax.inference.forward import prepare_variables, propose_pictures
-from rpn_jax.inference.proposer import PICTURE_AXIS, make_propose_function, on_all_devices
+from rpn_jax.inference.proposer import make_propose_function
 from rpn_jax.models import init_variables
 from tools.gpu.forms import use_default_forms
 

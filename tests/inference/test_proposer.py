@@ -1,4 +1,4 @@
-"""Batches of inference: no larger than their pictures need."""
+"""Test that batches of inference are no larger than their pictures need."""
 
 from __future__ import annotations
 

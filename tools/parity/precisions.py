@@ -16,7 +16,6 @@ import tyro
 from jax.sharding import SingleDeviceSharding
 
 from rpn_jax.cli import OptionalPath, Overrides, Platform, leading_config, read_flags
-from rpn_jax.commands import load_matching_weights
 from rpn_jax.config import Config, Precision, with_precision
 from rpn_jax.console import make_console, picture_progress
 from rpn_jax.data.catalog import open_eval_data
@@ -32,6 +31,7 @@ from rpn_jax.inference.results import PictureProposals, picture_proposals
 from rpn_jax.models.rpn.proposals import propose
 from rpn_jax.runtime import environment, set_up_compiling
 from rpn_jax.structures import Batch, Proposals, RPNOutputs, Variables
+from rpn_jax.weights.models import load_matching_weights
 from tools.parity.compare import SMALLEST_NORM, match_proposals, proposal_rows, worst
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def _run(options: Options) -> int:
     set_up_compiling()
     config = options.config
     dataset = open_eval_data(config.data)
-    variables = load_matching_weights(config, options.weights)
+    config, variables = load_matching_weights(config, options.weights)
     if options.out is not None:
         check_out_file(options.out)
     console = make_console()

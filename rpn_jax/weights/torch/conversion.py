@@ -81,7 +81,7 @@ def convert(source: str, out: Path, config_name: str | None) -> Report:
     check_new_folder(out)
     config = load_config(config_name) if config_name is not None else None
     converted = read_converted(source, config)
-    _write_folder(out, converted)
+    write_converted(out, converted)
     return converted.report
 
 
@@ -238,8 +238,12 @@ def _fill(arrays: dict[str, np.ndarray], config: Config) -> tuple[Variables, tup
     return nest(leaves), tuple(name for name in expected if name not in arrays)
 
 
-def _write_folder(out: Path, converted: Converted) -> None:
-    """Write weights and report to a temporary folder, then rename it to ``out``."""
+def write_converted(out: Path, converted: Converted) -> None:
+    """Write weights and report to a temporary folder, then rename it to ``out``.
+
+    Raises:
+      UserError: the folder cannot be written.
+    """
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:

@@ -64,7 +64,7 @@ def local_file(source: str, pause_seconds: float = FIRST_PAUSE_SECONDS) -> Path:
         if path.is_dir():
             raise UserError(f"weights {source}: is a folder. Give a .pth or .pkl file.")
         if not path.is_file():
-            raise UserError(f"weights {source}: no such file")
+            raise UserError(f"weights {source}: no such file or folder")
     return path
 
 

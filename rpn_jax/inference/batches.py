@@ -1,0 +1,175 @@
+"""Batched inference on all local devices, the same for proposals and detections.
+
+`on_shares` compiles a forward pass, and `run_dataset` applies it to the pictures of a dataset.
+The modules of `rpn_jax.data` are imported where they are used, so that the benchmark of a device
+needs no packages that decode pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from rpn_jax.config import Config
+from rpn_jax.console import picture_progress
+from rpn_jax.devices import device_mesh
+from rpn_jax.errors import UserError
+from rpn_jax.inference.forward import prepare_variables
+from rpn_jax.structures import Batch, Variables
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int, UInt8
+    from rich.console import Console
+
+    from rpn_jax.data.dataset import Dataset
+    from rpn_jax.data.files import PictureFiles
+
+Outputs = TypeVar("Outputs")
+"""Results of a batch on the devices: `Proposals`, `Detections`, or a tuple of both."""
+
+Result = TypeVar("Result")
+"""Results of one picture on the host, such as `PictureProposals`."""
+
+BatchFunction = Callable[
+    [
+        Variables,
+        "UInt8[Array, 'B H W 3']",
+        "Int[Array, 'B 2']",
+        "Float[Array, 'B 2']",
+    ],
+    Outputs,
+]
+"""A forward pass: (prepared weights, images, image_sizes, scale_factors) -> results."""
+
+SplitBatch = Callable[[Sequence[int], Outputs], list[Result]]
+"""Returns the results of each picture: (image ids of the batch, its results on the host)."""
+
+PICTURE_AXIS = "pictures"
+"""Name of the mesh axis over which the pictures of a batch are shared."""
+
+
+def on_shares(config: Config, forward: Callable[..., Outputs]) -> BatchFunction[Outputs]:
+    """Return a forward pass of `rpn_jax.inference.forward`, compiled for all local devices.
+
+    Each device computes the results of its share of the pictures, without any communication. The
+    number of pictures must be a multiple of the number of devices.
+
+    Args:
+      config: first argument of ``forward``.
+      forward: `propose_pictures`, `detect_pictures`, or a function with the same arguments.
+
+    Returns:
+      A function of weights (`prepare_variables` with the placement `on_all_devices`), images,
+      image_sizes and scale_factors. It compiles once for each canvas and batch size.
+    """
+    # jit alone would partition the program itself. It then gathers the whole batch on every device
+    # for each top-k and each grouped convolution.
+    share = PartitionSpec(PICTURE_AXIS)
+    forward_share = jax.shard_map(
+        partial(forward, config),
+        mesh=device_mesh(PICTURE_AXIS),
+        in_specs=(PartitionSpec(), share, share, share),
+        out_specs=share,
+    )
+    return jax.jit(forward_share)
+
+
+def on_all_devices() -> NamedSharding:
+    """Return the placement of weights for `on_shares`: a copy on each device."""
+    return NamedSharding(device_mesh(PICTURE_AXIS), PartitionSpec())
+
+
+def run_dataset(
+    function: BatchFunction[Outputs],
+    prepared: Variables,
+    dataset: Dataset,
+    config: Config,
+    split: SplitBatch[Outputs, Result],
+    on_pictures: Callable[[int], None],
+) -> Iterator[tuple[int, Result]]:
+    """Yield (position in the dataset, results) of every picture, grouped by canvas.
+
+    Batches are shared among all local devices: ``data.eval_batch_size``, or what few pictures need,
+    is rounded up to a multiple of the number of devices.
+
+    Args:
+      function: what `on_shares` returned.
+      prepared: what `prepare_variables` returned for the placement `on_all_devices`.
+      dataset: pictures.
+      config: config of the function. ``config.data`` sets sizes and batches.
+      split: function that returns the results of each picture of a batch.
+      on_pictures: called after each batch with the number of pictures done.
+    """
+    from rpn_jax.data.on_device import finish_resize
+    from rpn_jax.data.pipeline import eval_batches, prefetch
+
+    mesh = device_mesh(PICTURE_AXIS)
+    pictures = NamedSharding(mesh, PartitionSpec(PICTURE_AXIS))
+    # A single picture need not pay for a whole batch, nor each number of them a compilation.
+    power_of_two = 1 << (len(dataset.pictures) - 1).bit_length()
+    batch_size = min(config.data.eval_batch_size, power_of_two)
+    data = replace(config.data, eval_batch_size=-(-batch_size // mesh.size) * mesh.size)
+
+    def place(batch: Batch) -> tuple[np.ndarray, Outputs]:
+        placed = finish_resize(jax.device_put(batch, pictures))
+        outputs = function(prepared, placed.images, placed.image_sizes, placed.scale_factors)
+        return np.asarray(batch.indices), outputs
+
+    for slots, outputs in prefetch(eval_batches(dataset, data), place):
+        indices = slots[slots >= 0].tolist()
+        ids = [dataset.pictures[index].image_id for index in indices]
+        yield from zip(indices, split(ids, jax.device_get(outputs)), strict=True)
+        on_pictures(len(indices))
+
+
+def run_with_progress(
+    function: BatchFunction[Outputs],
+    variables: Variables,
+    dataset: Dataset,
+    config: Config,
+    split: SplitBatch[Outputs, Result],
+    activity: str,
+    console: Console,
+) -> list[Result]:
+    """Return the results of `run_dataset` in the dataset's order, and show the progress.
+
+    Args:
+      function, dataset, config, split: as in `run_dataset`.
+      variables: weights of the network, with their norms.
+      activity: name of the work on the console, for example 'proposing'.
+      console: console to print to.
+    """
+    prepared = prepare_variables(config, variables, on_all_devices())
+    with picture_progress(console, activity, len(dataset.pictures)) as advance:
+        results = run_dataset(function, prepared, dataset, config, split, advance)
+        return in_order(results)
+
+
+def in_order(results: Iterator[tuple[int, Result]]) -> list[Result]:
+    """Return results in the order of their positions."""
+    return [result for _, result in sorted(results, key=lambda pair: pair[0])]
+
+
+def listed_pictures(pictures: Any) -> PictureFiles:
+    """Return the pictures that a user passed as a dataset, with ids 1, 2, ...
+
+    Args:
+      pictures: a sequence of paths and uint8 RGB arrays.
+
+    Raises:
+      UserError: a file is missing or is not a picture, an array has another shape or type, or
+        ``pictures`` is a single picture.
+    """
+    from rpn_jax.data.files import PictureFiles
+
+    if isinstance(pictures, str | Path | np.ndarray | jax.Array):
+        kind = type(pictures).__name__
+        raise UserError(f"pictures: is one {kind}; give a list, [picture] for a single one")
+    return PictureFiles([Path(item) if isinstance(item, str) else item for item in pictures])
