@@ -25,9 +25,17 @@ import tyro
 
 from rpn_jax import __version__
 from rpn_jax.benchmark.options import Options
-from rpn_jax.config import Config, config_fields, config_names, load_config
+from rpn_jax.config import (
+    Config,
+    RoIHeadConfig,
+    config_fields,
+    config_file_of,
+    config_names,
+    load_config,
+)
 from rpn_jax.devices import use_platform
 from rpn_jax.errors import UserError, exit_code, nearest
+from rpn_jax.suggestions import suggestion
 
 Overrides = Annotated[Config, tyro.conf.arg(name="")]
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
@@ -36,6 +44,37 @@ Platform = Annotated[
     Literal["auto", "cpu", "gpu"],
     tyro.conf.arg(help="Device to compute on. 'auto' lets JAX choose: a GPU if there is one."),
 ]
+
+Weights = Annotated[
+    str,
+    tyro.conf.arg(
+        help="Weights: a folder of weights, the work directory of a training run (its best "
+        "checkpoint is used), or what 'convert' reads: a .pth or .pkl file, an https URL, or a "
+        "name such as mmdetection://rpn_r50_fpn_1x_coco. Without CONFIG, the config of the weights "
+        "is used."
+    ),
+]
+Pictures = Annotated[
+    tuple[str, ...],
+    tyro.conf.Positional,
+    tyro.conf.arg(
+        metavar="[PICTURES]",
+        help="Pictures, folders of pictures, or globs in quotes. Do not put flags between them. "
+        "Without any, the pictures of data.eval-split are used, with their image ids.",
+    ),
+]
+ExactPadding = Annotated[
+    bool,
+    tyro.conf.FlagCreatePairsOff,
+    tyro.conf.arg(
+        help="Pad each picture only to a multiple of 32 pixels, as MMDetection does. The program "
+        "is then compiled for each picture size."
+    ),
+]
+Maximum = Annotated[int | None, tyro.conf.DisallowNone]
+
+SCORE = ["--score"]
+"""Short form of --min-score."""
 
 T = TypeVar("T")
 
@@ -67,13 +106,10 @@ class Evaluate:
     """Measure the recall of a model's proposals on data.eval-split."""
 
     config: Overrides
-    weights: Path = tyro.MISSING
-    """Folder of weights, or work directory of a training run (its best checkpoint is used)."""
+    weights: Weights = tyro.MISSING
     out: OptionalPath = None
     """JSON file to write the figures to."""
-    exact_padding: Switch = False
-    """Pad each picture only to a multiple of 32 pixels, as MMDetection does. The program is then
-    compiled for each picture size."""
+    exact_padding: ExactPadding = False
     platform: Platform = "auto"
 
     def run(self) -> None:
@@ -100,36 +136,71 @@ class CheckData:
 
 @dataclass(frozen=True)
 class Propose:
-    """Write the proposals of pictures. No annotations are needed."""
+    """Write the proposals of pictures: boxes without classes. No annotations are needed."""
 
     config: Overrides
-    pictures: Annotated[
-        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PICTURES")
-    ] = tyro.MISSING
-    """Pictures, folders of pictures, or globs in quotes. Do not put flags between them."""
-    weights: Path = tyro.MISSING
-    """Folder of weights, or work directory of a training run (its best checkpoint is used)."""
+    pictures: Pictures = ()
+    weights: Weights = tyro.MISSING
     out: Path = tyro.MISSING
     """Folder for proposals.json (COCO results format), pictures.json and the drawn pictures."""
     draw: int = 0
     """Number of best proposals to draw on a copy of each picture. 0 draws nothing."""
-    exact_padding: Switch = False
-    """Pad each picture only to a multiple of 32 pixels, as MMDetection does. The program is then
-    compiled for each picture size."""
+    min_score: float = 0.0
+    """Only proposals with a higher score are written."""
+    max: Maximum = None
+    """Largest number of proposals in a picture. The default is that of the config."""
+    exact_padding: ExactPadding = False
     platform: Platform = "auto"
 
     def run(self) -> None:
-        if not self.pictures:
-            raise UserError(
-                "propose: no picture. Name pictures, folders of pictures, or globs in quotes."
-            )
-        if self.draw < 0:
-            raise UserError(f"--draw {self.draw}: must be 0 or more.")
+        _check_draw(self.draw)
         use_platform(self.platform)
         from rpn_jax import commands
 
+        settings = self.config.rpn_proposals
+        if self.max is not None:
+            settings = replace(settings, max_proposals=self.max)
         commands.propose(
-            self.config,
+            replace(self.config, rpn_proposals=settings),
+            self.weights,
+            list(self.pictures),
+            self.out,
+            self.draw,
+            self.min_score,
+            self.exact_padding,
+        )
+
+
+@dataclass(frozen=True)
+class Detect:
+    """Write the named boxes of pictures. The model needs a second stage, as Faster R-CNN has."""
+
+    config: Overrides
+    pictures: Pictures = ()
+    weights: Weights = tyro.MISSING
+    out: Path = tyro.MISSING
+    """Folder for detections.json (COCO results format), pictures.json and the drawn pictures."""
+    draw: int = 0
+    """Number of best boxes to draw on a copy of each picture. 0 draws nothing."""
+    min_score: Annotated[float | None, tyro.conf.DisallowNone, tyro.conf.arg(aliases=SCORE)] = None
+    """Only boxes with a higher score are written. The default is that of the config."""
+    max: Maximum = None
+    """Largest number of boxes in a picture. The default is that of the config."""
+    exact_padding: ExactPadding = False
+    platform: Platform = "auto"
+
+    def run(self) -> None:
+        _check_draw(self.draw)
+        use_platform(self.platform)
+        from rpn_jax import commands
+
+        settings = self.config.roi_detections
+        if self.min_score is not None:
+            settings = replace(settings, min_score=self.min_score)
+        if self.max is not None:
+            settings = replace(settings, max_detections=self.max)
+        commands.detect(
+            replace(self.config, roi_detections=settings),
             self.weights,
             list(self.pictures),
             self.out,
@@ -198,16 +269,23 @@ class Demo:
         commands.demo(self.workdir)
 
 
-Verb = Train | Evaluate | CheckData | Propose | Convert | Benchmark | Demo
+Verb = Train | Evaluate | CheckData | Propose | Detect | Convert | Benchmark | Demo
+WithWeights = TypeVar("WithWeights", Evaluate, Propose, Detect)
 VERBS: dict[str, type[Verb]] = {
     "train": Train,
     "evaluate": Evaluate,
     "check-data": CheckData,
     "propose": Propose,
+    "detect": Detect,
     "convert": Convert,
     "benchmark": Benchmark,
     "demo": Demo,
 }
+
+
+def _check_draw(count: int) -> None:
+    if count < 0:
+        raise UserError(f"--draw {count}: must be 0 or more.")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -250,8 +328,68 @@ def parse(words: list[str]) -> Verb:
     verb = VERBS[name]
     if issubclass(verb, Convert | Benchmark | Demo):
         return read_flags(verb(), rest, f"rpn-jax {name}")
-    config, rest = leading_config(name, rest)
-    return read_flags(verb(config=config), rest, f"rpn-jax {name} CONFIG")
+    if issubclass(verb, Train | CheckData):
+        config, rest = leading_config(name, rest)
+        return read_flags(verb(config=config), rest, f"rpn-jax {name} CONFIG")
+    return _with_weights(name, verb, rest)
+
+
+def _with_weights(name: str, verb: type[WithWeights], words: list[str]) -> WithWeights:
+    """Return a verb that uses weights. Without CONFIG, it gets the config of the weights."""
+    weights = _value_of("--weights", words)
+    program = f"rpn-jax {name} [CONFIG]"
+    if weights is None or _begins_with_config(verb, words) or {"-h", "--help"} & set(words):
+        config, words = leading_config(name, words)
+        return read_flags(verb(config=config), words, program)
+    folder = _model_folder(verb, weights, words)
+    parsed = read_flags(verb(config=load_config(folder)), words, program)
+    return replace(parsed, weights=folder)
+
+
+def _begins_with_config(verb: type[WithWeights], words: list[str]) -> bool:
+    """Return whether the first word names a config. It may also be a picture or a flag."""
+    word = words[0]
+    if word.startswith("-"):
+        return False
+    if verb is Evaluate or word.endswith((".py", ".json", ".yaml", ".yml")):
+        return True
+    if word in config_names() or config_file_of(Path(word)) is not None:
+        return True
+    is_name = re.fullmatch(r"[\w-]+", word) is not None and not Path(word).exists()
+    return is_name and nearest(word, config_names()) != ""
+
+
+def _model_folder(verb: type[WithWeights], weights: str, words: list[str]) -> str:
+    """Return the folder of weights and their config. Convert other weights into the cache folder.
+
+    Args:
+      verb, words: the command. Wrong flags are an error before the conversion.
+      weights: value of --weights.
+    """
+    if not Path(weights).is_dir():
+        every_section = Config(model=replace(Config().model, roi=RoIHeadConfig()))
+        _check_flags(words, _flags_of(verb(config=every_section)))
+        platform = _value_of("--platform", words)
+        use_platform(platform if platform in ("cpu", "gpu") else "auto")
+        from rpn_jax.weights.models import weights_folder
+
+        return str(weights_folder(weights, config=None))
+    if config_file_of(Path(weights)) is None:
+        raise UserError(
+            f"weights {weights}: no config.json in this folder. Name a CONFIG, or choose a folder "
+            "that `convert` or `train` wrote."
+        )
+    return weights
+
+
+def _value_of(flag: str, words: list[str]) -> str | None:
+    """Return the value of a flag of one word, or None without the flag or a value."""
+    for word, following in itertools.pairwise([*words, ""]):
+        if word == flag:
+            return following or None
+        if word.startswith(f"{flag}="):
+            return word.removeprefix(f"{flag}=")
+    return None
 
 
 def _overview() -> str:
@@ -319,7 +457,7 @@ def _flags_of(defaults: Any) -> list[str]:
         prefix = f"--{section}." if section else "--"
         names = [name, f"no-{name}"] if isinstance(value, bool) else [name]
         flags += [prefix + name for name in names]
-    return flags
+    return flags + (SCORE if isinstance(defaults, Detect) else [])
 
 
 def _check_flags(words: list[str], known: list[str]) -> None:
@@ -330,7 +468,7 @@ def _check_flags(words: list[str], known: list[str]) -> None:
     for word in words:
         flag = word.partition("=")[0].replace("_", "-")
         if flag.startswith("--") and flag not in ("--help", *known):
-            raise UserError(f"unknown flag '{flag}'{nearest(flag, known)}")
+            raise UserError(f"unknown flag '{flag}'{suggestion(flag, known)}")
 
 
 def _one_line(box: str) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 
@@ -21,7 +22,7 @@ from rpn_jax.data.check import (
 )
 from rpn_jax.data.check_tables import print_check
 from rpn_jax.data.coco_file import coco_images
-from rpn_jax.data.dataset import Dataset, describe_oddities, training_boxes
+from rpn_jax.data.dataset import Dataset, Picture, describe_oddities, training_boxes
 from rpn_jax.data.files import PictureFiles, find_pictures
 from rpn_jax.data.plan import with_exact_padding
 from rpn_jax.data.statistics import dataset_statistics
@@ -29,10 +30,15 @@ from rpn_jax.devices import describe_devices
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation.checks import check_split
 from rpn_jax.files import check_out_file, json_figures, make_folder, write_json
-from rpn_jax.inference.draw import draw_boxes, save_picture
+from rpn_jax.inference.detector import detect_with_progress, make_detect_function, second_stage
+from rpn_jax.inference.draw import draw_boxes, draw_detections, save_picture
 from rpn_jax.inference.proposer import make_propose_function, propose_with_progress
-from rpn_jax.inference.results import PictureProposals, write_results
-from rpn_jax.models import variable_shapes
+from rpn_jax.inference.results import (
+    PictureDetections,
+    PictureProposals,
+    write_detections,
+    write_results,
+)
 from rpn_jax.runtime import set_up_compiling
 from rpn_jax.structures import Variables
 from rpn_jax.training.curves import draw_curves
@@ -41,10 +47,18 @@ from rpn_jax.training.run import train_run
 from rpn_jax.training.tasks import Figures, rpn_task
 from rpn_jax.weights import torch as torch_weights
 from rpn_jax.weights.checkpoints import last_saved
-from rpn_jax.weights.folders import check_same_model, load_variables
-from rpn_jax.weights.trees import check_variables
+from rpn_jax.weights.models import load_matching_weights
+
+if TYPE_CHECKING:
+    from jaxtyping import UInt8
+    from numpy import ndarray
+
+    Pixels = UInt8[ndarray, "H W 3"]
+
+AnyResult = TypeVar("AnyResult", PictureProposals, PictureDetections)
 
 PROPOSALS_FILE = "proposals.json"
+DETECTIONS_FILE = "detections.json"
 PICTURES_FILE = "pictures.json"
 CURVES_FILE = "curves.png"
 DEMO_PICTURES = 8
@@ -70,12 +84,12 @@ def train(config: Config, workdir: Path, resume: bool) -> None:
     train_run(config, rpn_task(config), workdir, resume, console)
 
 
-def evaluate(config: Config, weights: Path, out: Path | None, exact_padding: bool) -> Figures:
+def evaluate(config: Config, weights: str, out: Path | None, exact_padding: bool) -> Figures:
     """Measure the recall of proposals on ``data.eval_split`` and print it.
 
     Args:
       config: config of the model and the data.
-      weights: folder of weights, or a work directory.
+      weights: weights of a model, as `rpn_jax.weights.models.load_model` loads them.
       out: JSON file for the figures, or None.
       exact_padding: pad each picture only to a multiple of 32 pixels.
 
@@ -92,7 +106,7 @@ def evaluate(config: Config, weights: Path, out: Path | None, exact_padding: boo
     oddities = describe_oddities(split, dataset.pictures)
     if oddities:
         console.print(oddities, soft_wrap=True)
-    variables = load_matching_weights(config, weights)
+    config, variables = load_matching_weights(config, weights)
     if out is not None:
         check_out_file(out)
     if exact_padding:
@@ -103,7 +117,7 @@ def evaluate(config: Config, weights: Path, out: Path | None, exact_padding: boo
     if out is not None:
         record = {
             "config": config.name,
-            "weights": str(weights),
+            "weights": weights,
             "split": split,
             "pictures": len(dataset.pictures),
             "exact_padding": exact_padding,
@@ -156,23 +170,25 @@ def check_data(config: Config, out: Path | None) -> int:
 
 def propose(
     config: Config,
-    weights: Path,
+    weights: str,
     pictures: list[str],
     out: Path,
     draw: int,
+    min_score: float,
     exact_padding: bool,
 ) -> None:
-    """Write the proposals of picture files to ``OUT/proposals.json``, and draw them.
+    """Write the proposals of pictures to ``OUT/proposals.json``, and draw them.
 
     The header of every picture is checked before the first one is processed. The proposals are
     written after all pictures are processed.
 
     Args:
       config: config of the model. Its data section sets the picture sizes and batches.
-      weights: folder of weights, or a work directory.
-      pictures: paths of pictures, folders or globs.
+      weights: weights of a model, as `rpn_jax.weights.models.load_model` loads them.
+      pictures: paths of pictures, folders or globs. An empty list selects ``data.eval_split``.
       out: folder to write to.
       draw: number of proposals to draw on a copy of each picture. 0 draws nothing.
+      min_score: only proposals with a higher score are kept.
       exact_padding: pad each picture only to a multiple of 32 pixels.
 
     Raises:
@@ -182,21 +198,51 @@ def propose(
     console = make_console()
     set_up_compiling()
     console.print(describe_devices(), soft_wrap=True)
-    dataset = PictureFiles(find_pictures(pictures))
-    variables = load_matching_weights(config, weights)
-    for name in (PROPOSALS_FILE, PICTURES_FILE):
-        check_out_file(out / name)
-    if exact_padding:
-        config = _with_exact_padding(config, dataset)
-    results = _propose_all(config, variables, dataset, console)
+    dataset = _open_pictures(config, pictures)
+    config, variables = load_matching_weights(config, weights)
+    config = _prepare_out(config, dataset, out, PROPOSALS_FILE, exact_padding)
+    results = [
+        result.above(min_score) for result in _propose_all(config, variables, dataset, console)
+    ]
     write_results(out / PROPOSALS_FILE, results)
-    write_json(out / PICTURES_FILE, {"images": coco_images(dataset.pictures)})
-    console.print(
-        f"proposals are in {out / PROPOSALS_FILE}, the list of pictures in {out / PICTURES_FILE}",
-        soft_wrap=True,
-    )
+    _write_picture_list(console, dataset, out, PROPOSALS_FILE)
     if draw:
-        _draw(console, out, dataset, results, draw, with_truth=False)
+        _draw_proposals(console, out, dataset, results, draw, with_truth=False)
+
+
+def detect(
+    config: Config,
+    weights: str,
+    pictures: list[str],
+    out: Path,
+    draw: int,
+    exact_padding: bool,
+) -> None:
+    """Write the named boxes of pictures to ``OUT/detections.json``, and draw them.
+
+    The file has the category ids of the weights. Otherwise as `propose`.
+
+    Args:
+      config: config of the model. ``roi_detections`` limits the scores and the number of boxes.
+      weights, pictures, out, exact_padding: as in `propose`.
+      draw: number of boxes to draw on a copy of each picture. 0 draws nothing.
+
+    Raises:
+      UserError: the model has no second stage, or a reason of `propose`.
+    """
+    console = make_console()
+    set_up_compiling()
+    second_stage(config)
+    console.print(describe_devices(), soft_wrap=True)
+    dataset = _open_pictures(config, pictures)
+    config, variables = load_matching_weights(config, weights)
+    config = _prepare_out(config, dataset, out, DETECTIONS_FILE, exact_padding)
+    results = _detect_all(config, variables, dataset, console)
+    write_detections(out / DETECTIONS_FILE, results, second_stage(config).category_ids)
+    _write_picture_list(console, dataset, out, DETECTIONS_FILE)
+    if draw:
+        names = second_stage(config).class_names
+        _draw_detections(console, out, dataset, results, names, draw, with_truth=False)
 
 
 def convert(source: str, out: Path, config_name: str | None) -> None:
@@ -242,21 +288,35 @@ def demo(workdir: Path) -> None:
         )
     train(config, workdir, resume=False)
     dataset = open_eval_data(config.data)
-    variables = load_matching_weights(config, workdir)
+    config, variables = load_matching_weights(config, workdir)
     results = _propose_all(config, variables, dataset, console)
     folder = workdir / "pictures"
     make_folder(folder)
-    _draw(console, folder, dataset, results[:DEMO_PICTURES], DEMO_BOXES, with_truth=True)
+    _draw_proposals(console, folder, dataset, results[:DEMO_PICTURES], DEMO_BOXES, with_truth=True)
     draw_curves(workdir / METRICS_FILE, rpn_task(config).curves, workdir / CURVES_FILE)
     console.print(f"learning curves are in {workdir / CURVES_FILE}", soft_wrap=True)
 
 
-def load_matching_weights(config: Config, folder: Path) -> Variables:
-    """Load weights. Raise UserError if they belong to another model than the config."""
-    variables = load_variables(folder)
-    check_variables(variable_shapes(config), variables, folder)
-    check_same_model(config, folder)
-    return variables
+def _open_pictures(config: Config, pictures: list[str]) -> Dataset:
+    """Return the pictures that the user named, or those of ``data.eval_split`` without any."""
+    if pictures:
+        return PictureFiles(find_pictures(pictures))
+    try:
+        return open_eval_data(config.data)
+    except UserError as error:
+        raise UserError(
+            f"no picture is named, and the evaluation data cannot be read: {error}. Name pictures, "
+            "folders of pictures, or globs in quotes, or a dataset with --data.root."
+        ) from None
+
+
+def _prepare_out(
+    config: Config, dataset: Dataset, out: Path, results_file: str, exact_padding: bool
+) -> Config:
+    """Check that the results can be written, and return the config for the padding."""
+    for name in (results_file, PICTURES_FILE):
+        check_out_file(out / name)
+    return _with_exact_padding(config, dataset) if exact_padding else config
 
 
 def _with_exact_padding(config: Config, dataset: Dataset) -> Config:
@@ -270,27 +330,68 @@ def _propose_all(
     return propose_with_progress(function, variables, dataset, config, console)
 
 
+def _detect_all(
+    config: Config, variables: Variables, dataset: Dataset, console: Console
+) -> list[PictureDetections]:
+    function = make_detect_function(config)
+    return detect_with_progress(function, variables, dataset, config, console)
+
+
+def _write_picture_list(console: Console, dataset: Dataset, out: Path, results_file: str) -> None:
+    write_json(out / PICTURES_FILE, {"images": coco_images(dataset.pictures)})
+    kind = Path(results_file).stem
+    console.print(
+        f"{kind} are in {out / results_file}, the list of pictures in {out / PICTURES_FILE}",
+        soft_wrap=True,
+    )
+
+
+def _draw_proposals(
+    console: Console,
+    folder: Path,
+    dataset: Dataset,
+    results: Sequence[PictureProposals],
+    best: int,
+    with_truth: bool,
+) -> None:
+    def drawn(image: Pixels, picture: Picture, result: PictureProposals) -> Pixels:
+        truth = training_boxes(picture)[0] if with_truth else None
+        return draw_boxes(image, result.boxes_xyxy[:best], result.scores[:best], truth)
+
+    _draw(console, folder, dataset, results, drawn, f"{best} best proposals")
+
+
+def _draw_detections(
+    console: Console,
+    folder: Path,
+    dataset: Dataset,
+    results: Sequence[PictureDetections],
+    class_names: Sequence[str],
+    best: int,
+    with_truth: bool,
+) -> None:
+    def drawn(image: Pixels, picture: Picture, result: PictureDetections) -> Pixels:
+        truth = training_boxes(picture) if with_truth else None
+        return draw_detections(image, result.best(best), class_names, truth)
+
+    _draw(console, folder, dataset, results, drawn, f"{best} best detections")
+
+
 def _draw(
     console: Console,
     folder: Path,
     dataset: Dataset,
-    results: list[PictureProposals],
-    best: int,
-    with_truth: bool,
+    results: Sequence[AnyResult],
+    drawn: Callable[[Pixels, Picture, AnyResult], Pixels],
+    what: str,
 ) -> None:
+    """Write a copy of each picture with its results: ``drawn(image, picture, result)``."""
     position = {picture.image_id: index for index, picture in enumerate(dataset.pictures)}
     with picture_progress(console, "drawing", len(results)) as advance:
         for result in results:
             index = position[result.image_id]
             picture = dataset.pictures[index]
-            drawn = draw_boxes(
-                dataset.load_image(index),
-                result.boxes_xyxy[:best],
-                result.scores[:best],
-                training_boxes(picture)[0] if with_truth else None,
-            )
-            save_picture(folder / f"{result.image_id}_{Path(picture.name).stem}.png", drawn)
+            image = drawn(dataset.load_image(index), picture, result)
+            save_picture(folder / f"{result.image_id}_{Path(picture.name).stem}.png", image)
             advance(1)
-    console.print(
-        f"{len(results)} pictures with their {best} best proposals are in {folder}", soft_wrap=True
-    )
+    console.print(f"{len(results)} pictures with their {what} are in {folder}", soft_wrap=True)

@@ -46,7 +46,7 @@ def writing(where: object, remedy: str = "") -> Iterator[None]:
 
 def nearest(word: str, known: Sequence[str]) -> str:
     """Return ``; did you mean 'x'?`` for the entry of ``known`` that is most similar, or ''."""
-    matches = difflib.get_close_matches(word, known, n=1, cutoff=0.4)
+    matches = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f"; did you mean '{matches[0]}'?" if matches else ""
 
 

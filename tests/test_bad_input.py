@@ -165,7 +165,7 @@ def test_out_that_is_a_folder(capsys, weights, config_file, tmp_path, monkeypatc
 def test_missing_weights_leave_no_folder_of_the_out(capsys, config_file, tmp_path):
     flags = ["--weights", tmp_path / "none", "--out", tmp_path / "deep" / "recall.json"]
     said = complaint(capsys, "evaluate", config_file, *flags)
-    assert f"weights {tmp_path / 'none'}: no such folder" in said
+    assert f"weights {tmp_path / 'none'}: no such file or folder" in said
     assert not (tmp_path / "deep").exists()
 
 

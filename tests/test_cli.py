@@ -19,9 +19,10 @@ import pytest
 from rpn_jax import __version__, commands
 from rpn_jax.benchmark import command as benchmark_command
 from rpn_jax.benchmark.options import Options
-from rpn_jax.cli import VERBS, Train, main, parse
+from rpn_jax.cli import VERBS, Train, _flags_of, main, parse
 from rpn_jax.config import Config, config_fields, config_names, load_config, save_config
 from rpn_jax.errors import UserError
+from rpn_jax.suggestions import ADVICE, FLAGS_OF_OTHER_TOOLS
 
 ROOT = Path(__file__).resolve().parents[1]
 R50 = "rpn_r50_fpn_1x_coco"
@@ -87,7 +88,7 @@ def test_evaluate_passes_weights_and_out(work: dict[str, Mock]) -> None:
     assert main(["evaluate", R50, "--weights", "w", "--out", "recall.json"]) == 0
     assert main(["evaluate", R50, "--weights", "w", "--data.eval-split", "test"]) == 0
     first, second = work["evaluate"].call_args_list
-    assert first.args == (load_config(R50), Path("w"), Path("recall.json"), False)
+    assert first.args == (load_config(R50), "w", Path("recall.json"), False)
     assert second.args[0].data.eval_split == "test"
     assert second.args[2] is None
 
@@ -98,8 +99,120 @@ def test_evaluate_passes_weights_and_out(work: dict[str, Mock]) -> None:
 def test_propose_passes_pictures_in_order(words: str, work: dict[str, Mock]) -> None:
     assert main(["propose", R50, *words.format("a.jpg folder/ b*.png").split()]) == 0
     work["propose"].assert_called_once_with(
-        load_config(R50), Path("w"), ["a.jpg", "folder/", "b*.png"], Path("p"), 5, False
+        load_config(R50), "w", ["a.jpg", "folder/", "b*.png"], Path("p"), 5, 0.0, False
     )
+
+
+def test_detect_passes_the_limits_as_part_of_the_config(work: dict[str, Mock]) -> None:
+    words = ["detect", FASTER, "--weights", "w", "--out", "p", "a.jpg", "--draw", "5"]
+    for flag in ("--score", "--min-score"):
+        assert main([*words, flag, "0.5", "--max", "20"]) == 0
+    assert main(words) == 0
+    base = load_config(FASTER)
+    limits = replace(base.roi_detections, min_score=0.5, max_detections=20)
+    limited = replace(base, roi_detections=limits)
+    rest = ("w", ["a.jpg"], Path("p"), 5, False)
+    assert [call.args for call in work["detect"].call_args_list] == [
+        (limited, *rest),
+        (limited, *rest),
+        (base, *rest),
+    ]
+
+
+def test_propose_passes_its_limits(work: dict[str, Mock]) -> None:
+    assert main([*PROPOSE, "a.jpg", "--min-score", "0.5", "--max", "20"]) == 0
+    config, *rest = work["propose"].call_args.args
+    assert config.rpn_proposals.max_proposals == 20
+    assert rest == ["w", ["a.jpg"], Path("p"), 0, 0.5, False]
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """A folder with a config, as weights have it."""
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    save_config(replace(load_config(FASTER), name="mine"), folder / "config.json")
+    return folder
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "propose", "detect"])
+def test_without_a_config_that_of_the_weights_is_used(
+    verb: str, weights: Path, work: dict[str, Mock]
+) -> None:
+    out = ["--out", "p"]
+    pictures = [] if verb == "evaluate" else ["a.jpg", str(weights.parent)]
+    assert main([verb, *pictures, "--weights", str(weights), *out, "--data.root", "x"]) == 0
+    assert main([verb, str(weights), *pictures, f"--weights={weights}", *out]) == 0
+    first, second = (call.args for call in work[verb].call_args_list)
+    assert first[0] == replace(second[0], data=replace(second[0].data, root="x"))
+    assert second[0].name == "mine"
+    assert first[1] == second[1] == str(weights)
+    if pictures:
+        assert first[2] == second[2] == pictures
+
+
+def test_a_config_can_be_a_work_directory_or_a_step_in_it(weights: Path) -> None:
+    step = weights / "checkpoints" / "7"
+    step.mkdir(parents=True)
+    for folder in (weights, step):
+        verb = parse(["train", str(folder), "--workdir", "w"])
+        assert isinstance(verb, Train)
+        assert verb.config.name == "mine"
+
+
+def test_weights_of_another_tool_are_converted_first(
+    weights: Path, work: dict[str, Mock], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    convert = Mock(return_value=weights)
+    monkeypatch.setattr("rpn_jax.weights.models.weights_folder", convert)
+    words = ["propose", "a.jpg", "--weights", "mmdetection://x", "--out", "p"]
+    assert main([*words, "--rpn-proposals.nms-pre", "100"]) == 0
+    convert.assert_called_once_with("mmdetection://x", config=None)
+    config, folder, *_ = work["propose"].call_args.args
+    assert (config.name, config.rpn_proposals.nms_pre, folder) == ("mine", 100, str(weights))
+    assert main([*words, "--nms-pre", "100"]) == 2
+    convert.assert_called_once()  # A wrong flag is found before the conversion.
+
+
+FOREIGN_FLAGS = [
+    ("train", "--lr", "; use '--optim.learning-rate'"),
+    ("train", "--cfg-options", ": every field of the config is a flag"),
+    ("train", "--imgsz", "; use '--data.scale LONG SHORT'"),
+    ("detect", "--conf", "; use '--min-score'"),
+    ("train", "--batch", "; use '--data.batch-size'"),
+    ("train", "--epochs", "; use '--train.epochs'"),
+    ("train", "--work-dir", "; use '--workdir'"),
+    ("evaluate", "--data", "; use '--data.root'"),
+    ("evaluate", "--ann-file", "; use '--data.eval-annotations'"),
+    ("evaluate", "--annotations", "; use '--data.eval-annotations'"),
+    ("train", "--device", "; use '--platform'"),
+    ("train", "--gpus", ": all GPUs are used."),
+    ("train", "--learning-rate", "; did you mean '--optim.learning-rate'?"),
+    ("train", "--lerning-rate", "; did you mean '--optim.learning-rate'?"),
+    ("train", "--frobnicate", ""),
+    ("demo", "--lr", ""),
+]
+
+
+@pytest.mark.parametrize(("verb", "flag", "hint"), FOREIGN_FLAGS)
+def test_flags_of_other_tools_get_a_hint_and_strange_ones_none(
+    verb: str, flag: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([verb, *([] if verb == "demo" else [FASTER]), flag, "1"]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: unknown flag '{flag}'{hint}")
+    if not hint:
+        assert message == f"error: unknown flag '{flag}'\n"
+
+
+def test_every_hint_names_a_flag_that_exists() -> None:
+    config = load_config(FASTER)
+    verbs = [VERBS[name](config=config) for name in ("train", "evaluate", "propose", "detect")]
+    known = {flag for verb in verbs for flag in _flags_of(verb)} | {"--precisions", "--size"}
+    known |= {"--batch-sizes"}
+    hints = {hint.partition(" ")[0] for row in FLAGS_OF_OTHER_TOOLS.values() for hint in row}
+    assert hints <= known
+    assert not known & (FLAGS_OF_OTHER_TOOLS.keys() | ADVICE.keys())
 
 
 def test_convert_works_in_both_directions(work: dict[str, Mock]) -> None:
@@ -181,7 +294,7 @@ def test_the_command_in_each_config_file_is_valid(name: str, work: dict[str, Moc
 
 
 @pytest.mark.parametrize(
-    "words", [["train"], ["train", FASTER], ["evaluate"], ["propose"]], ids=str
+    "words", [["train"], ["train", FASTER], ["evaluate"], ["propose"], ["detect", FASTER]], ids=str
 )
 def test_help_explains_every_field(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as done:
@@ -249,8 +362,17 @@ BAD_INPUT = [
     ([*TRAIN, "--platform", "tpu"], "('auto', 'cpu', 'gpu')"),
     (["evaluate", R50], "--weights"),
     (["propose", R50], "--weights"),
-    (PROPOSE, "no picture. Name pictures"),
+    ([*PROPOSE, "--max", "0", "a.jpg"], "rpn_proposals.max_proposals = 0: must be 1 or more"),
     ([*PROPOSE, "--draw", "-1", "a.jpg"], "--draw -1: must be 0 or more"),
+    (["detect", FASTER, "--out", "p"], "--weights"),
+    (
+        ["detect", FASTER, "--weights", "w", "--out", "p", "--score", "2"],
+        "min_score = 2.0: must be",
+    ),
+    (["train", "faster_rcnn.yaml"], "YAML configs of other tools cannot be read. Use a name"),
+    (["evaluate", "--weights", "absent"], "weights absent: no such file or folder"),
+    (["propose", "rpn_r50_fpn_1x", "--weights", "w", "--out", "p"], f"did you mean '{R50}'?"),
+    (["propose", "absent.jpg", "--weights", "w", "--ot", "p"], "did you mean '--out'?"),
     (["demo", "stray"], "stray"),
     (["benchmark", R50, "--rnus", "3"], "unknown flag '--rnus'; did you mean '--runs'?"),
     (["benchmark", R50, "--runs", "many"], "many"),

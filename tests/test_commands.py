@@ -434,7 +434,7 @@ def test_evaluate_gives_the_figures_of_training(run, tmp_path):
 def test_propose_writes_boxes_in_original_pixels_and_pictures(run, tmp_path):
     config, workdir = run
     commands.propose(
-        config, workdir, [config.data.root + "/test"], tmp_path, 5, exact_padding=False
+        config, workdir, [config.data.root + "/test"], tmp_path, 5, 0.0, exact_padding=False
     )
     pictures = {p["id"]: p for p in json.loads((tmp_path / "pictures.json").read_text())["images"]}
     results = json.loads((tmp_path / "proposals.json").read_text())
@@ -459,7 +459,7 @@ def test_a_truncated_picture_leaves_no_proposals(run, tmp_path):
     whole = cv2.imencode(".jpg", np.arange(48000, dtype=np.uint8).reshape(120, 400))[1]
     (pictures / "z.jpg").write_bytes(whole.tobytes()[: whole.size // 2])
     with pytest.raises(UserError, match=r"z\.jpg: is not a picture that OpenCV can read$"):
-        commands.propose(config, workdir, [str(pictures)], out, 0, exact_padding=False)
+        commands.propose(config, workdir, [str(pictures)], out, 0, 0.0, exact_padding=False)
     assert list(out.iterdir()) == []
 
 
@@ -467,7 +467,7 @@ def test_a_log_shows_the_progress_of_proposing_and_drawing(run, tmp_path, monkey
     config, workdir = run
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     pictures = [config.data.root + "/test"]
-    commands.propose(config, workdir, pictures, tmp_path, 5, exact_padding=False)
+    commands.propose(config, workdir, pictures, tmp_path, 5, 0.0, exact_padding=False)
     said = capsys.readouterr().out
     for doing, done in (("proposing", 2), ("proposing", 3), ("drawing", 1), ("drawing", 3)):
         assert f"{doing} {done}/3 pictures, " in said
@@ -479,7 +479,7 @@ def test_exact_padding_makes_a_picture_independent_of_the_buckets(run, tmp_path)
     source = [config.data.root + "/test"]
     results = {}
     for name, used, exact in (("64", config, False), ("128", wide, False), ("exact", wide, True)):
-        commands.propose(used, workdir, source, tmp_path / name, 0, exact_padding=exact)
+        commands.propose(used, workdir, source, tmp_path / name, 0, 0.0, exact_padding=exact)
         results[name] = json.loads((tmp_path / name / "proposals.json").read_text())
     assert results["exact"] == results["64"]
     assert results["exact"] != results["128"]

@@ -16,7 +16,7 @@ import pytest
 
 import rpn_jax
 from rpn_jax.cli import VERBS, parse
-from rpn_jax.config import config_names
+from rpn_jax.config import config_names, load_config, save_config
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
@@ -58,6 +58,10 @@ def test_readme_lists_exactly_the_public_names() -> None:
     assert sorted(listed_ops) == sorted(rpn_jax.ops.__all__)
 
 
+def test_the_readme_is_short() -> None:
+    assert TEXT[ROOT / "README.md"].count("\n") < 150
+
+
 def test_public_names_exist() -> None:
     for name in rpn_jax.__all__:
         assert getattr(rpn_jax, name) is not None
@@ -93,8 +97,18 @@ def test_examples_in_docstrings_print_what_they_show(name: str) -> None:
     assert result.failed == 0
 
 
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with a config, as weights have it."""
+    folder = tmp_path_factory.mktemp("weights")
+    save_config(load_config("faster-rcnn_r50_fpn_1x_coco"), folder / "config.json")
+    return str(folder)
+
+
 @pytest.mark.parametrize("line", COMMANDS)
-def test_commands_are_accepted(line: str) -> None:
+def test_commands_are_accepted(line: str, weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Commands without CONFIG read it from their weights, which do not exist here.
+    monkeypatch.setattr("rpn_jax.cli._model_folder", lambda verb, source, words: weights)
     words = shlex.split(line)
     if words[:2] == ["python", "-m"]:
         assert importlib.util.find_spec(words[2]), words[2]

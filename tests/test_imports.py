@@ -22,7 +22,7 @@ LAYERS = (
     ("inference",),
     ("evaluation",),
     ("training",),
-    ("benchmark", "commands"),
+    ("benchmark", "commands", "suggestions"),
     ("cli",),
 )
 """Parts of the package. A part may import from its own layer and from those above it."""
