@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rpn_jax.ops.cpu.roi_align import gradient_box_by_box, pool_box_by_box
+from rpn_jax.ops.cpu.roi_align import gradient_box_by_box, pool_boxes
 from rpn_jax.ops.roi_bins import Boxes, axis_weights, bins_along, varying_zeros
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def _pool(
     return lax.platform_dependent(
         levels,
         boxes,
-        cpu=partial(pool_box_by_box, size=size, precision=precision),
+        cpu=partial(pool_boxes, size=size, precision=precision),
         default=partial(pool_in_chunks, size=size, precision=precision),
     )
 

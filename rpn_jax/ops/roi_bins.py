@@ -82,16 +82,36 @@ def _samples(
 def axis_weights(axis: Axis, cells: Int[Array, "R T"], size: int) -> Float[Array, "R P T"]:
     """Return the weight of each cell in the mean of each bin's samples, along one axis.
 
+    The weights are those of `bin_weights`, for the same cells in every bin.
+    """
+    return bin_weights(axis, cells[:, None], size)
+
+
+def first_cells(axis: Axis, size: int) -> Int[Array, "R P"]:
+    """Return the first cell of each bin that can have a weight, along one axis."""
+    t = _bin_starts(axis, size)[..., 0] + (0.5 * axis.bin_size / _divisor(axis))[:, None]
+    last_cell = (axis.cells - 1).astype(jnp.float32)[:, None]
+    return jnp.clip(jnp.floor(t), 0, last_cell).astype(jnp.int32)
+
+
+def cells_per_bin(axis: Axis) -> Int[Array, " R"]:
+    """Return how many cells from the first one of a bin can have a weight, for each box."""
+    divisor = _divisor(axis)
+    between_samples = axis.bin_size * (divisor - 1) / divisor
+    return jnp.ceil(between_samples).astype(jnp.int32) + 2
+
+
+def bin_weights(axis: Axis, cells: Int[Array, "R #P T"], size: int) -> Float[Array, "R P T"]:
+    """Return the weight of cells in the mean of each bin's samples, along one axis.
+
     A sample at t lies between the cells floor(t) and floor(t) + 1. Samples outside [-1, cells] are
     worth 0 and still count in the mean; others beyond the first or last cell take that cell's
     value.
     """
-    start, bin_size, samples = (x[:, None, None] for x in axis[:3])
-    number, cell = axis.cells[:, None, None], cells[:, None, :]
+    bin_size, samples = (x[:, None, None] for x in (axis.bin_size, axis.samples))
+    number, cell = axis.cells[:, None, None], cells
     divisor = jnp.maximum(samples, 1.0)
-    bins = jnp.arange(size, dtype=jnp.float32)[:, None]
-    # The maximum keeps compilers from fusing the product with the sum, which would round once.
-    bin_start = start + jnp.maximum(bins * bin_size, 0.0)
+    bin_start = _bin_starts(axis, size)
     step = jnp.maximum(bin_size / divisor, 1e-6)
     nearest = jnp.maximum(jnp.floor((cell - 1 - bin_start) / step - 0.5), 0.0)
     total = jnp.zeros(nearest.shape, jnp.float32)
@@ -107,3 +127,13 @@ def axis_weights(axis: Axis, cells: Int[Array, "R T"], size: int) -> Float[Array
         weight = jnp.where(low >= number - 1, at_end, between)
         total = total + jnp.where(exists, weight, 0.0)
     return total / divisor
+
+
+def _bin_starts(axis: Axis, size: int) -> Float[Array, "R P 1"]:
+    bins = jnp.arange(size, dtype=jnp.float32)[:, None]
+    # The maximum keeps compilers from fusing the product with the sum, which would round once.
+    return axis.start[:, None, None] + jnp.maximum(bins * axis.bin_size[:, None, None], 0.0)
+
+
+def _divisor(axis: Axis) -> Float[Array, " R"]:
+    return jnp.maximum(axis.samples, 1.0)
