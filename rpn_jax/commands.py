@@ -24,6 +24,7 @@ from rpn_jax.data.check_tables import print_check
 from rpn_jax.data.coco_file import coco_images
 from rpn_jax.data.dataset import Dataset, Picture, describe_oddities, training_boxes
 from rpn_jax.data.files import PictureFiles, find_pictures
+from rpn_jax.data.model_classes import check_classes
 from rpn_jax.data.plan import with_exact_padding
 from rpn_jax.data.statistics import dataset_statistics
 from rpn_jax.devices import describe_devices
@@ -44,7 +45,7 @@ from rpn_jax.structures import Variables
 from rpn_jax.training.curves import draw_curves
 from rpn_jax.training.metrics import METRICS_FILE
 from rpn_jax.training.run import train_run
-from rpn_jax.training.tasks import Figures, rpn_task
+from rpn_jax.training.tasks import Figures, task_of
 from rpn_jax.weights import torch as torch_weights
 from rpn_jax.weights.checkpoints import last_saved
 from rpn_jax.weights.models import load_matching_weights
@@ -81,11 +82,13 @@ def train(config: Config, workdir: Path, resume: bool) -> None:
     console = make_console()
     set_up_compiling()
     console.print(describe_devices(), soft_wrap=True)
-    train_run(config, rpn_task(config), workdir, resume, console)
+    train_run(config, task_of, workdir, resume, console)
 
 
 def evaluate(config: Config, weights: str, out: Path | None, exact_padding: bool) -> Figures:
-    """Measure the recall of proposals on ``data.eval_split`` and print it.
+    """Measure a model on ``data.eval_split`` and print the figures.
+
+    They are the recall of the proposals and, with a second stage, the AP of the detections.
 
     Args:
       config: config of the model and the data.
@@ -107,11 +110,12 @@ def evaluate(config: Config, weights: str, out: Path | None, exact_padding: bool
     if oddities:
         console.print(oddities, soft_wrap=True)
     config, variables = load_matching_weights(config, weights)
+    check_classes(config, dataset, split)
     if out is not None:
         check_out_file(out)
     if exact_padding:
         config = _with_exact_padding(config, dataset)
-    task = rpn_task(config)
+    task = task_of(config)
     figures = task.evaluate(variables, dataset, console)
     console.print(task.table(figures))
     if out is not None:
@@ -293,7 +297,7 @@ def demo(workdir: Path) -> None:
     folder = workdir / "pictures"
     make_folder(folder)
     _draw_proposals(console, folder, dataset, results[:DEMO_PICTURES], DEMO_BOXES, with_truth=True)
-    draw_curves(workdir / METRICS_FILE, rpn_task(config).curves, workdir / CURVES_FILE)
+    draw_curves(workdir / METRICS_FILE, task_of(config).curves, workdir / CURVES_FILE)
     console.print(f"learning curves are in {workdir / CURVES_FILE}", soft_wrap=True)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from functools import partial
@@ -26,6 +26,7 @@ from rpn_jax.config import (
 )
 from rpn_jax.data.catalog import open_eval_data, open_train_data
 from rpn_jax.data.dataset import Dataset, describe_oddities
+from rpn_jax.data.model_classes import check_classes, with_classes
 from rpn_jax.data.on_device import finish_resize
 from rpn_jax.data.pipeline import prefetch, train_batches
 from rpn_jax.data.plan import TrainingPlan, plan_training
@@ -60,13 +61,24 @@ REFERENCE_RATE = OptimConfig().learning_rate / OptimConfig().base_batch_size
 """The reference's learning rate for a batch of one picture, by the linear rule."""
 
 
-def train_run(config: Config, task: Task, workdir: Path, resume: bool, console: Console) -> None:
-    """Train, evaluate and save checkpoints in ``workdir``. See `rpn_jax.commands.train`."""
+def train_run(
+    config: Config,
+    task_of: Callable[[Config], Task],
+    workdir: Path,
+    resume: bool,
+    console: Console,
+) -> None:
+    """Train, evaluate and save checkpoints in ``workdir``. See `rpn_jax.commands.train`.
+
+    A second stage gets the classes of the dataset. ``task_of`` is called with that config.
+    """
     # Set up.
     data, train = config.data, config.train
     devices = devices_for_batch(data.batch_size)
     with _timed(console, "reading the annotations to train on"):
         train_data = open_train_data(data)
+    config = with_classes(config, train_data, data.train_name)
+    task = task_of(config)
     plan = plan_training(train_data, data)
     epoch_steps = plan.epoch_steps
     last_step = epoch_steps * train.epochs
@@ -74,6 +86,7 @@ def train_run(config: Config, task: Task, workdir: Path, resume: bool, console: 
     if eval_data is not None:
         remedy = "Use another --data.eval-split or --train.eval-every 0."
         check_split(data.eval_name, eval_data.pictures, remedy)
+        check_classes(config, eval_data, data.eval_name)
     eval_steps = _eval_steps(train, epoch_steps)
     shapes = variable_shapes(config)
     trainable = trainable_parameters(shapes["params"], build_detector(config.model).backbone)

@@ -5,20 +5,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, RenderableType
 
 from rpn_jax.config import Config
 from rpn_jax.data.dataset import Dataset
-from rpn_jax.evaluation.recall import BEST_BY, RECALL_FIGURES
+from rpn_jax.evaluation import average_precision, recall
+from rpn_jax.evaluation.average_precision import evaluate_detections
+from rpn_jax.evaluation.recall import RECALL_FIGURES, with_first_stage
 from rpn_jax.evaluation.recall import evaluate as evaluate_recall
-from rpn_jax.evaluation.tables import recall_line, recall_table
+from rpn_jax.evaluation.tables import (
+    DETECTION_FIGURES,
+    detection_line,
+    detection_table,
+    recall_line,
+    recall_table,
+)
+from rpn_jax.inference.batches import on_shares, run_with_progress
+from rpn_jax.inference.forward import detect_with_proposals
 from rpn_jax.inference.proposer import make_propose_function, propose_with_progress
-from rpn_jax.structures import Variables
-from rpn_jax.training.objectives import rpn_loss_function
+from rpn_jax.inference.results import (
+    PictureDetections,
+    PictureProposals,
+    picture_detections,
+    picture_proposals,
+)
+from rpn_jax.structures import Detections, Proposals, Variables
+from rpn_jax.training.objectives import faster_rcnn_loss_function, rpn_loss_function
 from rpn_jax.training.step import LossFunction
 
 Figures = dict[str, float]
@@ -36,10 +51,15 @@ class Task:
     """Name of the figure that selects the best checkpoint. Larger is better."""
     summary: Callable[[Figures], str]
     """Figures as one line."""
-    table: Callable[[Figures], Table]
+    table: Callable[[Figures], RenderableType]
     """Figures as a table that explains them."""
     curves: Mapping[str, tuple[str, ...]]
     """Names of the figures in each panel of the learning curves, by the panel's title."""
+
+
+def task_of(config: Config) -> Task:
+    """Return the task of a config: `rpn_task`, or `faster_rcnn_task` if it has a second stage."""
+    return rpn_task(config) if config.model.roi is None else faster_rcnn_task(config)
 
 
 def rpn_task(config: Config) -> Task:
@@ -54,7 +74,7 @@ def rpn_task(config: Config) -> Task:
     return Task(
         loss_function=loss_function,
         evaluate=evaluate,
-        best_by=BEST_BY,
+        best_by=recall.BEST_BY,
         summary=recall_line,
         table=recall_table,
         curves={
@@ -62,4 +82,46 @@ def rpn_task(config: Config) -> Task:
             "learning rate": ("learning_rate",),
             "average recall (protocol proposal)": RECALL_FIGURES,
         },
+    )
+
+
+def faster_rcnn_task(config: Config) -> Task:
+    """Return the task of a Faster R-CNN: four losses, the AP of its detections, and the recall of
+    its proposals.
+    """
+    loss_function = faster_rcnn_loss_function(config)
+    function = on_shares(config, detect_with_proposals)
+
+    def evaluate(variables: Variables, dataset: Dataset, console: Console) -> Figures:
+        results = run_with_progress(
+            function, variables, dataset, config, _split_pictures, "detecting", console
+        )
+        precision = evaluate_detections(dataset, [detections for detections, _ in results])
+        recall = evaluate_recall(dataset.pictures, [proposals for _, proposals in results])
+        return with_first_stage(precision, recall)
+
+    return Task(
+        loss_function=loss_function,
+        evaluate=evaluate,
+        best_by=average_precision.BEST_BY,
+        summary=detection_line,
+        table=detection_table,
+        curves={
+            "loss": ("loss", "loss_rpn_cls", "loss_rpn_bbox", "loss_cls", "loss_bbox"),
+            "learning rate": ("learning_rate",),
+            "average precision": DETECTION_FIGURES,
+        },
+    )
+
+
+def _split_pictures(
+    image_ids: Sequence[int], outputs: tuple[Detections, Proposals]
+) -> list[tuple[PictureDetections, PictureProposals]]:
+    detections, proposals = outputs
+    return list(
+        zip(
+            picture_detections(image_ids, detections),
+            picture_proposals(image_ids, proposals),
+            strict=True,
+        )
     )
