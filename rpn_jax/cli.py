@@ -270,7 +270,7 @@ class Demo:
 
 
 Verb = Train | Evaluate | CheckData | Propose | Detect | Convert | Benchmark | Demo
-WithWeights = TypeVar("WithWeights", Evaluate, Propose, Detect)
+WithWeights = Evaluate | Propose | Detect
 VERBS: dict[str, type[Verb]] = {
     "train": Train,
     "evaluate": Evaluate,

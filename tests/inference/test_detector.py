@@ -122,8 +122,8 @@ def test_detect_writes_coco_results_with_the_ids_of_the_weights(
 ) -> None:
     pictures = config.data.root + "/test"
     # The classes come with the weights, also if the config has those of COCO.
-    coco = replace(config, model=replace(config.model, roi=RoIHeadConfig(channels=16)))
-    coco = replace(coco, model=replace(coco.model, roi=replace(coco.model.roi, pooled_size=3)))
+    roi = RoIHeadConfig(channels=16, pooled_size=3)
+    coco = replace(config, model=replace(config.model, roi=roi))
     commands.detect(coco, str(weights), [pictures], tmp_path, 5, exact_padding=False)
     rows = read(tmp_path / "detections.json")
     expected = detector(sorted(Path(pictures).iterdir()))
@@ -168,7 +168,7 @@ def test_without_pictures_and_data_the_message_says_what_to_name(
     config: Config, weights: Path, tmp_path: Path
 ) -> None:
     lost = replace(config, data=replace(config.data, root=str(tmp_path / "none")))
-    with pytest.raises(UserError, match=r"^no picture is named,  .*none.* or a dataset with"):
+    with pytest.raises(UserError, match=r"^no picture is named, .*none.* or a dataset with"):
         commands.detect(lost, str(weights), [], tmp_path / "out", 0, exact_padding=False)
 
 
@@ -208,7 +208,7 @@ def test_classes_that_the_user_chose_are_not_replaced_by_those_of_the_weights(
     config: Config, weights: Path, tmp_path: Path
 ) -> None:
     names = tuple(f"my {name}" for name in CLASSES)
-    roi = replace(config.model.roi, class_names=names)
+    roi = RoIHeadConfig(len(CLASSES), names, CATEGORY_IDS, channels=16, pooled_size=3)
     mine = replace(config, model=replace(config.model, roi=roi))
     pictures = [config.data.root + "/test"]
     with pytest.raises(UserError, match=r"do not match the config: model\.roi\.class_names is"):
