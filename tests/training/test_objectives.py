@@ -1,4 +1,4 @@
-"""The loss function of an RPN equals the public `rpn_loss` of outputs at all cells."""
+"""The loss functions equal the public losses, computed from outputs at all cells."""
 
 from dataclasses import replace
 
@@ -12,14 +12,19 @@ from rpn_jax.config import (
     BackboneConfig,
     Config,
     ModelConfig,
+    RoIHeadConfig,
+    RoILossConfig,
     RPNHeadConfig,
     RPNLossConfig,
 )
-from rpn_jax.models import RPN, init_variables, variable_shapes
+from rpn_jax.models import RPN, FasterRCNN, init_variables, variable_shapes
+from rpn_jax.models.roi.loss import roi_loss
+from rpn_jax.models.roi.targets import roi_targets
 from rpn_jax.models.rpn.loss import rpn_loss
+from rpn_jax.models.rpn.proposals import propose
 from rpn_jax.ops import normalize_images
 from rpn_jax.structures import Batch
-from rpn_jax.training.objectives import rpn_loss_function
+from rpn_jax.training.objectives import faster_rcnn_loss_function, rpn_loss_function
 from rpn_jax.training.step import DEVICE_AXIS
 from tests.oracles.boxes import random_boxes
 
@@ -120,3 +125,53 @@ def test_the_head_works_at_the_sampled_cells_alone():
 
     everywhere, sampled = (flops(samples, 1024) - flops(samples, 8) for samples in (0, 4))
     assert 4 / 504 < sampled / everywhere < 5 / 504
+
+
+FASTER = replace(
+    Config(model=replace(MODELS["fpn"], roi=RoIHeadConfig(num_classes=3, channels=16))),
+    rpn_loss=RPNLossConfig(samples_per_image=32, positive_iou=0.4, negative_iou=0.3),
+    roi_loss=RoILossConfig(nms_pre=60, max_proposals=40, positive_iou=0.4, samples_per_image=16),
+)
+
+
+def both_stages(config):
+    """The joint loss by the public functions, one after the other."""
+    model = FasterRCNN(config.model, axis_name=DEVICE_AXIS)
+    settings = replace(config.rpn_proposals, nms_pre=60, max_proposals=40)
+
+    def loss_function(variables, batch, rng):
+        rpn_rng, roi_rng = jax.random.split(rng)
+        images = normalize_images(batch.images, batch.image_sizes, config.pixels)
+        levels = model.apply(variables, images, method="features")
+        outputs = model.apply(variables, levels, method="rpn_outputs")
+        truth = batch.boxes_xyxy, batch.box_mask
+        terms = rpn_loss(config, outputs, *truth, batch.image_sizes, rpn_rng, DEVICE_AXIS)
+        proposals = propose(
+            replace(config, rpn_proposals=settings),
+            jax.lax.stop_gradient(outputs),
+            batch.image_sizes,
+        )
+        targets = roi_targets(
+            config, proposals.boxes, proposals.valid, truth[0], batch.labels, truth[1], roi_rng
+        )
+        roi = model.apply(variables, levels, targets.boxes_xyxy, method="roi_outputs")
+        return terms | roi_loss(roi, targets, DEVICE_AXIS), variables
+
+    return loss_function
+
+
+def test_the_joint_loss_equals_both_stages_one_after_the_other():
+    variables = init_variables(FASTER, seed=1)
+    batch = random_batch(seed=1)
+    labels = jnp.where(batch.box_mask, jnp.array([2, 0, 1]), 0).astype(jnp.int32)
+    batch = replace(batch, labels=labels)
+    expected_terms, expected = terms_and_gradients(both_stages(FASTER), variables, batch)
+    terms, gradients = terms_and_gradients(faster_rcnn_loss_function(FASTER), variables, batch)
+    assert set(terms) == {"loss_rpn_cls", "loss_rpn_bbox", "loss_cls", "loss_bbox"}
+    for name, value in expected_terms.items():
+        assert value > 0
+        np.testing.assert_allclose(terms[name], value, rtol=1e-5)
+    for (path, a), b in zip(
+        jax.tree.leaves_with_path(expected), jax.tree.leaves(gradients), strict=True
+    ):
+        assert np.linalg.norm(b - a) <= 1e-5 * np.linalg.norm(a), path
