@@ -65,6 +65,7 @@ REFUSALS: list[tuple[str, Any, str]] = [
     ("model.backbone.dilate_last_stage", 1, "true or false"),
     ("model.roi.num_classes", 0, "1 or more"),
     ("model.roi.class_names", ("a", "b"), "80 different names"),
+    ("model.roi.category_ids", (5, 7), "80"),
     ("model.roi.head", "conv", "one of 'fc', 'layer4'"),
     ("model.roi.channels", 0, "1 or more"),
     ("model.roi.pooled_size", 0, "1 or more"),
