@@ -121,7 +121,7 @@ def evaluate(config: Config, weights: str, out: Path | None, exact_padding: bool
     if out is not None:
         record = {
             "config": config.name,
-            "weights": weights,
+            "weights": str(weights),
             "split": split,
             "pictures": len(dataset.pictures),
             "exact_padding": exact_padding,

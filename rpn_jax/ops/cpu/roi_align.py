@@ -95,7 +95,7 @@ def _cells_of_levels(
     Each loop reads one array. The finest level is the largest one, so it is not copied to be joined
     with the others. Without other levels there is one array.
     """
-    flat = [level.reshape(-1, level.shape[-1]) for level in levels]
+    flat = [jnp.asarray(level).reshape(-1, level.shape[-1]) for level in levels]
     size = jnp.array([x.shape[1] * x.shape[2] for x in levels], jnp.int32)
     in_level = boxes.picture * size[boxes.level]
     if len(levels) == 1:

@@ -146,8 +146,8 @@ def test_the_share_is_of_float32_s_proposals_of_all_pictures() -> None:
     ("flags", "message"),
     [
         (["--precisions", "fp16"], "fp16"),
-        (["--precision", "tf32"], "unknown flag '--precision'; did you mean '--precisions'?"),
-        (["--weights", "nowhere"], "weights nowhere: no such folder"),
+        (["--precision", "tf32"], "unknown flag '--precision'; did you mean '--model.precision'?"),
+        (["--weights", "nowhere"], "weights nowhere: no such file or folder"),
         (["--data.eval-split", "tset"], "split 'tset'"),
         (["--model.rpn.channels", "48"], "do not match the config"),
         (["--pixels.order", "bgr"], "pixels.order is 'rgb' in the weights and 'bgr' in the config"),
