@@ -39,6 +39,8 @@ SGD = OptimConfig(
 )
 """Settings of the reference's three steps on the given boxes. The learning rate is constant."""
 SGD_STEPS = 3
+CHUNK = 256
+"""Number of boxes of a picture for which the joint step runs the second stage at once."""
 FIRST_STAGE_HEAD = "rpn_head"
 """Module without a gradient in the loss of the second stage. The reference does not move it."""
 
@@ -284,14 +286,36 @@ def _joint_step(model: FasterRCNN, config: Config, variables: Variables, batch: 
             batch.box_mask,
             rng,
         )
-        second = cast(
-            RoIOutputs, model.apply(weights, levels, targets.boxes_xyxy, method="roi_outputs")
-        )
+        second = _outputs_in_chunks(model, weights, levels, targets.boxes_xyxy)
         loss = rpn_loss(config, first, *truth, batch.image_sizes, rng) | roi_loss(second, targets)
         return sum(loss.values(), jnp.zeros(())), (loss, class_accuracy(second, targets))
 
     gradients, (loss, accuracy) = jax.grad(total_loss, has_aux=True)(variables["params"])
     return Step(loss, accuracy, gradients)
+
+
+def _outputs_in_chunks(
+    model: FasterRCNN, variables: Variables, levels: Levels, boxes: Float[Array, "B N 4"]
+) -> RoIOutputs:
+    """Return the second stage's outputs, with the activations of one chunk of boxes in memory.
+
+    Every proposal is sampled. The gradient of head 'layer4' for all of them at once needs more than
+    15 GB.
+    """
+    pictures, count = boxes.shape[:2]
+    padded = jnp.pad(boxes, ((0, 0), (0, -count % CHUNK), (0, 0)))
+    chunks = jnp.moveaxis(padded.reshape(pictures, -1, CHUNK, 4), 1, 0)
+
+    def one_chunk(chunk: Float[Array, "B n 4"]) -> RoIOutputs:
+        return cast(RoIOutputs, model.apply(variables, levels, chunk, method="roi_outputs"))
+
+    outputs = jax.lax.map(jax.checkpoint(one_chunk), chunks)
+
+    def joined(parts: Float[Array, "c B n *rest"]) -> Float[Array, "B N *rest"]:
+        rows = jnp.moveaxis(parts, 0, 1).reshape(pictures, -1, *parts.shape[3:])
+        return rows[:, :count]
+
+    return jax.tree.map(joined, outputs)
 
 
 def _canvas_proposals(config: Config, outputs: RPNOutputs, batch: Batch) -> Proposals:
