@@ -256,17 +256,21 @@ class Benchmark(Options):
 
 @dataclass(frozen=True)
 class Demo:
-    """Train a small model on built-in pictures, evaluate it and draw its proposals, in minutes."""
+    """Train a small model on built-in pictures, evaluate it and draw its boxes, in minutes."""
 
-    workdir: Path = Path("runs/demo")
-    """Folder for the run's config, metrics, checkpoints and drawn pictures."""
+    detector: Switch = False
+    """Train a Faster R-CNN, which also names the shapes in the pictures, instead of an RPN."""
+    workdir: OptionalPath = None
+    """Folder for the run's config, metrics, checkpoints and drawn pictures. The default is
+    runs/demo, or runs/demo_detector with --detector."""
     platform: Platform = "auto"
 
     def run(self) -> None:
         use_platform(self.platform)
         from rpn_jax import commands
 
-        commands.demo(self.workdir)
+        default = Path("runs/demo_detector" if self.detector else "runs/demo")
+        commands.demo(self.workdir or default, self.detector)
 
 
 Verb = Train | Evaluate | CheckData | Propose | Detect | Convert | Benchmark | Demo

@@ -65,7 +65,7 @@ CURVES_FILE = "curves.png"
 DEMO_PICTURES = 8
 """Pictures that the demo draws."""
 DEMO_BOXES = 12
-"""Proposals that the demo draws on each picture."""
+"""Boxes that the demo draws on each picture."""
 
 
 def train(config: Config, workdir: Path, resume: bool) -> None:
@@ -277,15 +277,19 @@ def convert_to_torch(weights: Path, file: Path) -> None:
     make_console().print(f"weights are in {file}", soft_wrap=True)
 
 
-def demo(workdir: Path) -> None:
-    """Train a small model on the built-in pictures, evaluate it, and draw its proposals.
+def demo(workdir: Path, detector: bool) -> None:
+    """Train a small model on the built-in pictures, evaluate it, and draw its boxes.
+
+    Args:
+      workdir: folder for the run and the drawn pictures.
+      detector: train a Faster R-CNN, which names the shapes, instead of an RPN.
 
     Raises:
       UserError: the work directory contains a run or cannot be written.
       KeyboardInterrupt: Ctrl-C or SIGTERM arrived. All finished steps are saved.
     """
     console = make_console()
-    config = load_config("rpn_demo")
+    config = load_config("faster-rcnn_demo" if detector else "rpn_demo")
     if last_saved(workdir) is not None:
         raise UserError(
             f"--workdir {workdir}: already contains a run. Remove it, or choose another --workdir."
@@ -293,10 +297,15 @@ def demo(workdir: Path) -> None:
     train(config, workdir, resume=False)
     dataset = open_eval_data(config.data)
     config, variables = load_matching_weights(config, workdir)
-    results = _propose_all(config, variables, dataset, console)
     folder = workdir / "pictures"
     make_folder(folder)
-    _draw_proposals(console, folder, dataset, results[:DEMO_PICTURES], DEMO_BOXES, with_truth=True)
+    if detector:
+        found = _detect_all(config, variables, dataset, console)[:DEMO_PICTURES]
+        names = second_stage(config).class_names
+        _draw_detections(console, folder, dataset, found, names, DEMO_BOXES, with_truth=True)
+    else:
+        proposed = _propose_all(config, variables, dataset, console)[:DEMO_PICTURES]
+        _draw_proposals(console, folder, dataset, proposed, DEMO_BOXES, with_truth=True)
     draw_curves(workdir / METRICS_FILE, task_of(config).curves, workdir / CURVES_FILE)
     console.print(f"learning curves are in {workdir / CURVES_FILE}", soft_wrap=True)
 

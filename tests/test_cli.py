@@ -248,9 +248,11 @@ def test_full_device_memory_is_reported_in_one_line(
 def test_demo_needs_no_arguments(work: dict[str, Mock]) -> None:
     assert main(["demo"]) == 0
     assert main(["demo", "--workdir", "elsewhere"]) == 0
+    assert main(["demo", "--detector"]) == 0
     assert [call.args for call in work["demo"].call_args_list] == [
-        (Path("runs/demo"),),
-        (Path("elsewhere"),),
+        (Path("runs/demo"), False),
+        (Path("elsewhere"), False),
+        (Path("runs/demo_detector"), True),
     ]
 
 

@@ -373,7 +373,7 @@ def test_resuming_without_a_checkpoint_starts_a_run(run, tmp_path, capsys):
 def test_the_demo_refuses_a_run_but_not_an_empty_folder(run, tmp_path, monkeypatch):
     _, workdir = run
     with pytest.raises(UserError, match="already contains a run"):
-        commands.demo(workdir)
+        commands.demo(workdir, detector=False)
 
     def begin(*arguments, **keywords):
         raise KeyboardInterrupt
@@ -381,7 +381,7 @@ def test_the_demo_refuses_a_run_but_not_an_empty_folder(run, tmp_path, monkeypat
     monkeypatch.setattr(commands, "train", begin)
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(KeyboardInterrupt):
-        commands.demo(tmp_path)
+        commands.demo(tmp_path, detector=True)
 
 
 def test_frozen_random_weights_cause_a_note(run, tmp_path, capsys):

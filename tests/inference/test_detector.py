@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -240,3 +241,30 @@ def test_coco_classes_have_the_ids_of_coco() -> None:
     assert replace(three, num_classes=2, class_names=("a", "b")).category_ids == (1, 2)
     with pytest.raises(UserError, match="3 different ids, one for each of"):
         replace(three, category_ids=(1, 2, 2))
+
+
+def test_the_demo_of_a_detector_draws_named_boxes(
+    config: Config, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[tuple[str, ...]] = []
+    draw = commands.draw_detections
+
+    def watched(image, found, class_names, truth):
+        shown.append(tuple(class_names))
+        assert len(truth[0]) == len(truth[1]) > 0
+        return draw(image, found, class_names, truth)
+
+    def trained(config: Config, workdir: Path, resume: bool) -> None:
+        shutil.copytree(weights, workdir, dirs_exist_ok=True)
+
+    def load(name: str) -> Config:
+        assert name == "faster-rcnn_demo"
+        return replace(config, data=replace(config.data, dataset="shapes", eval_split="eval"))
+
+    monkeypatch.setattr(commands, "load_config", load)
+    monkeypatch.setattr(commands, "train", trained)
+    monkeypatch.setattr(commands, "draw_curves", lambda *arguments: None)
+    monkeypatch.setattr(commands, "draw_detections", watched)
+    commands.demo(tmp_path, detector=True)
+    assert len(list((tmp_path / "pictures").glob("*.png"))) == commands.DEMO_PICTURES
+    assert shown == [CLASSES] * commands.DEMO_PICTURES
