@@ -13,9 +13,9 @@ from pycocotools.cocoeval import COCOeval
 
 from rpn_jax.data.dataset import Objects, Picture
 from rpn_jax.inference.results import PictureDetections
-from tests.golden_files import ORIGINALS
+from tests.golden_files import FOLDER
 
-AP_CASE = ORIGINALS / "two_stage" / "ap"
+AP_CASE = FOLDER / "two_stage" / "ap"
 """Ground truth, made detections, and the reference's figures."""
 
 

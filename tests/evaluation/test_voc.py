@@ -16,7 +16,6 @@ from tests.evaluation.cases import AP_CASE, MadeDataset, box, dataset, dataset_o
 METHODS = ("11points", "area")
 
 
-@pytest.mark.skipif(not AP_CASE.is_dir(), reason=f"the reference's figures are not in {AP_CASE}")
 def test_the_references_figures_lie_between_the_orders_of_equal_scores() -> None:
     """A tenth of the detections has score 1, and the reference sorts them in no fixed order.
 

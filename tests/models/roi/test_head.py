@@ -125,6 +125,8 @@ def test_outputs_are_float32_and_close_in_every_precision(precision) -> None:
         assert got.dtype == jnp.float32
         error = np.linalg.norm(got - want) / np.linalg.norm(want)
         assert error < (0.02 if precision == "bfloat16" else 2e-3)
+        if precision == "bfloat16":  # On a CPU, the forms for GPUs do not round to TF32.
+            assert error > 0
 
 
 def test_the_config_decides_between_the_detectors() -> None:

@@ -95,12 +95,8 @@ def test_objects_train_without_any_proposal() -> None:
     assert not targets.deltas.any()
 
 
-@pytest.mark.parametrize(
-    ("samples", "fraction", "positives"), [(8, 0.25, 2), (8, 0.5, 4), (16, 1.0, 16), (500, 0.25, 9)]
-)
-def test_sampling_takes_positives_up_to_the_fraction(
-    samples: int, fraction: float, positives: int
-) -> None:
+@pytest.mark.parametrize(("samples", "fraction"), [(8, 0.25), (8, 0.5), (16, 1.0), (500, 0.25)])
+def test_sampling_takes_positives_up_to_the_fraction(samples: int, fraction: float) -> None:
     inputs = random_inputs(5, counts=(4, 4))
     all_targets = compute(CONFIG, inputs)
     targets = compute(with_samples(samples, fraction), inputs)
@@ -116,7 +112,6 @@ def test_sampling_takes_positives_up_to_the_fraction(
         chosen = [tuple(box) for box in targets.boxes_xyxy[i][targets.sampled[i]]]
         assert set(chosen) <= candidates
         assert len(set(chosen)) == len(chosen)
-    assert positives >= 2
 
 
 def test_each_box_is_sampled_equally_often() -> None:
