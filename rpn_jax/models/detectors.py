@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Detector(nn.Module):
-    """The features that all detectors have in common: a backbone and a neck.
+    """What all detectors have in common: a backbone, a neck and an RPN head.
 
     The backbone is the ResNet of the config, or any other `Backbone`. To train one of your own,
     pass such a model to a function of `rpn_jax.training.objectives`, its parameters and its
@@ -62,10 +62,14 @@ class Detector(nn.Module):
         """Return the input of the heads, one array for each level.
 
         Args:
-          images: normalised pictures, zeros as padding.
+          images: normalised pictures, zeros as padding. H and W are multiples of 32.
           train: batch norm uses this batch's statistics (and updates ``batch_stats``, which must
             then be mutable). Other norms ignore it.
+
+        Raises:
+          UserError: the pictures are not normalised, or a side is not a multiple of 32.
         """
+        _check_images(images)
         stages = self.backbone(images, train)
         if self.config.neck == "fpn":
             return self.neck(stages)
@@ -207,6 +211,20 @@ def _draw_variables(config: Config, key: jax.Array) -> Variables:
 def _resnet(config: ModelConfig, axis_name: str | None, folded: bool) -> Backbone:
     # No parent: the detector adopts it, even if the detector itself is part of another module.
     return ResNet(config.backbone, config.precision, axis_name, folded, parent=None)
+
+
+def _check_images(images: Float[Array, "B H W 3"]) -> None:
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise UserError(
+            f"images: have the dtype {images.dtype}, but the network needs normalised float32 "
+            "pictures. Use rpn_jax.normalize_images."
+        )
+    height, width = images.shape[1:3]
+    if height % CANVAS_MULTIPLE or width % CANVAS_MULTIPLE:
+        raise UserError(
+            f"images: have {height}x{width} pixels (height x width), but both sides must be "
+            f"multiples of {CANVAS_MULTIPLE}. Pad with zeros on the right and at the bottom."
+        )
 
 
 def _check_strides(config: ModelConfig, backbone: Backbone) -> None:

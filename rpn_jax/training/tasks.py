@@ -86,8 +86,9 @@ def rpn_task(config: Config) -> Task:
 
 
 def faster_rcnn_task(config: Config) -> Task:
-    """Return the task of a Faster R-CNN: four losses, the AP of its detections, and the recall of
-    its proposals.
+    """Return the task of a Faster R-CNN: its four losses, and the AP of its detections.
+
+    The recall of its proposals is measured too.
     """
     loss_function = faster_rcnn_loss_function(config)
     function = on_shares(config, detect_with_proposals)
@@ -96,9 +97,9 @@ def faster_rcnn_task(config: Config) -> Task:
         results = run_with_progress(
             function, variables, dataset, config, _split_pictures, "detecting", console
         )
-        precision = evaluate_detections(dataset, [detections for detections, _ in results])
-        recall = evaluate_recall(dataset.pictures, [proposals for _, proposals in results])
-        return with_first_stage(precision, recall)
+        figures = evaluate_detections(dataset, [detections for detections, _ in results])
+        first_stage = evaluate_recall(dataset.pictures, [proposals for _, proposals in results])
+        return with_first_stage(figures, first_stage)
 
     return Task(
         loss_function=loss_function,

@@ -17,6 +17,7 @@ from rpn_jax.config import (
     RPNHeadConfig,
     load_config,
 )
+from rpn_jax.errors import UserError
 from rpn_jax.models import RPN, init_variables, variable_shapes
 from rpn_jax.models.rpn.head import RPNHead
 from rpn_jax.models.rpn.proposals import propose
@@ -41,7 +42,7 @@ def relative_l2(value, expected):
     return np.linalg.norm(value - expected) / np.linalg.norm(expected)
 
 
-@pytest.mark.parametrize("size", [(64, 96), (75, 101)])
+@pytest.mark.parametrize("size", [(64, 96), (96, 160)])
 def test_levels_have_the_sizes_of_their_strides(size):
     config = small_model()
     outputs = jax.eval_shape(
@@ -56,6 +57,22 @@ def test_levels_have_the_sizes_of_their_strides(size):
         assert objectness.shape == (2, rows, columns, 3)
         assert deltas.shape == (2, rows, columns, 3, 4)
         assert objectness.dtype == deltas.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "message"),
+    [
+        ((1, 64, 64, 3), jnp.uint8, r"dtype uint8, .* Use rpn_jax\.normalize_images\."),
+        ((1, 64, 65, 3), jnp.float32, r"have 64x65 pixels .* multiples of 32"),
+        ((1, 63, 64, 3), jnp.float32, r"have 63x64 pixels .* multiples of 32"),
+    ],
+)
+def test_pictures_that_give_wrong_boxes_are_refused(shape, dtype, message):
+    config = small_model()
+    variables = variable_shapes(config)
+    images = jax.ShapeDtypeStruct(shape, dtype)
+    with pytest.raises(UserError, match=rf"^images: .*{message}"):
+        jax.eval_shape(RPN(config.model).apply, variables, images)
 
 
 @pytest.mark.parametrize("norm", ["frozen", "batch", "group"])
