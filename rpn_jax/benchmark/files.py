@@ -22,13 +22,10 @@ from rpn_jax.benchmark.stages import (
 )
 from rpn_jax.benchmark.timing import Effort, compile_program, repeat
 from rpn_jax.config import Config, Resize, replace
-from rpn_jax.inference.batches import on_all_devices
+from rpn_jax.inference.batches import on_all_devices, run_dataset
 from rpn_jax.inference.forward import prepare_variables
-from rpn_jax.inference.proposer import (
-    ProposeFunction,
-    make_propose_function,
-    propose_dataset,
-)
+from rpn_jax.inference.proposer import ProposeFunction, make_propose_function
+from rpn_jax.inference.results import picture_proposals
 from rpn_jax.runtime import cpu_cores
 
 if TYPE_CHECKING:
@@ -131,7 +128,10 @@ def _proposing_row(
 ) -> Row:
     def one_pass() -> float:
         start = time.perf_counter()
-        for _ in propose_dataset(function, prepared, dataset, config, on_pictures=lambda _: None):
+        results = run_dataset(
+            function, prepared, dataset, config, picture_proposals, lambda _: None
+        )
+        for _ in results:
             pass
         return time.perf_counter() - start
 

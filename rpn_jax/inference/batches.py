@@ -152,6 +152,29 @@ def run_with_progress(
         return in_order(results)
 
 
+def run_listed(
+    function: BatchFunction[Outputs],
+    prepared: Variables,
+    pictures: Sequence[str | Path | UInt8[np.ndarray, "H W 3"]],
+    config: Config,
+    split: SplitBatch[Outputs, Result],
+) -> list[Result]:
+    """Return the results of paths and arrays in their order. They get the image ids 1, 2, ...
+
+    Args:
+      function, prepared, config, split: as in `run_dataset`.
+      pictures: paths, or uint8 RGB arrays.
+
+    Raises:
+      UserError: a file is missing or is not a picture, an array has another shape or type, or
+        ``pictures`` is a single picture instead of a list.
+    """
+    dataset = listed_pictures(pictures)
+    if not dataset.pictures:
+        return []
+    return in_order(run_dataset(function, prepared, dataset, config, split, lambda _: None))
+
+
 def in_order(results: Iterator[tuple[int, Result]]) -> list[Result]:
     """Return results in the order of their positions."""
     return [result for _, result in sorted(results, key=lambda pair: pair[0])]

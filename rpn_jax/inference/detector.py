@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,11 +12,9 @@ from rpn_jax.config import Config
 from rpn_jax.errors import UserError
 from rpn_jax.inference.batches import (
     BatchFunction,
-    in_order,
-    listed_pictures,
     on_all_devices,
     on_shares,
-    run_dataset,
+    run_listed,
     run_with_progress,
 )
 from rpn_jax.inference.forward import detect_pictures, prepare_variables
@@ -37,17 +35,6 @@ DetectFunction = BatchFunction[Detections]
 def make_detect_function(config: Config) -> DetectFunction:
     """Return `detect_pictures`, compiled for all local devices by `on_shares`."""
     return on_shares(config, detect_pictures)
-
-
-def detect_dataset(
-    detect_function: DetectFunction,
-    prepared: Variables,
-    dataset: Dataset,
-    config: Config,
-    on_pictures: Callable[[int], None],
-) -> Iterator[tuple[int, PictureDetections]]:
-    """Yield (position in the dataset, detections) of every picture, as `run_dataset`."""
-    return run_dataset(detect_function, prepared, dataset, config, picture_detections, on_pictures)
 
 
 def detect_with_progress(
@@ -119,11 +106,8 @@ class Detector:
           UserError: a file is missing or is not a picture, an array has another shape or type, or
             ``pictures`` is a single picture instead of a list.
         """
-        dataset = listed_pictures(pictures)
-        if not dataset.pictures:
-            return []
-        return in_order(
-            detect_dataset(self._function, self._prepared, dataset, self._config, lambda _: None)
+        return run_listed(
+            self._function, self._prepared, pictures, self._config, picture_detections
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,11 +11,9 @@ import numpy as np
 from rpn_jax.config import Config
 from rpn_jax.inference.batches import (
     BatchFunction,
-    in_order,
-    listed_pictures,
     on_all_devices,
     on_shares,
-    run_dataset,
+    run_listed,
     run_with_progress,
 )
 from rpn_jax.inference.forward import prepare_variables, propose_pictures
@@ -35,17 +33,6 @@ ProposeFunction = BatchFunction[Proposals]
 def make_propose_function(config: Config) -> ProposeFunction:
     """Return `propose_pictures`, compiled for all local devices by `on_shares`."""
     return on_shares(config, propose_pictures)
-
-
-def propose_dataset(
-    propose_function: ProposeFunction,
-    prepared: Variables,
-    dataset: Dataset,
-    config: Config,
-    on_pictures: Callable[[int], None],
-) -> Iterator[tuple[int, PictureProposals]]:
-    """Yield (position in the dataset, proposals) of every picture, as `run_dataset`."""
-    return run_dataset(propose_function, prepared, dataset, config, picture_proposals, on_pictures)
 
 
 def propose_with_progress(
@@ -110,9 +97,4 @@ class Proposer:
           UserError: a file is missing or is not a picture, an array has another shape or type, or
             ``pictures`` is a single picture instead of a list.
         """
-        dataset = listed_pictures(pictures)
-        if not dataset.pictures:
-            return []
-        return in_order(
-            propose_dataset(self._function, self._prepared, dataset, self._config, lambda _: None)
-        )
+        return run_listed(self._function, self._prepared, pictures, self._config, picture_proposals)
