@@ -21,12 +21,16 @@ from rpn_jax.ops import (
     grid_anchors,
     masked_top_k,
     nms,
+    nms_per_class,
     resize_bilinear,
+    roi_align,
     sample_anchors,
 )
 from tools.gpu.forms import use_default_forms
 
 NMS_IOU = 0.7
+CLASSES, CLASS_NMS_IOU, DETECTIONS = 20, 0.5, 100
+ROI_STRIDES, ROI_BINS = (4, 8, 16, 32), 7
 ROUNDED_DIVISION = 1e-4
 """Share of the entries that may differ where an IoU is compared with a threshold: NVIDIA's float32
 division is not rounded to the nearest value, so an IoU can fall on the other side."""
@@ -112,6 +116,22 @@ def _comparisons(divisor: int) -> list[Comparison]:
         mirrored = jnp.array([False, True])
         return resize_bilinear(pictures, old, new, mirrored, (height, width))
 
+    def suppress_classes(boxes: jax.Array, scores: jax.Array) -> Any:
+        return nms_per_class(boxes, scores, scores > 0.05, CLASS_NMS_IOU, DETECTIONS)
+
+    def pool(levels: tuple[jax.Array, ...], boxes: jax.Array) -> Any:
+        return roi_align(levels, boxes, ROI_STRIDES, ROI_BINS)
+
+    def pool_gradient(levels: tuple[jax.Array, ...], boxes: jax.Array) -> Any:
+        return jax.grad(lambda levels: jnp.sum(jnp.sin(pool(levels, boxes))))(levels)
+
+    maps = tuple(
+        rng.normal(size=(1, rows, columns, 16)).astype(np.float32) for rows, columns in levels[:4]
+    )
+    regions = make_boxes(256 // divisor, (height, width), seed=2)[None]
+    class_boxes = make_boxes(count // 4 * CLASSES, (height, width), seed=3)
+    class_boxes = class_boxes.reshape(-1, CLASSES, 4)
+    class_scores = rng.random(class_boxes.shape[:2]).astype(np.float32)
     falling = np.linspace(1, 0, count, dtype=np.float32)
     return [
         Comparison(
@@ -126,5 +146,8 @@ def _comparisons(divisor: int) -> list[Comparison]:
         Comparison("NMS, ordinary boxes", suppress, (ordinary, scores), 0, 10 * ROUNDED_DIVISION),
         Comparison("NMS, equal boxes", suppress, (equal_boxes(count), falling), 0, 0),
         Comparison("NMS, a chain", suppress, (chain, falling[: len(chain)]), 0, 0),
+        Comparison("NMS of classes", suppress_classes, (class_boxes, class_scores), 0, 0.01),
+        Comparison("RoIAlign", pool, (maps, regions), 1e-4, ROUNDED_DIVISION),
+        Comparison("RoIAlign, gradient", pool_gradient, (maps, regions), 1e-3, ROUNDED_DIVISION),
         Comparison("resizing", resize, (pictures, old, new), 0, 0),
     ]
