@@ -386,6 +386,14 @@ class DataConfig:
     short_side_range: tuple[int, ...] = ()
     """Smallest and largest short side in pixels, instead of short_sides. All whole numbers between
     them are drawn with the same probability."""
+    scale_jitter: tuple[float, ...] = ()
+    """Range of a random factor on the size of training pictures, for example 0.1 2.0 (large-scale
+    jitter). A picture that becomes larger than without the factor is cropped to that size."""
+    crop_share: float = 1.0
+    """Smallest share of a training picture's height and width that a random crop keeps. 1 does not
+    crop."""
+    photometric_jitter: bool = False
+    """Change brightness, contrast, saturation and hue of training pictures at random."""
     buckets: tuple[tuple[int, int], ...] = ()
     """Canvas sizes (height, width) in pixels. A picture is padded to the smallest that holds it.
     By default they follow from the scale: one for ratios up to 4:3 and one for all others, both
@@ -466,6 +474,24 @@ class DataConfig:
             "data.short_side_range",
             self.short_side_range,
             "empty if data.short_sides are given",
+        )
+        check(
+            not self.scale_jitter
+            or (
+                len(self.scale_jitter) == 2
+                and min(self.scale_jitter) > 0
+                and self.scale_jitter[0] <= self.scale_jitter[1]
+            ),
+            "data.scale_jitter",
+            self.scale_jitter,
+            "two ascending numbers above 0",
+        )
+        check(0 < self.crop_share <= 1, "data.crop_share", self.crop_share, "above 0, at most 1")
+        check(
+            self.resize == "host" or not (self.scale_jitter or self.crop_share < 1),
+            "data.resize",
+            self.resize,
+            "'host' with data.scale_jitter or data.crop_share: crops are taken after the resize",
         )
         check(
             all(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rpn_jax.data import transforms
+from rpn_jax.data.augment import Augmentation, Window, crop_boxes, draw_window, jitter_colours
 from rpn_jax.data.dataset import Picture, training_boxes
 from rpn_jax.structures import Batch, PendingResize
 
@@ -37,6 +38,8 @@ class Slot:
     """Number of boxes, padding included."""
     flipped: bool = False
     """Flip the resized picture left to right."""
+    augmentation: Augmentation | None = None
+    """Random changes of the picture, or None."""
     original_canvas: tuple[int, int] | None = None
     """(height, width) of the canvas for pictures that are resized on the device, or None."""
 
@@ -59,12 +62,19 @@ def _batch_of_one(picture: Picture, image: UInt8[np.ndarray, "h w 3"], slot: Slo
     factors = transforms.scale_factors((picture.height, picture.width), slot.size)
     boxes_xyxy, labels = training_boxes(picture)
     boxes_xyxy = transforms.resize_boxes(boxes_xyxy, factors, slot.size)
+    size, window = slot.size, None
+    if slot.augmentation is not None and slot.original_canvas is None:
+        window = draw_window(boxes_xyxy, slot.size, slot.augmentation)
+        boxes_xyxy, is_left = crop_boxes(boxes_xyxy, window)
+        boxes_xyxy, labels, size = boxes_xyxy[is_left], labels[is_left], window[2:]
     if slot.flipped:
-        boxes_xyxy = transforms.flip_boxes(boxes_xyxy, width=slot.size[1])
+        boxes_xyxy = transforms.flip_boxes(boxes_xyxy, width=size[1])
+    if slot.augmentation is not None and slot.augmentation.photometric:
+        image = jitter_colours(image, slot.augmentation)
     padding = slot.num_boxes - len(labels)
     return NumpyBatch(
-        images=_prepare_image(image, slot)[None],
-        image_sizes=np.array([slot.size], np.int32),
+        images=_prepare_image(image, slot, window)[None],
+        image_sizes=np.array([size], np.int32),
         scale_factors=factors[None],
         boxes_xyxy=np.pad(boxes_xyxy, ((0, padding), (0, 0)))[None],
         labels=np.pad(labels, (0, padding))[None],
@@ -74,10 +84,15 @@ def _batch_of_one(picture: Picture, image: UInt8[np.ndarray, "h w 3"], slot: Slo
     )
 
 
-def _prepare_image(image: UInt8[np.ndarray, "h w 3"], slot: Slot) -> UInt8[np.ndarray, "H W 3"]:
+def _prepare_image(
+    image: UInt8[np.ndarray, "h w 3"], slot: Slot, window: Window | None
+) -> UInt8[np.ndarray, "H W 3"]:
     if slot.original_canvas is not None:
         return transforms.pad_to(image, slot.original_canvas)
     image = transforms.resize(image, slot.size)
+    if window is not None:
+        top, left, height, width = window
+        image = image[top : top + height, left : left + width]
     return transforms.pad_to(transforms.flip(image) if slot.flipped else image, slot.canvas)
 
 

@@ -21,6 +21,7 @@ import grain
 import jax
 import numpy as np
 
+from rpn_jax.data.augment import Augmentation, is_augmented, jittered_size
 from rpn_jax.data.loading import Slot, empty_picture, load_picture
 from rpn_jax.data.plan import Epoch, Layout, TrainingPlan, plan_epoch, plan_layout
 from rpn_jax.data.transforms import resized_sizes
@@ -69,9 +70,12 @@ def train_batches(
         scale = config.scale
         if epoch.short_sides is not None:
             scale = (scale[0], int(epoch.short_sides[row, position]))
+        picture_seed = (seed, number, row, position) if is_augmented(config) else None
         for first_tried in range(position, position + config.batch_size):
             indices = np.roll(epoch.indices[row], -first_tried)
-            load_it = partial(_load, dataset, config, plan.layout, indices, 0, scale, flipped)
+            load_it = partial(
+                _load, dataset, config, plan.layout, indices, 0, scale, flipped, picture_seed
+            )
             batch = bad_pictures.attempt(int(indices[0]), load_it)
             if batch is not None:
                 return batch
@@ -150,10 +154,12 @@ def _load(
     position: int,
     scale: tuple[int, int],
     flipped: bool,
+    seed: tuple[int, ...] | None = None,
 ) -> Batch:
     """Load the picture at ``position`` of the batch that holds the pictures ``indices``.
 
-    Its size is the largest that fits into ``scale``, which is at most ``config.scale``.
+    Its size is the largest that fits into ``scale``, which is at most ``config.scale``. With a
+    ``seed`` it is changed at random as the config says.
     """
     index = int(indices[position])
     # All pictures of a batch are of one bucket.
@@ -166,7 +172,22 @@ def _load(
     picture = dataset.pictures[index]
     original_size = np.array([(picture.height, picture.width)])
     ((height, width),) = resized_sizes(original_size, scale).tolist()
-    slot = Slot(index, (height, width), canvas, layout.num_boxes, flipped, original_canvas)
+    augmentation = None
+    if seed is not None:
+        largest_crop = (height, width)
+        height, width = jittered_size(largest_crop, config, seed)
+        augmentation = Augmentation(
+            seed, config.photometric_jitter, largest_crop, config.crop_share
+        )
+    slot = Slot(
+        index,
+        (height, width),
+        canvas,
+        layout.num_boxes,
+        flipped,
+        augmentation,
+        original_canvas,
+    )
     return load_picture(dataset, slot)
 
 
