@@ -34,7 +34,7 @@ def test_smallest_form_passes_and_writes_both_files(tmp_path: Path) -> None:
     assert content["options"]["small"]
     assert [section["status"] for section in content["sections"].values()] == ["passed", "passed"]
     checks = content["sections"]["operations"]["rows"]
-    assert len(checks) == 7
+    assert len(checks) == 10
     assert all(row["passed"] for row in checks)
     assert "| NMS, a chain" in (tmp_path / "results.md").read_text()
 

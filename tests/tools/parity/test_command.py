@@ -40,9 +40,9 @@ SIZES = np.array([[45, 61], [33, 20], [45, 50]], np.int32)
 
 
 def inputs() -> dict:
-    """Return three pictures on a canvas of odd size. The last one has no box."""
+    """Return three pictures of odd sizes on one canvas. The last one has no box."""
     rng = np.random.default_rng(0)
-    images = rng.standard_normal((3, 3, 45, 61)).astype(np.float32)
+    images = rng.standard_normal((3, 3, 64, 96)).astype(np.float32)
     boxes = np.array([[3, 4, 30, 33], [20, 8, 33, 40]], np.float32)
     return {"images": images, "image_sizes": SIZES, "gt_0": boxes, "gt_1": boxes[:1] / 2} | {
         "gt_2": np.zeros((0, 4), np.float32)
@@ -91,7 +91,7 @@ def results(case: Case, ours: Ours | None) -> dict[str, str]:
 def test_three_odd_pictures_pass(computed: tuple[Case, Ours]) -> None:
     assert set(results(*computed).values()) == {"pass"}
     ours = computed[1]
-    assert len(ours.labels[0]) == 6 * (12 * 16 + 6 * 8 + 3 * 4)
+    assert len(ours.labels[0]) == 6 * (16 * 24 + 8 * 12 + 4 * 6)
     assert (ours.labels > 0).any(axis=1).tolist() == [True, True, False]
     assert "backbone.conv1.weight" not in ours.gradient_norms
     assert ours.sgd_losses[3] < ours.sgd_losses[0]
