@@ -23,7 +23,13 @@ from rpn_jax.config import (
 )
 from rpn_jax.data.shapes import KINDS
 from rpn_jax.errors import UserError
-from tests.reference_configs import REFERENCE, REFERENCE_DETECTORS
+from tests.reference_configs import (
+    MULTI_SCALE,
+    REFERENCE,
+    REFERENCE_DETECTORS,
+    REFERENCE_MULTI_SCALE,
+    X101_32X8D,
+)
 
 CAFFE_PIXELS = PixelConfig(order="bgr", mean=(103.53, 116.28, 123.675), std=(1.0, 1.0, 1.0))
 
@@ -150,6 +156,7 @@ def test_the_package_has_the_configs_of_the_reference_and_two_small_ones() -> No
     assert set(config_names()) == {
         *REFERENCE,
         *REFERENCE_DETECTORS,
+        *REFERENCE_MULTI_SCALE,
         *("rpn_r18_fpn_gn_small", "rpn_demo"),
         *("faster-rcnn_r18_fpn_gn_small", "faster-rcnn_demo"),
     }
@@ -275,6 +282,38 @@ def test_detectors_extend_the_rpn_of_their_backbone(name: str) -> None:
     assert (loss.positive_iou, loss.samples_per_image, loss.positive_fraction) == (0.5, 512, 0.25)
     detections = config.roi_detections
     assert (detections.min_score, detections.nms_iou, detections.max_detections) == (0.05, 0.5, 100)
+
+
+@pytest.mark.parametrize("name", MULTI_SCALE)
+def test_multi_scale_configs_differ_in_the_sizes_and_the_schedule(name: str) -> None:
+    base_name, short_sides, epochs, decay_epochs = MULTI_SCALE[name]
+    config, base = (load_config(f"faster-rcnn_{each}_coco") for each in (name, base_name))
+    assert config.data.drawn_short_sides == short_sides
+    assert (config.data.scale, config.data.canvases) == (base.data.scale, base.data.canvases)
+    assert (config.train.epochs, config.optim.decay_epochs) == (epochs, decay_epochs)
+    is_repeated = len(short_sides) > 6
+    assert config.train.eval_every == (3 if is_repeated else 1)
+    # The reference combines this backbone of the style 'caffe' with the pixels of 'pytorch'.
+    pixels = PixelConfig() if name == "r101-caffe_fpn_ms-3x" else base.pixels
+    same = {
+        "name": config.name,
+        "data": replace(base.data, short_sides=config.data.short_sides),
+        "optim": replace(base.optim, decay_epochs=decay_epochs),
+        "train": config.train,
+        "pixels": pixels,
+    }
+    data = replace(config.data, short_side_range=())
+    assert replace(config, data=data) == replace(base, **same)
+
+
+def test_the_multi_scale_config_of_32x8d_has_wider_groups_and_the_pixels_of_caffe2() -> None:
+    config = load_config(X101_32X8D)
+    base = load_config("faster-rcnn_x101-32x4d_fpn_ms-3x_coco")
+    backbone = config.model.backbone
+    assert (backbone.groups, backbone.base_width, backbone.train_norm) == (32, 8, False)
+    assert (config.data, config.optim, config.train) == (base.data, base.optim, base.train)
+    assert config.pixels.order == "bgr"
+    assert config.pixels.std == PixelConfig().std[::-1]
 
 
 def test_only_dc5_uses_dilation_and_only_inside_anchors() -> None:

@@ -78,7 +78,8 @@ def published_backbone(backbone: BackboneConfig) -> str | None:
     if backbone.norm == "group":
         return None
     if (backbone.groups, width) != (1, 64):
-        name = f"open-mmlab://resnext{depth}_{backbone.groups}x{width}d"
+        origin = "detectron2/" if width == 8 else ""
+        name = f"open-mmlab://{origin}resnext{depth}_{backbone.groups}x{width}d"
     elif backbone.style == "caffe" and depth >= 50:
         name = f"open-mmlab://detectron2/resnet{depth}_caffe"
     else:

@@ -178,12 +178,14 @@ def choose_config(
             f"weights {path}: holds {describe(found)}, and no config of this package fits. "
             "Give your own config with --config."
         )
+    # Multi-scale configs have the models of others. Only a file name shows that one is meant.
+    of_one_scale = [config for config in fitting if not config.data.drawn_short_sides] or fitting
     narrowed: list[tuple[ChosenBy, list[Config]]] = [
         ("file name", [config for config in fitting if _is_named_after(path, config)]),
-        ("shapes", fitting),
+        ("shapes", of_one_scale),
     ]
     if detected is not None:
-        of_style = [config for config in fitting if config.model.backbone.style == detected.style]
+        of_style = [c for c in of_one_scale if c.model.backbone.style == detected.style]
         narrowed.append((detected.by, of_style))
     for chosen_by, chosen in narrowed:
         if len({(config.model, config.pixels) for config in chosen}) == 1:
@@ -259,7 +261,11 @@ def _rename(key: str, zoo: Zoo) -> str:
 
 
 def _is_named_after(path: Path, config: Config) -> bool:
-    """Return whether a file is named like a config, with a date and digits if it is published."""
+    """Return whether a file is named like a config, with a date and digits if it is published.
+
+    MMDetection 2.x writes 'mstrain' for 'ms'.
+    """
     name = re.escape(config.name.replace("-", "_"))
     date_and_digits = r"(_bbox_mAP_0\.\d+)?(_20\d{6}\w*|_[0-9a-f]{8})?"
-    return bool(re.fullmatch(rf"{name}{date_and_digits}\.\w+", path.name.replace("-", "_")))
+    file = path.name.replace("-", "_").replace("_mstrain_", "_ms_")
+    return bool(re.fullmatch(rf"{name}{date_and_digits}\.\w+", file))

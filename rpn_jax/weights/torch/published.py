@@ -55,6 +55,7 @@ FASTER_RCNNS = {
     "r101_fpn_ms-3x_coco": ("r101_fpn_mstrain_3x_coco", "_20210524_110822-4d4d2ca8"),
     "r101-caffe_fpn_ms-3x_coco": ("r101_caffe_fpn_mstrain_3x_coco", "_20210526_095742-a7ae426d"),
     "x101-32x4d_fpn_ms-3x_coco": ("x101_32x4d_fpn_mstrain_3x_coco", "_20210524_124151-16b9b260"),
+    "x101-32x8d_fpn_ms-3x_coco": ("x101_32x8d_fpn_mstrain_3x_coco", "_20210604_182954-002e082a"),
     "x101-64x4d_fpn_ms-3x_coco": ("x101_64x4d_fpn_mstrain_3x_coco", "_20210524_124528-26c63de6"),
 }
 """Folder and rest of the file name of MMDetection's Faster R-CNNs, both without "faster_rcnn_"."""
@@ -80,6 +81,9 @@ NAMED_FILES = {
     ),
     "open-mmlab://resnext101_64x4d": NamedFile(
         f"{OPEN_MMLAB_URL}/resnext101_64x4d-ee2c6f71.pth", "pytorch"
+    ),
+    "open-mmlab://detectron2/resnext101_32x8d": NamedFile(
+        f"{OPEN_MMLAB_URL}/resnext101_32x8d-1516f1aa.pth", "pytorch"
     ),
     "open-mmlab://detectron/resnet50_caffe": NamedFile(
         f"{OPEN_MMLAB_URL}/resnet50_caffe-788b5fa3.pth", "caffe"

@@ -118,9 +118,23 @@ def golden_shapes(name: str) -> Shapes:
     return {key: tuple(shape) for key, shape in shapes.items()}
 
 
-def config_of_published(name: str) -> str:
-    """Return the config of this package with the model of a config of the reference."""
-    return re.sub(r"_ms-\dx", "_1x", name.replace("-c4_ms-1x", "_c4-1x"))
+def shapes_of_published(name: str) -> Shapes:
+    """Return the shapes of the file of a Faster R-CNN of the reference. Schedules share them."""
+    of_1x = re.sub(r"_ms-\dx", "_1x", name.replace("-c4_ms-1x", "_c4-1x"))
+    if "32x8d" not in name:
+        return golden_shapes(of_1x)
+    return widened(golden_shapes(of_1x.replace("32x8d", "32x4d")))
+
+
+def widened(shapes: Shapes) -> Shapes:
+    """Return the shapes of a ResNeXt whose 3x3 convolutions have twice as many channels."""
+    doubled_axes = {"conv1": (0,), "bn1": (0,), "conv2": (0, 1), "bn2": (0,), "conv3": (1,)}
+    wider = {}
+    for key, shape in shapes.items():
+        block = re.match(r"backbone\.layer\d\.\d+\.(\w+)", key)
+        axes = doubled_axes.get(block[1], ()) if block else ()
+        wider[key] = tuple(2 * side if axis in axes else side for axis, side in enumerate(shape))
+    return wider
 
 
 def filled(shapes: Shapes, seed: int = 1) -> Arrays:

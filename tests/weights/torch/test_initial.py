@@ -110,6 +110,7 @@ PUBLISHED = {
     "rpn_r101-caffe_fpn_1x_coco": "open-mmlab://detectron2/resnet101_caffe",
     "rpn_x101-32x4d_fpn_1x_coco": "open-mmlab://resnext101_32x4d",
     "rpn_x101-64x4d_fpn_2x_coco": "open-mmlab://resnext101_64x4d",
+    "faster-rcnn_x101-32x8d_fpn_ms-3x_coco": "open-mmlab://detectron2/resnext101_32x8d",
 }
 
 

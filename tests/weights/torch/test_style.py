@@ -29,7 +29,6 @@ from tests.weights.torch.published import (
     TINY,
     TINY_CAFFE,
     caffe2_names,
-    config_of_published,
     detectron2_names,
     filled,
     tensors,
@@ -83,7 +82,7 @@ def test_keys_of_resnexts_detectors_and_group_norms_have_no_style() -> None:
 def test_named_files_are_of_the_style_of_their_config(name: str) -> None:
     style = NAMED_FILES[name].style
     if name.startswith("mmdetection://"):
-        config = load_config(config_of_published(name.removeprefix("mmdetection://")))
+        config = load_config(name.removeprefix("mmdetection://"))
         assert config.model.backbone.style == style
     else:
         assert style == ("caffe" if "caffe" in name or "MSRA" in name else "pytorch")

@@ -33,17 +33,18 @@ from rpn_jax.weights.torch.match import (
     with_classes_of_file,
 )
 from rpn_jax.weights.torch.published import FASTER_RCNNS, NAMED_FILES
-from rpn_jax.weights.torch.style import detect_style
+from rpn_jax.weights.torch.style import DetectedStyle, detect_style
+from rpn_jax.weights.torch.tables import Style
 from tests.reference_configs import REFERENCE_DETECTORS
 from tests.weights.torch.published import (
     TINY,
     TINY_TWO_STAGES,
     Arrays,
-    config_of_published,
     expected_variables,
     filled,
     golden_shapes,
     second_stage_shapes,
+    shapes_of_published,
     tensors,
     tiny_config_file,
     tiny_shapes,
@@ -200,15 +201,27 @@ def test_the_config_is_chosen_by_name_and_shapes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FASTER_RCNNS)
-def test_published_files_choose_a_config_of_the_same_model(name: str) -> None:
-    url = NAMED_FILES[f"mmdetection://faster-rcnn_{name}"].url
+def test_published_files_choose_the_config_of_their_name(name: str) -> None:
+    config = f"faster-rcnn_{name}"
+    url = NAMED_FILES[f"mmdetection://{config}"].url
     path = Path(url.rpartition("/")[2])
-    same_model = config_of_published(f"faster-rcnn_{name}")
-    shapes = golden_shapes(same_model)
+    shapes = shapes_of_published(config)
     match = match_keys(shapes, path)
     found = {own: shapes[key] for own, key in match.sources.items()}
     detected = detect_style(url, path, match.zoo, found, {})
-    assert choose_config(match, found, detected, path)[0].name == same_model
+    chosen, chosen_by = choose_config(match, found, detected, path)
+    assert (chosen.name, chosen_by) == (config, "file name")
+
+
+@pytest.mark.parametrize("name", ["r101_fpn_ms-3x_coco", "r101-caffe_fpn_ms-3x_coco"])
+def test_a_renamed_multi_scale_file_chooses_the_1x_config(name: str) -> None:
+    path = Path("mine.pth")
+    shapes = shapes_of_published(f"faster-rcnn_{name}")
+    match = match_keys(shapes, path)
+    found = {own: shapes[key] for own, key in match.sources.items()}
+    style: Style = "caffe" if "caffe" in name else "pytorch"
+    chosen = choose_config(match, found, DetectedStyle(style, "metadata"), path)[0]
+    assert chosen.name == f"faster-rcnn_{name.replace('ms-3x', '1x')}"
 
 
 def test_fine_tuning_with_other_classes_starts_their_layers_at_random(tmp_path: Path) -> None:
