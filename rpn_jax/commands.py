@@ -21,15 +21,17 @@ from rpn_jax.data.check import (
     picture_problems,
 )
 from rpn_jax.data.check_tables import print_check
+from rpn_jax.data.classes import seen_and_unseen
 from rpn_jax.data.coco_file import coco_images
 from rpn_jax.data.dataset import Dataset, Picture, describe_oddities, training_boxes
 from rpn_jax.data.files import PictureFiles, find_pictures
-from rpn_jax.data.model_classes import check_classes
+from rpn_jax.data.model_classes import match_classes
 from rpn_jax.data.plan import with_exact_padding
 from rpn_jax.data.statistics import dataset_statistics
 from rpn_jax.devices import describe_devices
 from rpn_jax.errors import UserError
-from rpn_jax.evaluation.checks import check_split
+from rpn_jax.evaluation.checks import check_split, has_box_to_find
+from rpn_jax.evaluation.tables import group_table
 from rpn_jax.files import check_out_file, json_figures, make_folder, write_json
 from rpn_jax.inference.detector import detect_with_progress, make_detect_function, second_stage
 from rpn_jax.inference.draw import draw_boxes, draw_detections, save_picture
@@ -45,7 +47,7 @@ from rpn_jax.structures import Variables
 from rpn_jax.training.curves import draw_curves
 from rpn_jax.training.metrics import METRICS_FILE
 from rpn_jax.training.run import train_run
-from rpn_jax.training.tasks import Figures, task_of
+from rpn_jax.training.tasks import Figures, Results, Task, task_of
 from rpn_jax.weights import torch as torch_weights
 from rpn_jax.weights.checkpoints import last_saved
 from rpn_jax.weights.models import load_matching_weights
@@ -88,7 +90,8 @@ def train(config: Config, workdir: Path, resume: bool) -> None:
 def evaluate(config: Config, weights: str, out: Path | None, exact_padding: bool) -> Figures:
     """Measure a model on ``data.eval_split`` and print the figures.
 
-    They are the recall of the proposals and, with a second stage, the AP of the detections.
+    They are the recall of the proposals and, with a second stage, the AP of the detections. With
+    ``data.train_classes``, a second table compares the classes trained on with the others.
 
     Args:
       config: config of the model and the data.
@@ -110,14 +113,18 @@ def evaluate(config: Config, weights: str, out: Path | None, exact_padding: bool
     if oddities:
         console.print(oddities, soft_wrap=True)
     config, variables = load_matching_weights(config, weights)
-    check_classes(config, dataset, split)
+    dataset = match_classes(config, dataset, split)
     if out is not None:
         check_out_file(out)
     if exact_padding:
         config = _with_exact_padding(config, dataset)
     task = task_of(config)
-    figures = task.evaluate(variables, dataset, console)
+    results = task.predict(variables, dataset, console)
+    figures = task.figures(dataset, results)
     console.print(task.table(figures))
+    groups = _figures_by_group(task, config, dataset, results)
+    if groups:
+        console.print(group_table({"all": figures, **groups}, task.main_figures))
     if out is not None:
         record = {
             "config": config.name,
@@ -127,6 +134,8 @@ def evaluate(config: Config, weights: str, out: Path | None, exact_padding: bool
             "exact_padding": exact_padding,
             "figures": json_figures(figures),
         }
+        if groups:
+            record["groups"] = {name: json_figures(values) for name, values in groups.items()}
         write_json(out, record)
         console.print(f"figures are in {out}", soft_wrap=True)
     return figures
@@ -308,6 +317,22 @@ def demo(workdir: Path, detector: bool) -> None:
         _draw_proposals(console, folder, dataset, proposed, DEMO_BOXES, with_truth=True)
     draw_curves(workdir / METRICS_FILE, task_of(config).curves, workdir / CURVES_FILE)
     console.print(f"learning curves are in {workdir / CURVES_FILE}", soft_wrap=True)
+
+
+def _figures_by_group(
+    task: Task, config: Config, dataset: Dataset, results: Results
+) -> dict[str, Figures]:
+    """Return the figures of the classes trained on, and of the others.
+
+    A group without any box has no figures. Without ``data.train_classes`` there are no groups.
+    """
+    if not config.data.train_classes:
+        return {}
+    groups = seen_and_unseen(dataset, config.data.train_classes)
+    return {
+        name: task.figures(group, results) if has_box_to_find(group.pictures) else {}
+        for name, group in groups.items()
+    }
 
 
 def _open_pictures(config: Config, pictures: list[str]) -> Dataset:

@@ -1,27 +1,25 @@
 """Configuration: all settings that determine a run's results.
 
-``sections`` defines the dataclasses, ``checks`` checks their values, ``fields`` lists and compares
-them, ``files`` loads and saves them.
+``sections`` and ``data`` define the dataclasses, ``checks`` checks their values, ``fields`` lists
+and compares them, ``files`` loads and saves them.
 """
 
 from dataclasses import replace
 
+from rpn_jax.config.data import CANVAS_MULTIPLE, DataConfig, Resize, Source
 from rpn_jax.config.fields import config_changes, config_fields
 from rpn_jax.config.files import CONFIG_FILE, config_file_of, config_names, load_config, save_config
 from rpn_jax.config.sections import (
-    CANVAS_MULTIPLE,
     NORM_GROUPS,
     AnchorConfig,
     BackboneConfig,
     Config,
-    DataConfig,
     DetectionConfig,
     ModelConfig,
     OptimConfig,
     PixelConfig,
     Precision,
     ProposalConfig,
-    Resize,
     RoIHeadConfig,
     RoILossConfig,
     RPNHeadConfig,
@@ -49,6 +47,7 @@ __all__ = [
     "Resize",
     "RoIHeadConfig",
     "RoILossConfig",
+    "Source",
     "TrainConfig",
     "config_changes",
     "config_fields",

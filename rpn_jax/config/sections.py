@@ -6,19 +6,15 @@ The string below each field is its help text on the command line.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import Literal
 
 from rpn_jax.config.checks import check, check_types
 from rpn_jax.config.classes import COCO_CATEGORY_IDS, COCO_CLASSES
-
-CANVAS_MULTIPLE = 32
-"""Canvas sizes, and the area that has anchors, are rounded up to this multiple, in pixels."""
+from rpn_jax.config.data import DataConfig
 
 NORM_GROUPS = 32
 """Number of channel groups in a group norm."""
 
-Resize = Literal["host", "device"]
 Precision = Literal["float32", "tf32", "bfloat16"]
 
 
@@ -343,203 +339,6 @@ class DetectionConfig:
             self.max_detections,
             "1 or more",
         )
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """The dataset, and how its pictures are loaded and resized."""
-
-    dataset: Literal["coco", "voc", "yolo", "tfds", "shapes"] = "coco"
-    """Format of the dataset.
-    'coco': COCO annotations.
-    'voc': Pascal VOC annotations, one XML file for each picture.
-    'yolo': a data.yaml, and one text file of labels for each picture.
-    'tfds': an object detection dataset that TensorFlow Datasets prepared in ArrayRecord format.
-    'shapes': synthetic pictures of simple shapes."""
-    root: str = "data/coco"
-    """Folder of the dataset. For 'coco' with annotations/instances_SPLIT.json and SPLIT/*.jpg, or
-    as Roboflow exports it, or with all pictures in one folder."""
-    tfds_name: str = "coco/2017"
-    """Name of the dataset for 'tfds', for example voc/2007 or kitti. The root is its data_dir."""
-    train_split: str = "train2017"
-    """Name of the split to train on."""
-    eval_split: str = "val2017"
-    """Name of the split to evaluate on."""
-    train_annotations: str = ""
-    """COCO file to train on, instead of a split of the root."""
-    train_images: str = ""
-    """Folder of the pictures of train_annotations."""
-    eval_annotations: str = ""
-    """COCO file to evaluate on, instead of a split of the root."""
-    eval_images: str = ""
-    """Folder of the pictures of eval_annotations."""
-    train_classes: tuple[str, ...] = ()
-    """Names of the classes whose objects are trained on, or one .txt file with a name on each line.
-    Objects of other classes are left out, as if they were not annotated. By default all."""
-    eval_classes: tuple[str, ...] = ()
-    """Names of the classes whose objects are evaluated, or one .txt file. By default all."""
-    scale: tuple[int, int] = (1333, 800)
-    """Largest (long side, short side) of a resized picture, in pixels. The ratio is kept."""
-    short_sides: tuple[int, ...] = ()
-    """Short sides of training pictures in pixels, for multi-scale training. One is drawn for each
-    picture, and takes the place of the scale's. They must not be above it."""
-    short_side_range: tuple[int, ...] = ()
-    """Smallest and largest short side in pixels, instead of short_sides. All whole numbers between
-    them are drawn with the same probability."""
-    scale_jitter: tuple[float, ...] = ()
-    """Range of a random factor on the size of training pictures, for example 0.1 2.0 (large-scale
-    jitter). A picture that becomes larger than without the factor is cropped to that size."""
-    crop_share: float = 1.0
-    """Smallest share of a training picture's height and width that a random crop keeps. 1 does not
-    crop."""
-    photometric_jitter: bool = False
-    """Change brightness, contrast, saturation and hue of training pictures at random."""
-    buckets: tuple[tuple[int, int], ...] = ()
-    """Canvas sizes (height, width) in pixels. A picture is padded to the smallest that holds it.
-    By default they follow from the scale: one for ratios up to 4:3 and one for all others, both
-    also upright."""
-    batch_size: int = 16
-    """Number of pictures in a training batch, over all devices."""
-    eval_batch_size: int = 8
-    """Number of pictures in an evaluation batch, over all devices."""
-    flip_probability: float = 0.5
-    """Probability that a training picture is flipped horizontally."""
-    min_image_size: int = 32
-    """Training skips pictures whose shorter side is below this, in pixels."""
-    clip_boxes: bool = False
-    """Clip boxes that extend beyond their picture. By default such a box is an error."""
-    on_bad_picture: Literal["error", "skip"] = "error"
-    """What to do with a picture that cannot be decoded, or has another size than annotated.
-    'error': stop.
-    'skip': print its name. Training takes another picture of the batch twice, and evaluation
-    counts it as a picture without results."""
-    max_bad_pictures: int = 100
-    """Number of different bad pictures to skip before the run stops after all."""
-    loader_threads: int = 4
-    """Number of threads that read and resize pictures."""
-    resize: Resize = "host"
-    """Where pictures are resized and flipped. The pixels are the same, except for rare differences
-    of one grey level.
-    'host': in the loader's threads.
-    'device': on the GPU. Use it if data loading is the bottleneck. A picture of 640x480 pixels is
-    sent in 1.0 MB instead of 2.6 MB. A picture that is larger than its canvas needs more."""
-
-    def __post_init__(self) -> None:
-        check_types("data", self)
-        for key in ("batch_size", "eval_batch_size", "loader_threads"):
-            value = getattr(self, key)
-            check(value >= 1, f"data.{key}", value, "1 or more")
-        check(
-            self.max_bad_pictures >= 0, "data.max_bad_pictures", self.max_bad_pictures, "0 or more"
-        )
-        check(self.min_image_size >= 0, "data.min_image_size", self.min_image_size, "0 or more")
-        check(
-            0 <= self.flip_probability <= 1,
-            "data.flip_probability",
-            self.flip_probability,
-            "0 to 1",
-        )
-        for part in ("train", "eval"):
-            annotations = getattr(self, f"{part}_annotations")
-            images = getattr(self, f"{part}_images")
-            check(
-                bool(annotations) == bool(images),
-                f"data.{part}_images",
-                images,
-                f"the folder of the pictures of data.{part}_annotations = {annotations!r}",
-            )
-            check(
-                not annotations or self.dataset == "coco",
-                "data.dataset",
-                self.dataset,
-                f"'coco' with data.{part}_annotations",
-            )
-        long, short = self.scale
-        check(long >= short >= 1, "data.scale", self.scale, "(long side, short side)")
-        check(
-            all(1 <= side <= short for side in self.short_sides),
-            "data.short_sides",
-            self.short_sides,
-            f"1 to {short}, the short side of data.scale",
-        )
-        ends = (0, *self.short_side_range, short + 1)
-        check(
-            len(ends) in (2, 4) and all(low < high for low, high in pairwise(ends)),
-            "data.short_side_range",
-            self.short_side_range,
-            f"two ascending numbers, 1 to {short}, the short side of data.scale",
-        )
-        check(
-            not (self.short_sides and self.short_side_range),
-            "data.short_side_range",
-            self.short_side_range,
-            "empty if data.short_sides are given",
-        )
-        check(
-            not self.scale_jitter
-            or (
-                len(self.scale_jitter) == 2
-                and min(self.scale_jitter) > 0
-                and self.scale_jitter[0] <= self.scale_jitter[1]
-            ),
-            "data.scale_jitter",
-            self.scale_jitter,
-            "two ascending numbers above 0",
-        )
-        check(0 < self.crop_share <= 1, "data.crop_share", self.crop_share, "above 0, at most 1")
-        check(
-            self.resize == "host" or not (self.scale_jitter or self.crop_share < 1),
-            "data.resize",
-            self.resize,
-            "'host' with data.scale_jitter or data.crop_share: crops are taken after the resize",
-        )
-        check(
-            all(
-                side >= 1 and side % CANVAS_MULTIPLE == 0 for size in self.buckets for side in size
-            ),
-            "data.buckets",
-            self.buckets,
-            f"sizes with sides that are multiples of {CANVAS_MULTIPLE}",
-        )
-        for height, width in ((short, long), (long, short)):
-            check(
-                any(height <= rows and width <= columns for rows, columns in self.canvases),
-                "data.buckets",
-                self.buckets,
-                f"sizes of which one holds {height}x{width} (height x width), as data.scale needs. "
-                "Without data.buckets they follow from data.scale",
-            )
-
-    @property
-    def drawn_short_sides(self) -> tuple[int, ...]:
-        """Short sides that training draws from, pixels. Empty without multi-scale training."""
-        if self.short_side_range:
-            low, high = self.short_side_range
-            return tuple(range(low, high + 1))
-        return self.short_sides
-
-    @property
-    def canvases(self) -> tuple[tuple[int, int], ...]:
-        """Canvas sizes (height, width): ``buckets``, or those that follow from ``scale``."""
-        if self.buckets:
-            return self.buckets
-        long, short = (-(-side // CANVAS_MULTIPLE) * CANVAS_MULTIPLE for side in self.scale)
-        # 4:3 is the commonest ratio of photographs. At 1333x800 their canvas would have 24% more
-        # pixels if it were that of all ratios.
-        middle = -(-self.scale[1] * 4 // (3 * CANVAS_MULTIPLE)) * CANVAS_MULTIPLE
-        sides = sorted({min(middle, long), long})
-        canvases = [size for side in sides for size in ((short, side), (side, short))]
-        return tuple(dict.fromkeys(canvases))
-
-    @property
-    def train_name(self) -> str:
-        """Name of the training data in messages: the annotation file, or else the split."""
-        return self.train_annotations or self.train_split
-
-    @property
-    def eval_name(self) -> str:
-        """Name of the evaluation data in messages: the annotation file, or else the split."""
-        return self.eval_annotations or self.eval_split
 
 
 @dataclass(frozen=True)

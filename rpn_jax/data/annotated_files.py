@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,8 @@ class AnnotatedFiles:
     """Folder of the pictures."""
     source: str
     """File or folder that states the sizes of the pictures, for messages."""
+    frequencies: Mapping[str, str] = field(default_factory=dict)
+    """'r', 'c' or 'f' (rare, common, frequent) by the name of the class, in LVIS."""
 
     def load_image(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
         """Return RGB pixels. Raises UserError if the file is not a picture or has another size."""

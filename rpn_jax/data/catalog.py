@@ -1,12 +1,13 @@
-"""Open the dataset that a config names."""
+"""Open the datasets that a config names."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from rpn_jax.config import DataConfig
-from rpn_jax.data.classes import keep_classes
+from rpn_jax.config import DataConfig, Source
+from rpn_jax.data.classes import check_mapped, keep_classes, read_class_map, rename_classes
 from rpn_jax.data.coco import open_coco, open_coco_file
+from rpn_jax.data.combined import combine
 from rpn_jax.data.dataset import Dataset
 from rpn_jax.data.shapes import Shapes
 from rpn_jax.data.tfds import TfdsDataset
@@ -15,40 +16,47 @@ from rpn_jax.data.yolo import open_yolo
 
 
 def open_train_data(config: DataConfig) -> Dataset:
-    """Open the dataset to train on.
+    """Open the dataset to train on: that of the root, and those of ``train_also``.
 
     Raises:
-      UserError: a split, file or picture is missing, or an annotation is broken.
+      UserError: a split, file or picture is missing, an annotation is broken, or a class is
+        unknown.
     """
-    if config.train_annotations:
-        file, folder = Path(config.train_annotations), Path(config.train_images)
-        dataset: Dataset = open_coco_file(file, folder, config.clip_boxes)
-    else:
-        dataset = open_dataset(config, config.train_split)
+    class_map = read_class_map(config.class_map)
+    parts = [open_source(source, config.clip_boxes) for source in config.train_sources]
+    check_mapped(class_map, parts)
+    names = [source.annotations or source.root for source in config.train_sources]
+    dataset = combine([rename_classes(part, class_map) for part in parts], names)
     return keep_classes(dataset, config.train_classes, "data.train_classes")
 
 
 def open_eval_data(config: DataConfig) -> Dataset:
     """Open the dataset to evaluate on. Raises the errors of `open_train_data`."""
-    if config.eval_annotations:
-        file, folder = Path(config.eval_annotations), Path(config.eval_images)
-        dataset: Dataset = open_coco_file(file, folder, config.clip_boxes)
-    else:
-        dataset = open_dataset(config, config.eval_split)
+    dataset = open_source(config.eval_source, config.clip_boxes)
+    dataset = rename_classes(dataset, read_class_map(config.class_map))
     return keep_classes(dataset, config.eval_classes, "data.eval_classes")
 
 
 def open_dataset(config: DataConfig, split: str) -> Dataset:
     """Open a split of the dataset in ``config.root``. Raises the errors of `open_train_data`."""
-    root = Path(config.root)
-    match config.dataset:
+    return open_source(
+        Source(config.dataset, config.root, config.tfds_name, split), config.clip_boxes
+    )
+
+
+def open_source(source: Source, clip_boxes: bool) -> Dataset:
+    """Open one dataset. Raises the errors of `open_train_data`."""
+    root, split = Path(source.root), source.split
+    if source.annotations:
+        return open_coco_file(Path(source.annotations), Path(source.images), clip_boxes)
+    match source.dataset:
         case "coco":
-            return open_coco(root, split, config.clip_boxes)
+            return open_coco(root, split, clip_boxes)
         case "voc":
-            return open_voc(root, split, config.clip_boxes)
+            return open_voc(root, split, clip_boxes)
         case "yolo":
-            return open_yolo(root, split, config.clip_boxes)
+            return open_yolo(root, split, clip_boxes)
         case "tfds":
-            return TfdsDataset(config.root, config.tfds_name, split, config.clip_boxes)
+            return TfdsDataset(source.root, source.tfds_name, split, clip_boxes)
         case "shapes":
             return Shapes(split)

@@ -12,15 +12,13 @@ from typing import Literal
 import numpy as np
 
 from rpn_jax.config import DataConfig
-from rpn_jax.data.annotated_files import AnnotatedFiles
 from rpn_jax.data.annotations import MAX_OVERHANG, overhang
+from rpn_jax.data.bad_pictures import picture_damage
 from rpn_jax.data.catalog import open_eval_data, open_train_data
 from rpn_jax.data.coco import annotation_file
 from rpn_jax.data.coco_checks import find_problems, read_coco_slowly
 from rpn_jax.data.dataset import Dataset, Picture
-from rpn_jax.data.images import jpeg_damage
 from rpn_jax.errors import UserError
-from rpn_jax.files import read_file
 
 Part = Literal["train", "eval"]
 Level = Literal["error", "warning"]
@@ -103,9 +101,7 @@ def picture_problems(
             dataset.load_image(index)
         except UserError as error:
             return Problem(level, part, picture.name, item, str(error), REPLACE)
-        damage = ""
-        if isinstance(dataset, AnnotatedFiles):
-            damage = jpeg_damage(read_file(dataset.folder / picture.name))
+        damage = picture_damage(dataset, index)
         if not damage:
             return None
         text = f"its pixels are damaged ({damage}), so a part of it is decoded as grey"

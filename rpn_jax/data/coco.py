@@ -56,7 +56,12 @@ def open_coco_file(file: Path, folder: Path, clip_boxes: bool) -> AnnotatedFiles
 def _with_pictures(file: Path, folder: Path, truth: GroundTruth) -> AnnotatedFiles:
     check_files(folder, truth.pictures, str(file))
     return AnnotatedFiles(
-        truth.pictures, truth.class_names, truth.category_ids, folder, source=str(file)
+        truth.pictures,
+        truth.class_names,
+        truth.category_ids,
+        folder,
+        source=str(file),
+        frequencies=truth.frequencies,
     )
 
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from rpn_jax.data.coco_ids import RawId, plain_id
 from rpn_jax.data.coco_outlines import box_and_area, convert_outline
@@ -45,6 +46,11 @@ def check_entries(coco: dict[str, Any], source: str) -> None:
     """
     for problem in find_problems(coco):
         raise UserError(f"{source}: {problem}")
+
+
+def name_in_url(url: Any) -> str:
+    """Return the path in a URL without its first slash, or '' for anything else."""
+    return urlsplit(url).path.lstrip("/") if isinstance(url, str) else ""
 
 
 def find_problems(coco: dict[str, Any]) -> Iterator[str]:
@@ -92,6 +98,8 @@ def _check_entry(entry: Any, where: str, list_name: str) -> None:
         raise UserError(f"{where} is {entry!r}: must be an object")
     for key, wanted in _KEYS[list_name].items():
         value: Any = entry.get(key)
+        if key == "file_name" and key not in entry and name_in_url(entry.get("coco_url")):
+            continue  # LVIS 1.0 has URLs instead of names
         if not wanted.holds(value):
             raise UserError(f"{where}: '{key}' is {value!r}, must be {wanted.text}")
         if key in ("height", "width") and value < 1:
@@ -155,8 +163,9 @@ def _is_number(value: Any) -> bool:
 _ID = _Kind(_is_id, "a whole number or a text")
 _WHOLE = _Kind(_is_whole, "a whole number")
 _TEXT = _Kind(_is_text, "a text")
+_NAME = _Kind(lambda value: _is_text(value) and value != "", "a text that is not empty")
 _KEYS = {
-    "images": {"id": _ID, "file_name": _TEXT, "height": _WHOLE, "width": _WHOLE},
+    "images": {"id": _ID, "file_name": _NAME, "height": _WHOLE, "width": _WHOLE},
     "categories": {"id": _ID, "name": _TEXT},
 }
 """Required keys of the entries of a list."""

@@ -9,7 +9,7 @@ refuses the file, or a value is out of range, Python's own parser reads the file
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -19,10 +19,10 @@ import msgspec
 import numpy as np
 
 from rpn_jax.data.annotations import assign_objects
-from rpn_jax.data.coco_checks import check_entries, read_coco_slowly
+from rpn_jax.data.coco_checks import check_entries, name_in_url, read_coco_slowly
 from rpn_jax.data.coco_ids import RawId, plain_id, whole_ids
 from rpn_jax.data.coco_outlines import box_and_area, read_outlines
-from rpn_jax.data.dataset import Objects, Picture
+from rpn_jax.data.dataset import Objects, Picture, Verified
 from rpn_jax.errors import UserError
 from rpn_jax.files import NESTED_TOO_DEEPLY, read_file
 
@@ -40,9 +40,12 @@ _Flag = Literal[0, 1] | bool
 
 class _Image(msgspec.Struct, gc=False):
     id: _Id
-    file_name: str
     height: _Side
     width: _Side
+    file_name: str | msgspec.UnsetType = msgspec.UNSET
+    coco_url: Any = None
+    neg_category_ids: Any = msgspec.UNSET
+    not_exhaustive_category_ids: Any = msgspec.UNSET
 
 
 class _Annotation(msgspec.Struct, gc=False):
@@ -58,6 +61,7 @@ class _Annotation(msgspec.Struct, gc=False):
 class _Category(msgspec.Struct):
     id: _Id
     name: str
+    frequency: Any = None
 
 
 class _Coco(msgspec.Struct):
@@ -73,6 +77,8 @@ class GroundTruth:
     pictures: list[Picture]
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
+    frequencies: Mapping[str, str]
+    """'r', 'c' or 'f' by the name of the class, if the file has LVIS's frequencies."""
 
 
 def read_coco(file: Path, clip_boxes: bool) -> GroundTruth:
@@ -100,13 +106,23 @@ def read_coco(file: Path, clip_boxes: bool) -> GroundTruth:
     objects = _objects(coco)
     if not _is_valid(coco, objects, owner):
         check_entries(read_coco_slowly(file), str(file))
+    label_of = {plain_id(each.id): label for label, each in enumerate(coco.categories)}
     pictures = [
-        Picture(image_id, image.file_name, image.height, image.width)
+        Picture(
+            image_id,
+            _file_name(image),
+            image.height,
+            image.width,
+            verified=_verified(image, label_of, file),
+        )
         for image_id, image in zip(image_ids, coco.images, strict=True)
     ]
+    frequencies = {
+        each.name: each.frequency for each in coco.categories if each.frequency in ("r", "c", "f")
+    }
     del coco
     pictures = assign_objects(pictures, objects, owner, str(file), clip_boxes)
-    return GroundTruth(pictures, names, category_ids)
+    return GroundTruth(pictures, names, category_ids, frequencies)
 
 
 def coco_images(pictures: Sequence[Picture]) -> list[dict[str, Any]]:
@@ -132,6 +148,38 @@ def _decode(file: Path) -> _Coco:
         check_entries(coco, str(file))
         # Python accepts what msgspec refuses: NaN in a field that is not used.
         return msgspec.convert(coco, _Coco)
+
+
+def _file_name(image: _Image) -> str:
+    """Return the name of a picture's file, or '' without one.
+
+    LVIS 1.0 has URLs instead of names: http://images.cocodataset.org/val2017/000000000139.jpg.
+    """
+    if image.file_name is not msgspec.UNSET:
+        return image.file_name
+    return name_in_url(image.coco_url)
+
+
+def _verified(image: _Image, label_of: Mapping[RawId, int], file: Path) -> Verified | None:
+    """Return what LVIS's lists of categories say about a picture, or None without them."""
+    fields = {
+        "neg_category_ids": image.neg_category_ids,
+        "not_exhaustive_category_ids": image.not_exhaustive_category_ids,
+    }
+    if all(ids is msgspec.UNSET for ids in fields.values()):
+        return None
+    labels = []
+    for name, ids in fields.items():
+        ids = [] if ids is msgspec.UNSET else ids
+        is_list = isinstance(ids, list) and all(isinstance(each, RawId) for each in ids)
+        known = [label_of.get(plain_id(each), -1) for each in ids] if is_list else [-1]
+        if -1 in known:
+            raise UserError(
+                f"{file}: image {image.id}: '{name}' is {ids}, must be a list of category ids of "
+                "the file"
+            )
+        labels.append(np.array(known, np.int32))
+    return Verified(*labels)
 
 
 def _fill_boxes(coco: _Coco, file: Path) -> None:
@@ -189,6 +237,7 @@ def _is_valid(coco: _Coco, objects: Objects, owner: Int64[np.ndarray, " M"]) -> 
         bool(np.isfinite(objects.boxes_xywh).all() and np.isfinite(objects.areas).all())
         and bool((owner >= 0).all() and (objects.labels >= 0).all())
         and bool(np.diff(np.sort(objects.ids)).all())
+        and all(map(_file_name, coco.images))
         and len({plain_id(image.id) for image in coco.images}) == len(coco.images)
         and len({plain_id(each.id) for each in coco.categories}) == len(coco.categories)
     )

@@ -56,6 +56,19 @@ NO_OBJECTS = Objects(
 
 
 @dataclass(frozen=True, eq=False)
+class Verified:
+    """What was checked in a picture of a federated dataset, such as LVIS (Gupta et al. 2019).
+
+    Its annotators looked for a few classes in each picture: those with objects, and those here.
+    """
+
+    absent: Int32[np.ndarray, " K"]
+    """Labels of classes that the picture does not contain (LVIS's 'neg_category_ids')."""
+    not_exhaustive: Int32[np.ndarray, " K"]
+    """Labels of classes of which some objects may be missing ('not_exhaustive_category_ids')."""
+
+
+@dataclass(frozen=True, eq=False)
 class Picture:
     """A picture and its ground truth, known before its pixels are read."""
 
@@ -68,6 +81,8 @@ class Picture:
     width: int
     """Pixels, after EXIF orientation."""
     objects: Objects = NO_OBJECTS
+    verified: Verified | None = None
+    """Classes that were checked. None: all classes, as in COCO."""
 
 
 @runtime_checkable

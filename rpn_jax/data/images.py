@@ -58,7 +58,7 @@ def jpeg_damage(data: bytes) -> str:
         simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1, strict=True)
     except ValueError as error:
         message = str(error)
-        return message if message.startswith(("Corrupt", "Premature")) else ""
+        return message if message.startswith(("Corrupt", "Premature", "Invalid JPEG")) else ""
     return ""
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from rpn_jax.config import Config
 from rpn_jax.data.dataset import Dataset
+from rpn_jax.data.views import relabel
 from rpn_jax.errors import UserError
 
 
@@ -40,18 +43,27 @@ def with_classes(config: Config, dataset: Dataset, split: str) -> Config:
     return replace(config, model=replace(config.model, roi=roi))
 
 
-def check_classes(config: Config, dataset: Dataset, split: str) -> None:
-    """Raise a UserError unless a dataset has the classes of the config's second stage, in order.
+def match_classes(config: Config, dataset: Dataset, split: str) -> Dataset:
+    """Return a dataset whose labels are those of the config's second stage.
 
-    Labels of both are positions in their class names, so other classes would give wrong figures.
+    Classes are matched by name. The dataset may have fewer, in another order. Without a second
+    stage it is returned unchanged.
+
+    Raises:
+      UserError: the dataset has a class that the model does not have.
     """
     roi = config.model.roi
     if roi is None or roi.class_names == tuple(dataset.class_names):
-        return
-    raise UserError(
-        f"{split}: has the classes {_names(dataset.class_names)}, but the model has "
-        f"{_names(roi.class_names)}. Evaluate it on a dataset with the same classes in this order."
-    )
+        return dataset
+    unknown = [name for name in dataset.class_names if name not in roi.class_names]
+    if unknown:
+        raise UserError(
+            f"{split}: has the classes {_names(dataset.class_names)}. The model has "
+            f"{_names(roi.class_names)}, and not '{unknown[0]}'. Rename classes with "
+            "--data.class-map OLD=NEW, or evaluate on a dataset with classes of the model."
+        )
+    labels = np.array([roi.class_names.index(name) for name in dataset.class_names], np.int32)
+    return relabel(dataset, labels, roi.class_names, roi.category_ids)
 
 
 def _names(names: Sequence[str]) -> str:

@@ -10,7 +10,6 @@ All its other fields are the same. `rpn_jax.data.on_device` does the resize.
 from __future__ import annotations
 
 import sys
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
@@ -22,6 +21,7 @@ import jax
 import numpy as np
 
 from rpn_jax.data.augment import Augmentation, is_augmented, jittered_size
+from rpn_jax.data.bad_pictures import BadPictures, DamagedPictures
 from rpn_jax.data.loading import Slot, empty_picture, load_picture
 from rpn_jax.data.plan import Epoch, Layout, TrainingPlan, plan_epoch, plan_layout
 from rpn_jax.data.transforms import resized_sizes
@@ -50,17 +50,18 @@ def train_batches(
     """Yield endless training batches (NumPy arrays) from step ``first_step`` on.
 
     With ``data.on_bad_picture`` 'skip', the next picture of the batch takes the place of one that
-    cannot be read.
+    cannot be read. The first JPEG with damaged pixels is named in a warning.
 
     Raises:
       UserError: a picture cannot be read, or too many of them.
     """
     config = plan.config
     bad_pictures = BadPictures(config)
+    damaged_pictures = DamagedPictures(dataset)
 
     @lru_cache(maxsize=2)
     def epoch_of(number: int) -> Epoch:
-        return plan_epoch(plan.groups, config, seed, number)
+        return plan_epoch(plan.groups, config, seed, number, plan.repeats)
 
     def load(place: int) -> Batch:
         step, position = divmod(place, config.batch_size)
@@ -78,6 +79,7 @@ def train_batches(
             )
             batch = bad_pictures.attempt(int(indices[0]), load_it)
             if batch is not None:
+                damaged_pictures.check(int(indices[0]))
                 return batch
         raise UserError("no picture of a batch can be read. 'rpn-jax check-data' lists all")
 
@@ -189,45 +191,6 @@ def _load(
         original_canvas,
     )
     return load_picture(dataset, slot)
-
-
-class BadPictures:
-    """Skips pictures that cannot be read, and counts them. Safe to use from several threads.
-
-    Args:
-      config: ``on_bad_picture`` and ``max_bad_pictures``.
-    """
-
-    def __init__(self, config: DataConfig) -> None:
-        self._config = config
-        self._indices: set[int] = set()
-        self._lock = threading.Lock()
-
-    def attempt(self, index: int, load: Callable[[], Batch]) -> Batch | None:
-        """Return what ``load`` returns, or None if picture ``index`` must be skipped.
-
-        Raises:
-          UserError: the picture cannot be read and must not be skipped.
-        """
-        try:
-            return load()
-        except UserError as error:
-            if self._config.on_bad_picture == "error":
-                raise
-            self._count(index, error)
-            return None
-
-    def _count(self, index: int, error: UserError) -> None:
-        with self._lock:
-            if index in self._indices:
-                return
-            self._indices.add(index)
-            most = self._config.max_bad_pictures
-            if len(self._indices) > most:
-                raise UserError(
-                    f"{error}. More than data.max_bad_pictures = {most} pictures cannot be read"
-                )
-        print(f"skipped: {error}", file=sys.stderr)
 
 
 def _load_in_threads(

@@ -6,6 +6,7 @@ pictures of one bucket. All this is computed once for a dataset, over arrays.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ import jax
 import numpy as np
 
 from rpn_jax.config import CANVAS_MULTIPLE
+from rpn_jax.data.combined import picture_repeats
 from rpn_jax.data.dataset import training_box_counts
 from rpn_jax.data.loading import empty_picture
 from rpn_jax.data.transforms import resized_sizes
@@ -21,7 +23,7 @@ from rpn_jax.errors import UserError
 from rpn_jax.structures import Batch
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Int
+    from jaxtyping import Bool, Float64, Int
 
     from rpn_jax.config import DataConfig
     from rpn_jax.data.dataset import Dataset, Picture
@@ -56,11 +58,14 @@ class TrainingPlan:
     layout: Layout
     groups: tuple[Int[np.ndarray, "_"], ...]
     """Positions of the pictures to train on: one array for each bucket that is used."""
+    repeats: Float64[np.ndarray, " N"] | None
+    """How often an epoch shows each picture on average. None: every picture once."""
 
     @property
     def epoch_steps(self) -> int:
-        """Training steps that show every picture at least once."""
-        return sum(-(-len(group) // self.config.batch_size) for group in self.groups)
+        """Training steps of an epoch. Without ``repeats`` they show every picture at least once."""
+        size = self.config.batch_size
+        return sum(-(-shown_pictures(group, self.repeats) // size) for group in self.groups)
 
     def batch_shapes(self) -> list[Batch]:
         """Return a `Batch` of `jax.ShapeDtypeStruct` for each used bucket, to compile ahead."""
@@ -114,7 +119,7 @@ def plan_training(dataset: Dataset, config: DataConfig) -> TrainingPlan:
         )
     buckets = layout.buckets[indices]
     groups = tuple(indices[buckets == bucket] for bucket in np.unique(buckets))
-    return TrainingPlan(config, layout, groups)
+    return TrainingPlan(config, layout, groups, picture_repeats(dataset, indices, config))
 
 
 def plan_epoch(
@@ -122,6 +127,7 @@ def plan_epoch(
     config: DataConfig,
     seed: int,
     epoch: int,
+    repeats: Float64[np.ndarray, " N"] | None = None,
 ) -> Epoch:
     """Decide the order of an epoch, a pure function of the arguments.
 
@@ -130,14 +136,44 @@ def plan_epoch(
     """
     rng = np.random.default_rng((seed, epoch))
     size = config.batch_size
-    batches = [
-        np.resize(rng.permutation(group), (-(-len(group) // size), size)) for group in groups
-    ]
+    batches = []
+    for group in groups:
+        shown = _draw_pictures(group, repeats, rng)
+        batches.append(np.resize(shown, (-(-len(shown) // size), size)))
     indices = rng.permutation(np.concatenate(batches))
     flips = rng.random(indices.shape) < config.flip_probability
     # Drawn last, so that order and flips do not depend on the number of short sides.
     sides = config.drawn_short_sides
     return Epoch(indices, flips, rng.choice(sides, indices.shape) if sides else None)
+
+
+def shown_pictures(group: Int[np.ndarray, "_"], repeats: Float64[np.ndarray, " N"] | None) -> int:
+    """Return the number of pictures of a group that an epoch shows, repeated ones included."""
+    if repeats is None:
+        return len(group)
+    return math.ceil(round(float(repeats[group].sum()), 6))
+
+
+def _draw_pictures(
+    group: Int[np.ndarray, "_"],
+    repeats: Float64[np.ndarray, " N"] | None,
+    rng: np.random.Generator,
+) -> Int[np.ndarray, " n"]:
+    """Return the pictures of a group that an epoch shows, in random order.
+
+    A picture with repeats r is shown floor(r) or ceil(r) times, r times on average over the epochs.
+    Systematic sampling keeps the number of pictures the same in all epochs: the repeats are
+    lengths of pieces of a line, and one picture is drawn at each whole number plus an offset.
+    """
+    order = rng.permutation(group)
+    if repeats is None:
+        return order
+    total = shown_pictures(group, repeats)
+    ends = np.cumsum(repeats[order])
+    ends *= total / ends[-1]
+    ends[-1] = total
+    counts = np.diff(np.floor(ends + rng.random()), prepend=0).astype(int)
+    return rng.permutation(np.repeat(order, counts))
 
 
 def with_exact_padding(dataset: Dataset, config: DataConfig) -> DataConfig:

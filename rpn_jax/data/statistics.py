@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rpn_jax.config import CANVAS_MULTIPLE, AnchorConfig, DataConfig
-from rpn_jax.data.dataset import Dataset, training_boxes
+from rpn_jax.data.dataset import Dataset, Picture, training_boxes
 from rpn_jax.data.transforms import resized_sizes
 from rpn_jax.ops.anchors import base_anchors
 
@@ -51,12 +52,28 @@ def dataset_statistics(
         "boxes of each class": dict(zip(dataset.class_names, by_class, strict=True)),
     }
     if anchors is not None and counts.sum():
-        resized = resized_sizes(sizes, config.scale)
-        factors = np.tile((resized / sizes)[:, ::-1], 2).repeat(counts, axis=0)
-        boxes_xyxy = np.concatenate([box for box, _ in boxes]) * factors
-        ious = best_anchor_ious(boxes_xyxy, resized.repeat(counts, axis=0), anchors)
+        boxes_xyxy, ious = resized_anchor_ious(pictures, config.scale, anchors)
         statistics[REACH] = _unreached_by_size(boxes_xyxy, ious)
     return statistics
+
+
+def resized_anchor_ious(
+    pictures: Sequence[Picture], scale: tuple[int, int], anchors: AnchorConfig
+) -> tuple[Float64[np.ndarray, "M 4"], Float64[np.ndarray, " M"]]:
+    """Return the boxes to train on, xyxy in resized pixels, and the IoU with their best anchors.
+
+    Args:
+      pictures: pictures with their ground truth.
+      scale: largest (long side, short side) of a resized picture, pixels.
+      anchors: strides, sizes and shapes of the anchors.
+    """
+    sizes = np.array([(picture.height, picture.width) for picture in pictures]).reshape(-1, 2)
+    boxes = [training_boxes(picture)[0] for picture in pictures]
+    counts = [len(each) for each in boxes]
+    resized = resized_sizes(sizes, scale)
+    factors = np.tile((resized / sizes)[:, ::-1], 2).repeat(counts, axis=0)
+    boxes_xyxy = np.concatenate([np.zeros((0, 4)), *boxes]) * factors
+    return boxes_xyxy, best_anchor_ious(boxes_xyxy, resized.repeat(counts, axis=0), anchors)
 
 
 def best_anchor_ious(

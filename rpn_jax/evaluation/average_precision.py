@@ -17,6 +17,12 @@ import numpy as np
 
 from rpn_jax.data.dataset import Dataset
 from rpn_jax.evaluation.checks import check_entries, check_labels, check_truth
+from rpn_jax.evaluation.federated import (
+    MAX_DETECTIONS,
+    frequency_groups,
+    is_federated,
+    verified_detections,
+)
 from rpn_jax.evaluation.matching import AREA_RANGES, IOU_THRESHOLDS, Matches, match_detections
 from rpn_jax.inference.results import PictureDetections
 
@@ -46,6 +52,8 @@ def evaluate_detections(
       AP, AP50 and AP75 (at one IoU threshold), AP_{small,medium,large} (by the area in the ground
       truth), AR@1, AR@10, AR@100, AR_{small,medium,large}@100, and AP/CLASS for each class. A
       figure without any box to find is NaN. `class_figures` returns the last part alone.
+      A federated dataset has LVIS's figures: AR@300 instead of the other AR, and
+      AP_{rare,common,frequent}. See `rpn_jax.evaluation.federated`.
 
     Raises:
       UserError: there is no box to find, there are detections for an unknown picture, or a label
@@ -54,14 +62,26 @@ def evaluate_detections(
     check_truth(dataset.pictures, "AP")
     check_entries(dataset.pictures, detections, "detections")
     check_labels(detections, dataset.class_names)
-    matches = match_detections(dataset.pictures, detections, DETECTION_COUNTS[-1])
+    counts: tuple[int, ...] = DETECTION_COUNTS
+    groups: dict[str, Int64[np.ndarray, " k"]] = {}
+    if is_federated(dataset.pictures):
+        detections = verified_detections(dataset.pictures, detections)
+        counts, groups = (MAX_DETECTIONS,), frequency_groups(dataset)
+    matches = match_detections(dataset.pictures, detections, counts[-1])
     classes = len(dataset.class_names)
     precision = _class_precisions(matches, classes)
-    recall = {count: _class_recalls(matches, classes, count) for count in DETECTION_COUNTS}
-    return _overall(precision, recall) | {
-        f"{CLASS_PREFIX}{name}": float(row[0].mean())
-        for name, row in zip(dataset.class_names, precision, strict=True)
+    recall = {count: _class_recalls(matches, classes, count) for count in counts}
+    of_groups = {
+        f"AP_{group}": _mean_of_classes(precision[labels, 0]) for group, labels in groups.items()
     }
+    return (
+        _overall(precision, recall)
+        | of_groups
+        | {
+            f"{CLASS_PREFIX}{name}": float(row[0].mean())
+            for name, row in zip(dataset.class_names, precision, strict=True)
+        }
+    )
 
 
 def class_figures(figures: dict[str, float], prefix: str = CLASS_PREFIX) -> dict[str, float]:
@@ -83,7 +103,7 @@ def _overall(
 ) -> dict[str, float]:
     at_50, at_75 = (int(np.argmin(abs(IOU_THRESHOLDS - iou))) for iou in (0.5, 0.75))
     sizes = list(enumerate(AREA_RANGES))[1:]
-    most = DETECTION_COUNTS[-1]
+    most = max(recall)
     return (
         {
             "AP": _mean_of_classes(precision[:, 0]),
@@ -91,7 +111,7 @@ def _overall(
             "AP75": _mean_of_classes(precision[:, 0, at_75]),
         }
         | {f"AP_{area}": _mean_of_classes(precision[:, size]) for size, area in sizes}
-        | {f"AR@{count}": _mean_of_classes(recall[count][:, 0]) for count in DETECTION_COUNTS}
+        | {f"AR@{count}": _mean_of_classes(recall[count][:, 0]) for count in recall}
         | {f"AR_{area}@{most}": _mean_of_classes(recall[most][:, size]) for size, area in sizes}
     )
 
@@ -128,7 +148,7 @@ def _outcomes(
     shape = (len(AREA_RANGES), len(IOU_THRESHOLDS), len(matches.labels))
     is_true = np.zeros(shape, bool)
     is_true[..., matches.overlapping] = matches.is_true
-    is_false = np.broadcast_to(matches.is_in_range[:, None], shape).copy()
+    is_false = np.broadcast_to(matches.counts_unmatched[:, None], shape).copy()
     is_false[..., matches.overlapping] &= ~matches.is_matched
     return is_true, is_false
 

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 def check_split(split: str, pictures: Sequence[Picture], remedy: str) -> None:
     """Raise UserError, before any inference, if a split has no box to find."""
-    if not _has_box_to_find(pictures):
+    if not has_box_to_find(pictures):
         raise UserError(f"split '{split}': has no box to find, or only crowds; {remedy}")
 
 
 def check_truth(pictures: Sequence[Picture], figure: str) -> None:
     """Raise UserError if there is no box to find, so that a figure is undefined."""
-    if not _has_box_to_find(pictures):
+    if not has_box_to_find(pictures):
         raise UserError(f"ground truth: has no box, or only crowds, so {figure} is undefined")
 
 
@@ -58,5 +58,6 @@ def check_labels(detections: Sequence[PictureDetections], class_names: Sequence[
             )
 
 
-def _has_box_to_find(pictures: Sequence[Picture]) -> bool:
+def has_box_to_find(pictures: Sequence[Picture]) -> bool:
+    """Return whether the pictures have an object that is not a crowd."""
     return not all(picture.objects.is_crowd.all() for picture in pictures)

@@ -46,8 +46,9 @@ class Matches:
     scores: Float32[np.ndarray, " n"]
     ranks: Int64[np.ndarray, " n"]
     """Number of better detections of the same picture and class."""
-    is_in_range: Bool[np.ndarray, "A n"]
-    """True where the area of a detection belongs to the size class."""
+    counts_unmatched: Bool[np.ndarray, "A n"]
+    """True where a detection that takes no box is wrong: its area belongs to the size class, and
+    its class is annotated exhaustively in its picture."""
     overlapping: Int64[np.ndarray, " m"]
     """Positions, among all detections, of those that overlap a box. The others match nothing."""
     is_matched: Bool[np.ndarray, "A T m"]
@@ -100,6 +101,7 @@ def match_detections(
     labels = np.concatenate([np.zeros(0, np.int32), *(each.labels for each in ranked)])
     areas = np.concatenate([np.zeros(0), *(each.boxes_xywh[:, 2:].prod(axis=1) for each in ranked)])
     picture = np.repeat(np.arange(len(ranked)), [len(each.labels) for each in ranked])
+    is_exhaustive = np.concatenate([np.zeros(0, bool), *map(_is_exhaustive, pictures, ranked)])
     is_counted = _is_in_range(objects.areas) & ~objects.is_crowd
     overlapping = np.unique(pairs.detections)
     turns = _turns(picture[overlapping], labels[overlapping])
@@ -110,7 +112,7 @@ def match_detections(
         labels=labels,
         scores=np.concatenate([np.zeros(0, np.float32), *(each.scores for each in ranked)]),
         ranks=np.concatenate([np.zeros(0, np.int64), *(each.ranks for each in ranked)]),
-        is_in_range=_is_in_range(areas),
+        counts_unmatched=_is_in_range(areas) & is_exhaustive,
         overlapping=overlapping,
         is_matched=is_matched,
         is_true=is_true,
@@ -149,6 +151,13 @@ def _rank(found: PictureDetections | None, limit: int) -> _Ranked:
     best = ranks < limit
     order = order[best]
     return _Ranked(to_xywh(found.boxes_xyxy[order]), labels[best], found.scores[order], ranks[best])
+
+
+def _is_exhaustive(picture: Picture, found: _Ranked) -> Bool[np.ndarray, " n"]:
+    """Return for each detection whether all objects of its class are annotated in its picture."""
+    if picture.verified is None:
+        return np.ones(len(found.labels), bool)
+    return ~np.isin(found.labels, picture.verified.not_exhaustive)
 
 
 def _overlapping_pairs(ranked: Sequence[_Ranked], truth: Sequence[Objects]) -> _Pairs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 from rich.text import Text
@@ -36,6 +36,17 @@ DETECTION_MEANINGS = {
     "AR_large@100": "... above 96 x 96 pixels",
 }
 """What each figure of the detections counts."""
+LVIS_MEANINGS = {
+    **{name: meaning for name, meaning in DETECTION_MEANINGS.items() if "@" not in name},
+    "AP_rare": "... classes in less than 10 training pictures",
+    "AP_common": "... in less than 100",
+    "AP_frequent": "... in 100 or more",
+    "AR@300": "300 best detections of each picture",
+    "AR_small@300": "... boxes below 32 x 32 pixels",
+    "AR_medium@300": "... up to 96 x 96 pixels",
+    "AR_large@300": "... above 96 x 96 pixels",
+}
+"""What each figure of the detections counts on a federated dataset."""
 VOC_MEANINGS = {
     "voc_AP50_11points": "mean of 11 recall levels, as in VOC 2007",
     "voc_AP50_area": "area under the curve, as since VOC 2010",
@@ -89,6 +100,27 @@ def detection_table(figures: dict[str, float]) -> Table:
     if recall:
         tables.append(recall_table(recall))
     return _below_each_other(tables)
+
+
+def group_table(figures: Mapping[str, dict[str, float]], names: Sequence[str]) -> Table:
+    """Return a table that compares figures between groups of classes.
+
+    Args:
+      figures: figures by name, for each group.
+      names: names of the figures to show.
+    """
+    table = Table(
+        title="By the classes that the model was trained on",
+        caption="seen: objects of data.train_classes. unseen: objects of all other classes. "
+        "A dash: there is no such box.",
+        caption_justify="left",
+    )
+    table.add_column("figure")
+    for group in figures:
+        table.add_column(group, justify="right")
+    for name in names:
+        table.add_row(name, *(_cell(of_group.get(name)) for of_group in figures.values()))
+    return table
 
 
 def voc_table(figures: dict[str, float]) -> Table:
@@ -145,7 +177,8 @@ def _coco_table(figures: dict[str, float]) -> Table:
     table.add_column("figure")
     table.add_column("counted")
     table.add_column("value", justify="right")
-    for name, meaning in DETECTION_MEANINGS.items():
+    meanings = LVIS_MEANINGS if "AR@300" in figures else DETECTION_MEANINGS
+    for name, meaning in meanings.items():
         table.add_row(name, meaning, _cell(figures.get(name)))
     return table
 

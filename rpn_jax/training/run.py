@@ -26,7 +26,7 @@ from rpn_jax.config import (
 )
 from rpn_jax.data.catalog import open_eval_data, open_train_data
 from rpn_jax.data.dataset import Dataset, describe_oddities
-from rpn_jax.data.model_classes import check_classes, with_classes
+from rpn_jax.data.model_classes import match_classes, with_classes
 from rpn_jax.data.on_device import finish_resize
 from rpn_jax.data.pipeline import prefetch, train_batches
 from rpn_jax.data.plan import TrainingPlan, plan_training
@@ -86,7 +86,7 @@ def train_run(
     if eval_data is not None:
         remedy = "Use another --data.eval-split or --train.eval-every 0."
         check_split(data.eval_name, eval_data.pictures, remedy)
-        check_classes(config, eval_data, data.eval_name)
+        eval_data = match_classes(config, eval_data, data.eval_name)
     eval_steps = _eval_steps(train, epoch_steps)
     shapes = variable_shapes(config)
     trainable = trainable_parameters(shapes["params"], build_detector(config.model).backbone)

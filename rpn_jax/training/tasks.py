@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console, RenderableType
 
@@ -14,7 +15,7 @@ from rpn_jax.config import Config
 from rpn_jax.data.dataset import Dataset
 from rpn_jax.evaluation import average_precision, recall
 from rpn_jax.evaluation.average_precision import evaluate_detections
-from rpn_jax.evaluation.recall import RECALL_FIGURES, with_first_stage
+from rpn_jax.evaluation.recall import FIRST_STAGE_PREFIX, RECALL_FIGURES, with_first_stage
 from rpn_jax.evaluation.recall import evaluate as evaluate_recall
 from rpn_jax.evaluation.tables import (
     DETECTION_FIGURES,
@@ -37,6 +38,8 @@ from rpn_jax.training.objectives import faster_rcnn_loss_function, rpn_loss_func
 from rpn_jax.training.step import LossFunction
 
 Figures = dict[str, float]
+Results = list[Any]
+"""Proposals of each picture, or pairs of detections and proposals, by the kind of detector."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,10 @@ class Task:
 
     loss_function: LossFunction
     """Loss of one device's batch."""
-    evaluate: Callable[[Variables, Dataset, Console], Figures]
-    """(variables, dataset, console for the progress) -> figures by name."""
+    predict: Callable[[Variables, Dataset, Console], Results]
+    """(variables, dataset, console for the progress) -> results of each picture."""
+    figures: Callable[[Dataset, Results], Figures]
+    """(dataset with the ground truth, results of `predict`) -> figures by name."""
     best_by: str
     """Name of the figure that selects the best checkpoint. Larger is better."""
     summary: Callable[[Figures], str]
@@ -55,6 +60,12 @@ class Task:
     """Figures as a table that explains them."""
     curves: Mapping[str, tuple[str, ...]]
     """Names of the figures in each panel of the learning curves, by the panel's title."""
+    main_figures: tuple[str, ...]
+    """Names of the figures that are compared between groups of classes."""
+
+    def evaluate(self, variables: Variables, dataset: Dataset, console: Console) -> Figures:
+        """Return the figures of a dataset."""
+        return self.figures(dataset, self.predict(variables, dataset, console))
 
 
 def task_of(config: Config) -> Task:
@@ -67,13 +78,13 @@ def rpn_task(config: Config) -> Task:
     loss_function = rpn_loss_function(config)
     propose_function = make_propose_function(config)
 
-    def evaluate(variables: Variables, dataset: Dataset, console: Console) -> Figures:
-        results = propose_with_progress(propose_function, variables, dataset, config, console)
-        return evaluate_recall(dataset.pictures, results)
+    def predict(variables: Variables, dataset: Dataset, console: Console) -> Results:
+        return propose_with_progress(propose_function, variables, dataset, config, console)
 
     return Task(
         loss_function=loss_function,
-        evaluate=evaluate,
+        predict=predict,
+        figures=lambda dataset, results: evaluate_recall(dataset.pictures, results),
         best_by=recall.BEST_BY,
         summary=recall_line,
         table=recall_table,
@@ -82,6 +93,7 @@ def rpn_task(config: Config) -> Task:
             "learning rate": ("learning_rate",),
             "average recall (protocol proposal)": RECALL_FIGURES,
         },
+        main_figures=RECALL_FIGURES,
     )
 
 
@@ -93,17 +105,20 @@ def faster_rcnn_task(config: Config) -> Task:
     loss_function = faster_rcnn_loss_function(config)
     function = on_shares(config, detect_with_proposals)
 
-    def evaluate(variables: Variables, dataset: Dataset, console: Console) -> Figures:
-        results = run_with_progress(
+    def predict(variables: Variables, dataset: Dataset, console: Console) -> Results:
+        return run_with_progress(
             function, variables, dataset, config, _split_pictures, "detecting", console
         )
+
+    def figures_of(dataset: Dataset, results: Results) -> Figures:
         figures = evaluate_detections(dataset, [detections for detections, _ in results])
         first_stage = evaluate_recall(dataset.pictures, [proposals for _, proposals in results])
         return with_first_stage(figures, first_stage)
 
     return Task(
         loss_function=loss_function,
-        evaluate=evaluate,
+        predict=predict,
+        figures=figures_of,
         best_by=average_precision.BEST_BY,
         summary=detection_line,
         table=detection_table,
@@ -112,6 +127,7 @@ def faster_rcnn_task(config: Config) -> Task:
             "learning rate": ("learning_rate",),
             "average precision": DETECTION_FIGURES,
         },
+        main_figures=(*DETECTION_FIGURES, *(FIRST_STAGE_PREFIX + name for name in RECALL_FIGURES)),
     )
 
 

@@ -15,6 +15,7 @@ from rpn_jax.config import (
     DataConfig,
     PixelConfig,
     RoIHeadConfig,
+    Source,
     config_fields,
     config_names,
     load_config,
@@ -93,6 +94,14 @@ REFUSALS: list[tuple[str, Any, str]] = [
     ("data.buckets", ((800, 1344),), "sizes of which one holds 1333x800 (height x width)"),
     ("data.train_images", "a", "the folder of the pictures of data.train_annotations = ''"),
     ("data.eval_images", "a", "the folder of the pictures of data.eval_annotations = ''"),
+    ("data.train_also", ("voc:data/VOC2007",), "FORMAT:ROOT:SPLIT"),
+    ("data.train_also", ("cvat:data:train",), "FORMAT is one of coco, voc, yolo, tfds, shapes"),
+    ("data.train_also", ("coco:a.json:",), "coco:FILE.json:PICTURES"),
+    ("data.train_repeats", (1.0, 2.0), "1 numbers above 0, one for each training dataset"),
+    ("data.train_repeats", (0.0,), "1 numbers above 0, one for each training dataset"),
+    ("data.repeat_threshold", 1.5, "0 to 1"),
+    ("data.class_map", ("a:b",), "OLD=NEW for each class, or one .toml or .json file"),
+    ("data.class_map", ("a=",), "OLD=NEW for each class, or one .toml or .json file"),
     ("data.short_sides", (640, 801), "1 to 800, the short side of data.scale"),
     ("data.short_side_range", (800, 640), "two ascending numbers, 1 to 800, the short side of"),
     ("data.short_side_range", (640,), "two ascending numbers, 1 to 800, the short side of"),
@@ -489,3 +498,18 @@ def test_short_sides_are_a_list_or_a_range() -> None:
     assert DataConfig(short_side_range=(798, 800)).drawn_short_sides == (798, 799, 800)
     with pytest.raises(UserError, match=r"short_side_range = \(640, 800\): must be empty if"):
         DataConfig(short_sides=(640,), short_side_range=(640, 800))
+
+
+def test_more_datasets_are_read_from_their_text() -> None:
+    data = DataConfig(
+        root="a",
+        train_split="train",
+        train_also=("voc:b:c/VOC2007:trainval", "coco:x.json:pixels", "tfds:t:voc/2007:train"),
+    )
+    assert data.train_sources == (
+        Source("coco", "a", "coco/2017", "train"),
+        Source("voc", "b:c/VOC2007", "", "trainval"),
+        Source("coco", "", "", "", "x.json", "pixels"),
+        Source("tfds", "t", "voc/2007", "train"),
+    )
+    assert data.train_name == "train and " + " and ".join(data.train_also)

@@ -9,6 +9,7 @@ import pytest
 
 from rpn_jax.config import DataConfig, replace
 from rpn_jax.data.catalog import open_eval_data, open_train_data
+from rpn_jax.data.classes import seen_and_unseen
 from rpn_jax.data.dataset import training_box_counts
 from rpn_jax.errors import UserError
 from tests.data.coco_folder import annotation_file, box_entry, image_entry, write_coco_folder
@@ -46,3 +47,46 @@ def test_only_objects_of_the_classes_are_kept(config, tmp_path):
 def test_an_unknown_class_is_named(config):
     with pytest.raises(UserError, match=r"^data\.eval_classes: the dataset has no class 'aa'; did"):
         open_eval_data(replace(config, eval_classes=("a", "aa")))
+
+
+def labels(dataset):
+    return [picture.objects.labels.tolist() for picture in dataset.pictures]
+
+
+def test_the_classes_trained_on_and_the_others_share_all_objects(config, tmp_path):
+    (tmp_path / "names.txt").write_text("c\nnot here\n")
+    whole = open_eval_data(config)
+    for classes in (("c", "not here"), (str(tmp_path / "names.txt"),)):
+        groups = seen_and_unseen(whole, classes)
+        assert ids(groups["seen"]) == [[3], []]
+        assert ids(groups["unseen"]) == [[1, 2], [4]]
+        assert groups["seen"].class_names == whole.class_names
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        (None, ""),
+        ("map.toml", "c = 'a'\n'b' = 'big dog'\n"),
+        ("map.json", '{"c": "a", "b": "big dog"}'),
+    ],
+)
+def test_renamed_classes_with_the_same_name_become_one(config, tmp_path, file, text):
+    class_map: tuple[str, ...] = ("c=a", "b=big dog")
+    if file:
+        (tmp_path / file).write_text(text)
+        class_map = (str(tmp_path / file),)
+    data = replace(config, class_map=class_map, train_classes=("a",))
+    renamed = open_eval_data(data)
+    assert (renamed.class_names, renamed.category_ids) == (("a", "big dog"), (1, 2))
+    assert labels(renamed) == [[0, 1, 0], [0]]
+    assert ids(open_train_data(data)) == [[1, 3], [4]]
+
+
+def test_a_map_with_an_unknown_class_or_of_another_form_is_an_error(config, tmp_path):
+    with pytest.raises(UserError, match=r"^data\.class_map: no dataset has a class 'aa'; did you"):
+        open_train_data(replace(config, class_map=("aa=b",)))
+    for name, text in (("m.toml", "a = 1"), ("m.json", "[]"), ("m.json", "{"), ("m.toml", "=")):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(UserError, match=rf"^data\.class_map .*{name}: (must be|cannot be)"):
+            open_train_data(replace(config, class_map=(str(tmp_path / name),)))

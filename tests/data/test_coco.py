@@ -161,7 +161,10 @@ def test_broken_annotation_is_named(tmp_path, broken, message):
     [
         ({"height": "40"}, "image number 1: 'height' is '40', must be a whole number"),
         ({"width": 0}, "image number 1: 'width' is 0, must be 1 or more"),
-        ({"file_name": None}, "image number 1: 'file_name' is None, must be a text"),
+        (
+            {"file_name": None},
+            "image number 1: 'file_name' is None, must be a text that is not empty",
+        ),
         ({"id": []}, "image number 1: 'id' is [], must be a whole number or a text"),
         ({"id": "1"}, "two images have the id 1. Ids must differ"),
         ({"id": 1}, "two images have the id 1. Ids must differ"),

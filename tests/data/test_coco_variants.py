@@ -107,3 +107,21 @@ def test_a_missing_box_with_a_broken_outline_is_named(tmp_path, outline, message
     with pytest.raises(UserError) as caught:
         open_coco(root, "train", False)
     assert str(caught.value).startswith(f"{annotation_file(root)}: annotation 2: {message}")
+
+
+def test_urls_take_the_place_of_file_names_as_in_lvis(tmp_path):
+    inner = {**image_entry(1), "file_name": "val2017/001.png"}
+    root = write_coco_folder(tmp_path, [inner], [box_entry(1, 1, [2, 2, 9, 9])])
+    coco = json.loads(annotation_file(root).read_text())
+    del coco["images"][0]["file_name"]
+    url = "http://images.cocodataset.org/val2017/001.png"
+    for value, problem in ((url, ""), (7, "must be a text"), ("http://a.org", "must be a text")):
+        coco["images"][0]["coco_url"] = value
+        annotation_file(root).write_text(json.dumps(coco))
+        if problem:
+            with pytest.raises(UserError, match=f"image number 0: 'file_name' is None, {problem}"):
+                open_coco(root, "train", False)
+        else:
+            dataset = open_coco(root, "train", False)
+            assert dataset.pictures[0].name == "val2017/001.png"
+            assert dataset.load_image(0).shape == (40, 60, 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import shutil
 from pathlib import Path
@@ -53,6 +54,20 @@ def write_any():
         annotation_file(root, split).rename(root / f"{split}.json")
 
 
+def write_lvis():
+    for split, folder in (("train", "train2017"), ("val", "val2017")):
+        root = coco(Path("data/coco"), folder)
+        file = annotation_file(root, folder)
+        content = json.loads(file.read_text())
+        for image in content["images"]:
+            name = image.pop("file_name")
+            image["coco_url"] = f"http://images.cocodataset.org/{folder}/{name}"
+            image["neg_category_ids"] = image["not_exhaustive_category_ids"] = []
+        Path("data/lvis").mkdir(exist_ok=True)
+        Path(f"data/lvis/lvis_v1_{split}.json").write_text(json.dumps(content))
+        file.unlink()
+
+
 def write_voc():
     root = Path("data/VOC2007")
     for split in ("trainval", "test"):
@@ -79,6 +94,12 @@ def write_yolo():
     (root / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [cat, dog]\n")
 
 
+def write_several():
+    write_bccd()
+    write_voc()
+    write_yolo()
+
+
 def write_tfds():
     pytest.importorskip("tensorflow_datasets")
     from tests.data import test_tfds
@@ -95,10 +116,12 @@ WRITERS = {
     "COCO from Roboflow": write_roboflow,
     "COCO, all pictures in one folder": write_flat,
     "COCO, any other layout": write_any,
+    "LVIS": write_lvis,
     "Pascal VOC": write_voc,
     "Pascal VOC, other folders": write_xml_next_to_pictures,
     "YOLO": write_yolo,
     "TensorFlow Datasets": write_tfds,
+    "Several datasets as one": write_several,
 }
 
 
