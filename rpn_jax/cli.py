@@ -73,6 +73,9 @@ ExactPadding = Annotated[
 ]
 Maximum = Annotated[int | None, tyro.conf.DisallowNone]
 
+Given = tyro.conf.Suppress[tyro.conf.Fixed[tuple[str, ...]]]
+"""Dotted keys of the config's fields that the command sets. It is not a flag."""
+
 SCORE = ["--score"]
 """Short form of --min-score."""
 
@@ -90,6 +93,10 @@ class Train:
     """Continue the run in the work directory after its last checkpoint."""
     auto_scale_lr: Switch = False
     """Short form of --optim.auto-scale-lr."""
+    auto: Switch = False
+    """Choose the length, the schedule, the picture size and the evaluations from the dataset. Every
+    choice is printed with its reason. A flag that you give is kept."""
+    given: Given = ()
     platform: Platform = "auto"
 
     def run(self) -> None:
@@ -98,7 +105,8 @@ class Train:
 
         optim = self.config.optim
         scaled = replace(optim, auto_scale_lr=optim.auto_scale_lr or self.auto_scale_lr)
-        commands.train(replace(self.config, optim=scaled), self.workdir, self.resume)
+        given = self.given if self.auto else None
+        commands.train(replace(self.config, optim=scaled), self.workdir, self.resume, given)
 
 
 @dataclass(frozen=True)
@@ -334,8 +342,16 @@ def parse(words: list[str]) -> Verb:
         return read_flags(verb(), rest, f"rpn-jax {name}")
     if issubclass(verb, Train | CheckData):
         config, rest = leading_config(name, rest)
-        return read_flags(verb(config=config), rest, f"rpn-jax {name} CONFIG")
+        parsed = read_flags(verb(config=config), rest, f"rpn-jax {name} CONFIG")
+        return replace(parsed, given=_given(rest)) if isinstance(parsed, Train) else parsed
     return _with_weights(name, verb, rest)
+
+
+def _given(words: list[str]) -> tuple[str, ...]:
+    """Return the dotted keys of the config's fields that the words set."""
+    flags = [word.partition("=")[0] for word in words if word.startswith("--")]
+    keys = [flag.removeprefix("--").replace("-", "_") for flag in flags]
+    return tuple(key.replace(".no_", ".") for key in keys if "." in key)
 
 
 def _with_weights(name: str, verb: type[WithWeights], words: list[str]) -> WithWeights:
@@ -457,6 +473,8 @@ def _flags_of(defaults: Any) -> list[str]:
     """Return every flag of a verb: --workdir, --data.clip-boxes, --data.no-clip-boxes ..."""
     flags = []
     for key, value in config_fields(defaults).items():
+        if key == "given":
+            continue
         section, _, name = key.removeprefix("config.").replace("_", "-").rpartition(".")
         prefix = f"--{section}." if section else "--"
         names = [name, f"no-{name}"] if isinstance(value, bool) else [name]

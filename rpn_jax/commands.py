@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -70,11 +70,16 @@ DEMO_BOXES = 12
 """Boxes that the demo draws on each picture."""
 
 
-def train(config: Config, workdir: Path, resume: bool) -> None:
+def train(
+    config: Config, workdir: Path, resume: bool, given: Collection[str] | None = None
+) -> None:
     """Train, evaluate and save checkpoints in ``workdir``.
 
     With ``resume`` an interrupted run continues after its last checkpoint. On a CPU it ends with
     the same weights, bit for bit, as a run without interruption.
+
+    With ``given``, the settings of the run are chosen from the dataset, except the fields with
+    these dotted keys (`rpn_jax.training.recipe`).
 
     Raises:
       UserError: the data are invalid, the work directory contains another run, is in use or cannot
@@ -84,7 +89,7 @@ def train(config: Config, workdir: Path, resume: bool) -> None:
     console = make_console()
     set_up_compiling()
     console.print(describe_devices(), soft_wrap=True)
-    train_run(config, task_of, workdir, resume, console)
+    train_run(config, task_of, workdir, resume, console, given)
 
 
 def evaluate(config: Config, weights: str, out: Path | None, exact_padding: bool) -> Figures:

@@ -69,7 +69,7 @@ def test_train_passes_the_config_with_its_overrides(work: dict[str, Mock]) -> No
         ),
         optim=replace(base.optim, learning_rate=0.01, decay_epochs=(3, 4, 5), auto_scale_lr=True),
     )
-    work["train"].assert_called_once_with(expected, Path("runs/r50"), True)
+    work["train"].assert_called_once_with(expected, Path("runs/r50"), True, None)
 
 
 @pytest.mark.parametrize("flag", ["--auto-scale-lr", "--optim.auto-scale-lr"])
@@ -81,7 +81,7 @@ def test_scaling_the_learning_rate_is_part_of_the_config(work: dict[str, Mock], 
 
 def test_train_without_overrides_is_the_config_itself(work: dict[str, Mock]) -> None:
     assert main(TRAIN) == 0
-    work["train"].assert_called_once_with(load_config(R50), Path("runs/r50"), False)
+    work["train"].assert_called_once_with(load_config(R50), Path("runs/r50"), False, None)
 
 
 def test_evaluate_passes_weights_and_out(work: dict[str, Mock]) -> None:

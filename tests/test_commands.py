@@ -75,6 +75,18 @@ def test_training_writes_config_environment_metrics_and_checkpoints(run):
     assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["3", "6"]
 
 
+def test_auto_prints_its_choices_and_saves_the_config_that_it_trained(run, tmp_path, capsys):
+    config, _ = run
+    kept = with_epochs(config, 1)
+    given = ("data.scale", "train.epochs", "optim.decay_epochs", "optim.warmup_steps")
+    commands.train(kept, tmp_path, resume=False, given=(*given, "train.eval_every"))
+    said = capsys.readouterr().out
+    assert "auto: optim.auto_scale_lr = True: 0.01 is for 16 pictures a step. 2 pictures" in said
+    assert said.count("auto: ") == 1
+    optim = replace(kept.optim, auto_scale_lr=True)
+    assert load_config(tmp_path / "config.json") == replace(kept, optim=optim)
+
+
 def test_every_figure_of_the_task_is_in_the_metrics(run):
     config, workdir = run
     task = tasks.rpn_task(config)

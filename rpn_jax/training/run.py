@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from functools import partial
@@ -41,6 +41,7 @@ from rpn_jax.training.lock import lock_workdir
 from rpn_jax.training.log import RunLog
 from rpn_jax.training.loop import compile_steps, run_steps
 from rpn_jax.training.optim import build_optimizer, trainable_parameters
+from rpn_jax.training.recipe import choose_settings
 from rpn_jax.training.saving import SaveTimer, describe_duration, set_aside_damaged
 from rpn_jax.training.signals import stop_on_signals
 from rpn_jax.training.step import (
@@ -67,16 +68,21 @@ def train_run(
     workdir: Path,
     resume: bool,
     console: Console,
+    given: Collection[str] | None = None,
 ) -> None:
     """Train, evaluate and save checkpoints in ``workdir``. See `rpn_jax.commands.train`.
 
     A second stage gets the classes of the dataset. ``task_of`` is called with that config.
     """
     # Set up.
-    data, train = config.data, config.train
-    devices = devices_for_batch(data.batch_size)
+    devices = devices_for_batch(config.data.batch_size)
     with _timed(console, "reading the annotations to train on"):
-        train_data = open_train_data(data)
+        train_data = open_train_data(config.data)
+    if given is not None:
+        config, choices = choose_settings(config, train_data, given)
+        for choice in choices:
+            _say(console, f"auto: {choice.key} = {choice.value}: {choice.reason}")
+    data, train = config.data, config.train
     config = with_classes(config, train_data, data.train_name)
     task = task_of(config)
     plan = plan_training(train_data, data)
