@@ -8,8 +8,10 @@ refuses the file, or a value is out of range, Python's own parser reads the file
 
 from __future__ import annotations
 
+import gc
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -96,6 +98,26 @@ def read_coco(file: Path, clip_boxes: bool) -> GroundTruth:
       UserError: the file cannot be read or is not a COCO file, an entry is broken, or a box reaches
         out of its picture.
     """
+    with _collector_paused():
+        return _read(file, clip_boxes)
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Pause Python's cycle collector. It would visit the new objects again and again.
+
+    Without this pause, opening a file of train2017's size takes a sixth longer.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _read(file: Path, clip_boxes: bool) -> GroundTruth:
     coco = _decode(file)
     names = tuple(category.name for category in coco.categories) or NO_CATEGORIES
     category_ids = tuple(whole_ids([category.id for category in coco.categories])) or (1,)

@@ -89,7 +89,7 @@ def repeat_factors(
     factor of its classes.
 
     Args:
-      pictures: pictures to train on.
+      pictures: pictures to train on, one or more.
       num_classes: number of classes of the dataset.
       threshold: share of the pictures below which a class is shown more often.
     """
@@ -98,11 +98,11 @@ def repeat_factors(
     owner = np.repeat(np.arange(len(pictures)), counts)
     sizes_wh = np.array([(picture.width, picture.height) for picture in pictures]).reshape(-1, 2)
     _, is_trained = clip_for_training(objects, sizes_wh[owner])
-    pairs = np.unique(np.stack([owner, objects.labels], axis=1)[is_trained], axis=0)
-    shares = np.bincount(pairs[:, 1], minlength=num_classes) / max(len(pictures), 1)
-    factors = np.sqrt(threshold / np.maximum(shares, 1 / max(len(pictures), 1)))
+    pairs = np.unique(owner[is_trained] * num_classes + objects.labels[is_trained])
+    picture, label = np.divmod(pairs, num_classes)
+    shares = np.bincount(label, minlength=num_classes) / len(pictures)
     repeats = np.ones(len(pictures))
-    np.maximum.at(repeats, pairs[:, 0], factors[pairs[:, 1]])
+    np.maximum.at(repeats, picture, np.sqrt(threshold / shares[label]))
     return repeats
 
 

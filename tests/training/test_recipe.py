@@ -46,11 +46,13 @@ def chosen(config: Config, dataset: Dataset, *given: str) -> Config:
     return result
 
 
-def test_bccd_keeps_the_schedule_that_was_measured() -> None:
-    config = replace(SMALL, data=replace(SMALL.data, root=str(BCCD)))
-    expected = replace(config, optim=replace(SMALL.optim, auto_scale_lr=True))
+@pytest.mark.parametrize("name", ["rpn_r18_fpn_gn_small", "faster-rcnn_r18_fpn_gn_small"])
+def test_bccd_keeps_the_schedule_that_was_measured(name: str) -> None:
+    config = load_config(name)
+    config = replace(config, data=replace(config.data, root=str(BCCD)))
+    expected = replace(config, optim=replace(config.optim, auto_scale_lr=True))
     assert chosen(config, open_train_data(config.data)) == expected
-    assert SMALL.optim.base_batch_size == SMALL.data.batch_size  # so the rate is the same
+    assert config.optim.base_batch_size == config.data.batch_size  # so the rate is the same
 
 
 def test_a_small_dataset_gets_600_steps_and_12_evaluations() -> None:

@@ -93,7 +93,7 @@ def config_rows(small: bool) -> Iterator[Row]:
     seen = set()
     for name, precision in itertools.product(names, precisions):
         config = load_config(name)
-        network = (config.model, config.pixels, config.rpn_proposals, precision)
+        network = (config.model, config.rpn_proposals, precision)
         if network in seen:
             continue
         seen.add(network)
