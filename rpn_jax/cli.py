@@ -35,6 +35,8 @@ from rpn_jax.config import (
 )
 from rpn_jax.devices import use_platform
 from rpn_jax.errors import UserError, exit_code, nearest
+from rpn_jax.hosts.group import run_on_hosts
+from rpn_jax.hosts.settings import HostFlags
 from rpn_jax.suggestions import suggestion
 
 Overrides = Annotated[Config, tyro.conf.arg(name="")]
@@ -71,6 +73,38 @@ ExactPadding = Annotated[
         "is then compiled for each picture size."
     ),
 ]
+Coordinator = Annotated[
+    str | None,
+    tyro.conf.DisallowNone,
+    tyro.conf.arg(
+        help="HOST:PORT of process 0, where several processes meet. The default is "
+        "$RPN_JAX_COORDINATOR, or comes from SLURM."
+    ),
+]
+ProcessId = Annotated[
+    int | None,
+    tyro.conf.DisallowNone,
+    tyro.conf.arg(
+        help="Number of this process, from 0. The default is $RPN_JAX_PROCESS_ID, or comes from "
+        "SLURM."
+    ),
+]
+ProcessCount = Annotated[
+    int | None,
+    tyro.conf.DisallowNone,
+    tyro.conf.arg(
+        help="Number of processes. 1 ignores SLURM. The default is $RPN_JAX_PROCESS_COUNT, or "
+        "comes from SLURM, or is 1."
+    ),
+]
+PeerTimeout = Annotated[
+    int,
+    tyro.conf.arg(
+        help="Seconds without a sign of life after which another process counts as lost. Then "
+        "this process ends with exit code 3."
+    ),
+]
+PEER_TIMEOUT = HostFlags().peer_timeout
 Maximum = Annotated[int | None, tyro.conf.DisallowNone]
 
 Given = tyro.conf.Suppress[tyro.conf.Fixed[tuple[str, ...]]]
@@ -98,9 +132,15 @@ class Train:
     choice is printed with its reason. A flag that you give is kept."""
     given: Given = ()
     platform: Platform = "auto"
+    coordinator: Coordinator = None
+    process_id: ProcessId = None
+    process_count: ProcessCount = None
+    peer_timeout: PeerTimeout = PEER_TIMEOUT
 
-    def run(self) -> None:
-        use_platform(self.platform)
+    def run(self) -> int:
+        return run_on_hosts(_host_flags(self), self.platform, self._train)
+
+    def _train(self) -> None:
         from rpn_jax import commands
 
         optim = self.config.optim
@@ -119,9 +159,15 @@ class Evaluate:
     """JSON file to write the figures to."""
     exact_padding: ExactPadding = False
     platform: Platform = "auto"
+    coordinator: Coordinator = None
+    process_id: ProcessId = None
+    process_count: ProcessCount = None
+    peer_timeout: PeerTimeout = PEER_TIMEOUT
 
-    def run(self) -> None:
-        use_platform(self.platform)
+    def run(self) -> int:
+        return run_on_hosts(_host_flags(self), self.platform, self._evaluate)
+
+    def _evaluate(self) -> None:
         from rpn_jax import commands
 
         commands.evaluate(self.config, self.weights, self.out, self.exact_padding)
@@ -295,6 +341,10 @@ VERBS: dict[str, type[Verb]] = {
 }
 
 
+def _host_flags(verb: Train | Evaluate) -> HostFlags:
+    return HostFlags(verb.coordinator, verb.process_id, verb.process_count, verb.peer_timeout)
+
+
 def _check_draw(count: int) -> None:
     if count < 0:
         raise UserError(f"--draw {count}: must be 0 or more.")
@@ -308,7 +358,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
       0, or 2 for bad input (with one line on stderr), or 130 after an interrupt. 'check-data'
-      returns 1 after warnings.
+      returns 1 after warnings. A process whose peer is lost ends with 3.
 
     Raises:
       SystemExit: with code 0, after ``--help`` or ``--version`` was printed.

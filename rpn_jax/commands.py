@@ -33,6 +33,7 @@ from rpn_jax.errors import UserError
 from rpn_jax.evaluation.checks import check_split, has_box_to_find
 from rpn_jax.evaluation.tables import group_table
 from rpn_jax.files import check_out_file, json_figures, make_folder, write_json
+from rpn_jax.hosts.exchange import is_main, main_first
 from rpn_jax.inference.detector import detect_with_progress, make_detect_function, second_stage
 from rpn_jax.inference.draw import draw_boxes, draw_detections, save_picture
 from rpn_jax.inference.proposer import make_propose_function, propose_with_progress
@@ -86,7 +87,7 @@ def train(
         be written, or the loss is not finite.
       KeyboardInterrupt: Ctrl-C or SIGTERM arrived. All finished steps are saved.
     """
-    console = make_console()
+    console = make_console(quiet=not is_main())
     set_up_compiling()
     console.print(describe_devices(), soft_wrap=True)
     train_run(config, task_of, workdir, resume, console, given)
@@ -108,7 +109,7 @@ def evaluate(config: Config, weights: str, out: Path | None, exact_padding: bool
       UserError: the data are invalid, the weights belong to another model, or ``out`` cannot be
         written.
     """
-    console = make_console()
+    console = make_console(quiet=not is_main())
     set_up_compiling()
     console.print(describe_devices(), soft_wrap=True)
     split = config.data.eval_name
@@ -117,8 +118,10 @@ def evaluate(config: Config, weights: str, out: Path | None, exact_padding: bool
     oddities = describe_oddities(split, dataset.pictures)
     if oddities:
         console.print(oddities, soft_wrap=True)
-    config, variables = load_matching_weights(config, weights)
+    with main_first():
+        config, variables = load_matching_weights(config, weights)
     dataset = match_classes(config, dataset, split)
+    out = out if is_main() else None
     if out is not None:
         check_out_file(out)
     if exact_padding:

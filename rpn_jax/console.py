@@ -15,11 +15,19 @@ if TYPE_CHECKING:
 SECONDS_BETWEEN_LINES = 10.0
 
 
-def make_console() -> Console:
-    """Return a console that prints paths unchanged: without markup, emoji and highlighting."""
+def make_console(quiet: bool = False) -> Console:
+    """Return a console that prints paths unchanged: without markup, emoji and highlighting.
+
+    A quiet one prints nothing.
+    """
     from rich.console import Console
 
-    return Console(markup=False, emoji=False, highlight=False)
+    return Console(markup=False, emoji=False, highlight=False, quiet=quiet)
+
+
+def say(console: Console, text: str) -> None:
+    """Print a line without wrapping, so that paths can be copied and lines can be searched."""
+    console.print(text, soft_wrap=True)
 
 
 @contextmanager

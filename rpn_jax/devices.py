@@ -64,16 +64,31 @@ def describe_devices() -> str:
 
 
 def devices_for_batch(pictures: int) -> list[jax.Device]:
-    """Return the local devices that share a batch evenly: as many as possible.
+    """Return the devices that share a batch evenly: as many as possible, in order of the process.
+
+    Each process has the same number of them.
 
     Args:
-      pictures: number of pictures in the batch.
+      pictures: number of pictures in the batch, over all processes.
+
+    Raises:
+      UserError: the pictures cannot be divided among the processes.
     """
     import jax
 
-    devices = jax.local_devices()
-    count = max(n for n in range(1, len(devices) + 1) if pictures % n == 0)
-    return devices[:count]
+    processes = jax.process_count()
+    if pictures % processes:
+        raise UserError(
+            f"data.batch_size = {pictures}: must be a multiple of {processes}, the number of "
+            "processes."
+        )
+    present = len(jax.local_devices())
+    count = max(n for n in range(1, present + 1) if pictures // processes % n == 0)
+    return [
+        device
+        for process in range(processes)
+        for device in jax.local_devices(process_index=process)[:count]
+    ]
 
 
 def device_mesh(axis: str, devices: Sequence[jax.Device] | None = None) -> Mesh:

@@ -32,6 +32,7 @@ def environment() -> dict[str, Any]:
         "device": devices[0].device_kind,
         "backend": jax.default_backend(),
         "devices": len(devices),
+        "processes": jax.process_count(),
         "cpu_cores": cpu_cores(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "packages": {"rpn_jax": __version__, **{name: _version(name) for name in PACKAGES}},

@@ -17,7 +17,7 @@ from rpn_jax import devices
 def test_most_devices_that_divide_the_batch_are_used(
     monkeypatch: pytest.MonkeyPatch, present: int, pictures: int, used: int
 ) -> None:
-    monkeypatch.setattr(jax, "local_devices", lambda: list(range(present)))
+    monkeypatch.setattr(jax, "local_devices", lambda **_: list(range(present)))
     assert devices.devices_for_batch(pictures) == list(range(used))
 
 

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "rpn_jax"
 
 LAYERS = (
     ("structures", "errors", "console"),
-    ("files", "devices", "runtime"),
+    ("files", "devices", "runtime", "hosts"),
     ("config",),
     ("ops",),
     ("models", "data"),

@@ -26,6 +26,7 @@ from rpn_jax.data.loading import Slot, empty_picture, load_picture
 from rpn_jax.data.plan import Epoch, Layout, TrainingPlan, plan_epoch, plan_layout
 from rpn_jax.data.transforms import resized_sizes
 from rpn_jax.errors import UserError
+from rpn_jax.hosts.exchange import ALL_BATCHES
 from rpn_jax.structures import Batch
 
 if TYPE_CHECKING:
@@ -45,9 +46,16 @@ Coarse, because each canvas costs a small compilation.
 
 
 def train_batches(
-    dataset: Dataset, plan: TrainingPlan, seed: int, first_step: int
+    dataset: Dataset,
+    plan: TrainingPlan,
+    seed: int,
+    first_step: int,
+    positions: range | None = None,
 ) -> Iterator[Batch]:
     """Yield endless training batches (NumPy arrays) from step ``first_step`` on.
+
+    ``positions`` are the places of each batch that are loaded. None loads all. The pictures at
+    these places do not depend on it, so several processes can share a batch.
 
     With ``data.on_bad_picture`` 'skip', the next picture of the batch takes the place of one that
     cannot be read. The first JPEG with damaged pixels is named in a warning.
@@ -58,13 +66,15 @@ def train_batches(
     config = plan.config
     bad_pictures = BadPictures(config)
     damaged_pictures = DamagedPictures(dataset)
+    positions = range(config.batch_size) if positions is None else positions
 
     @lru_cache(maxsize=2)
     def epoch_of(number: int) -> Epoch:
         return plan_epoch(plan.groups, config, seed, number, plan.repeats)
 
     def load(place: int) -> Batch:
-        step, position = divmod(place, config.batch_size)
+        step, number_in_share = divmod(place, len(positions))
+        position = positions[number_in_share]
         number, row = divmod(step, plan.epoch_steps)
         epoch = epoch_of(number)
         flipped = bool(epoch.flips[row, position])
@@ -83,14 +93,17 @@ def train_batches(
                 return batch
         raise UserError("no picture of a batch can be read. 'rpn-jax check-data' lists all")
 
-    first = first_step * config.batch_size
-    return _load_in_threads(load, range(first, sys.maxsize), config.batch_size, config)
+    first = first_step * len(positions)
+    return _load_in_threads(load, range(first, sys.maxsize), len(positions), config)
 
 
-def eval_batches(dataset: Dataset, config: DataConfig) -> Iterator[Batch]:
+def eval_batches(
+    dataset: Dataset, config: DataConfig, selected: slice = ALL_BATCHES
+) -> Iterator[Batch]:
     """Yield batches (NumPy arrays) that hold every picture once, grouped by bucket.
 
-    The last batch of a bucket is filled up with empty pictures, see `empty_picture`.
+    The last batch of a bucket is filled up with empty pictures, see `empty_picture`. ``selected``
+    says which of the batches are loaded.
 
     Raises:
       UserError: a picture cannot be read.
@@ -102,7 +115,7 @@ def eval_batches(dataset: Dataset, config: DataConfig) -> Iterator[Batch]:
         row
         for bucket in np.unique(layout.buckets)
         for row in _fill_up(np.flatnonzero(layout.buckets == bucket), size).reshape(-1, size)
-    ]
+    ][selected]
 
     def load(place: int) -> Batch:
         row, position = divmod(place, size)

@@ -7,9 +7,10 @@ needs no packages that decode pictures.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,6 +22,7 @@ from rpn_jax.config import Config
 from rpn_jax.console import picture_progress
 from rpn_jax.devices import device_mesh
 from rpn_jax.errors import UserError
+from rpn_jax.hosts.exchange import ALL_BATCHES, gather, own_batches
 from rpn_jax.inference.forward import prepare_variables
 from rpn_jax.structures import Batch, Variables
 
@@ -93,6 +95,7 @@ def run_dataset(
     config: Config,
     split: SplitBatch[Outputs, Result],
     on_pictures: Callable[[int], None],
+    selected: slice = ALL_BATCHES,
 ) -> Iterator[tuple[int, Result]]:
     """Yield (position in the dataset, results) of every picture, grouped by canvas.
 
@@ -106,6 +109,7 @@ def run_dataset(
       config: config of the function. ``config.data`` sets sizes and batches.
       split: function that returns the results of each picture of a batch.
       on_pictures: called after each batch with the number of pictures done.
+      selected: which of the batches are computed.
     """
     from rpn_jax.data.on_device import finish_resize
     from rpn_jax.data.pipeline import eval_batches, prefetch
@@ -122,7 +126,7 @@ def run_dataset(
         outputs = function(prepared, placed.images, placed.image_sizes, placed.scale_factors)
         return np.asarray(batch.indices), outputs
 
-    for slots, outputs in prefetch(eval_batches(dataset, data), place):
+    for slots, outputs in prefetch(eval_batches(dataset, data, selected), place):
         indices = slots[slots >= 0].tolist()
         ids = [dataset.pictures[index].image_id for index in indices]
         yield from zip(indices, split(ids, jax.device_get(outputs)), strict=True)
@@ -140,6 +144,8 @@ def run_with_progress(
 ) -> list[Result]:
     """Return the results of `run_dataset` in the dataset's order, and show the progress.
 
+    Several processes share the batches. All of them return the results of all pictures.
+
     Args:
       function, dataset, config, split: as in `run_dataset`.
       variables: weights of the network, with their norms.
@@ -147,9 +153,10 @@ def run_with_progress(
       console: console to print to.
     """
     prepared = prepare_variables(config, variables, on_all_devices())
-    with picture_progress(console, activity, len(dataset.pictures)) as advance:
-        results = run_dataset(function, prepared, dataset, config, split, advance)
-        return in_order(results)
+    share = -(-len(dataset.pictures) // jax.process_count())
+    with picture_progress(console, activity, share) as advance:
+        own = list(run_dataset(function, prepared, dataset, config, split, advance, own_batches()))
+    return in_order(chain.from_iterable(gather(own)))
 
 
 def run_listed(
@@ -175,7 +182,7 @@ def run_listed(
     return in_order(run_dataset(function, prepared, dataset, config, split, lambda _: None))
 
 
-def in_order(results: Iterator[tuple[int, Result]]) -> list[Result]:
+def in_order(results: Iterable[tuple[int, Result]]) -> list[Result]:
     """Return results in the order of their positions."""
     return [result for _, result in sorted(results, key=lambda pair: pair[0])]
 

@@ -143,6 +143,35 @@ class RunLog:
         self._events.flush()
 
 
+class QuietLog:
+    """Stands for the `RunLog` in processes that do not write it. It only counts the steps."""
+
+    def __init__(self, first_step: int) -> None:
+        self.done = first_step
+
+    def __enter__(self) -> QuietLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def compiling(self, canvas: tuple[int, int], number: int, total: int) -> None:
+        """Do nothing."""
+
+    def compiled(self, seconds: float) -> None:
+        """Do nothing."""
+
+    def restart_clock(self) -> None:
+        """Do nothing."""
+
+    def step(self, step: int, metrics: dict[str, float]) -> None:
+        """Count a step."""
+        self.done = step + 1
+
+    def evaluated(self, step: int, figures: dict[str, float]) -> None:
+        """Do nothing."""
+
+
 def _drop_lines_after(path: Path, last: int) -> None:
     """Remove the lines of later steps, and an unfinished last line."""
     if not path.exists():

@@ -12,8 +12,9 @@ import numpy as np
 
 from rpn_jax.devices import devices_for_batch
 from rpn_jax.errors import UserError
+from rpn_jax.hosts.exchange import fetch
 from rpn_jax.structures import Batch
-from rpn_jax.training.step import Metrics, TrainState
+from rpn_jax.training.step import Metrics, TrainState, batch_sharding
 
 CompiledSteps = dict[tuple[int, int], jax.stages.Compiled]
 """The compiled step of each canvas (height, width)."""
@@ -46,13 +47,12 @@ def compile_steps(
       batch_shapes: for each canvas a `Batch` of `jax.ShapeDtypeStruct`, without device axis.
       observer: receives the canvas and the duration of each compilation.
     """
-    state_shapes = jax.eval_shape(lambda: state)
     compiled: CompiledSteps = {}
     for number, shapes in enumerate(batch_shapes, start=1):
         canvas = (int(shapes.images.shape[1]), int(shapes.images.shape[2]))
         observer.compiling(canvas, number, len(batch_shapes))
         start = time.perf_counter()
-        compiled[canvas] = step.lower(state_shapes, _split_shapes(shapes)).compile()
+        compiled[canvas] = step.lower(*_arguments(state, shapes)).compile()
         observer.compiled(time.perf_counter() - start)
     return compiled
 
@@ -127,7 +127,7 @@ def _report(
     # that caused it, and not those of the next step.
     for key in ("loss", "grad_norm"):
         if not math.isfinite(values[key]):
-            names = ", ".join(picture_names(np.asarray(batch.indices).reshape(-1)))
+            names = ", ".join(picture_names(fetch(batch.indices).reshape(-1)))
             raise UserError(
                 f"step {step}: {key} is {values[key]} on the pictures {names}. Try a lower "
                 "optim.learning_rate, a longer optim.warmup_steps or an optim.clip_norm."
@@ -135,9 +135,22 @@ def _report(
     observer.step(step, values)
 
 
-def _split_shapes(shapes: Batch) -> Batch:
-    devices = len(devices_for_batch(shapes.images.shape[0]))
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((devices, x.shape[0] // devices, *x.shape[1:]), x.dtype),
+def _arguments(state: TrainState, shapes: Batch) -> tuple[TrainState, Batch]:
+    """Return arguments of the step to compile it for."""
+    devices = devices_for_batch(shapes.images.shape[0])
+    split = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(
+            (len(devices), x.shape[0] // len(devices), *x.shape[1:]), x.dtype
+        ),
         shapes,
+    )
+    if jax.process_count() == 1:
+        return jax.eval_shape(lambda: state), split
+    # With several processes, `pmap` takes only arrays.
+    sharding = batch_sharding(devices)
+    return state, jax.tree.map(
+        lambda x: jax.make_array_from_callback(
+            x.shape, sharding, lambda _: np.zeros((1, *x.shape[1:]), x.dtype)
+        ),
+        split,
     )

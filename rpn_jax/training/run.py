@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -14,16 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from rpn_jax.config import (
-    CONFIG_FILE,
-    BackboneConfig,
-    Config,
-    OptimConfig,
-    TrainConfig,
-    config_changes,
-    load_config,
-    save_config,
-)
+from rpn_jax.config import BackboneConfig, Config, OptimConfig, TrainConfig
+from rpn_jax.console import say
 from rpn_jax.data.catalog import open_eval_data, open_train_data
 from rpn_jax.data.dataset import Dataset, describe_oddities
 from rpn_jax.data.model_classes import match_classes, with_classes
@@ -33,14 +24,19 @@ from rpn_jax.data.plan import TrainingPlan, plan_training
 from rpn_jax.devices import devices_for_batch
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation.checks import check_split
-from rpn_jax.files import read_json, write_json
+from rpn_jax.hosts.exchange import (
+    Vote,
+    is_main,
+    main_first,
+    on_own_device,
+    own_positions,
+)
 from rpn_jax.models import build_detector, init_variables, variable_shapes
-from rpn_jax.runtime import environment
 from rpn_jax.structures import Batch, Variables
-from rpn_jax.training.lock import lock_workdir
-from rpn_jax.training.log import RunLog
+from rpn_jax.training.log import QuietLog, RunLog
 from rpn_jax.training.loop import compile_steps, run_steps
 from rpn_jax.training.optim import build_optimizer, trainable_parameters
+from rpn_jax.training.outputs import check_same_state, open_checkpoints, own_workdir, record
 from rpn_jax.training.recipe import choose_settings
 from rpn_jax.training.saving import SaveTimer, describe_duration, set_aside_damaged
 from rpn_jax.training.signals import stop_on_signals
@@ -52,12 +48,10 @@ from rpn_jax.training.step import (
     split_batch,
 )
 from rpn_jax.training.tasks import Figures, Task
-from rpn_jax.weights.checkpoints import Checkpoints, Saved, last_saved, restore_newest
+from rpn_jax.weights.checkpoints import Saved, last_saved, restore_newest
 from rpn_jax.weights.folders import check_same_model
 from rpn_jax.weights.torch import initial_variables, published_backbone
 
-ENVIRONMENT_FILE = "environment.json"
-"""List of the commands and environments of a run: one entry for its start and each --resume."""
 REFERENCE_RATE = OptimConfig().learning_rate / OptimConfig().base_batch_size
 """The reference's learning rate for a batch of one picture, by the linear rule."""
 
@@ -81,7 +75,7 @@ def train_run(
     if given is not None:
         config, choices = choose_settings(config, train_data, given)
         for choice in choices:
-            _say(console, f"auto: {choice.key} = {choice.value}: {choice.reason}")
+            say(console, f"auto: {choice.key} = {choice.value}: {choice.reason}")
     data, train = config.data, config.train
     config = with_classes(config, train_data, data.train_name)
     task = task_of(config)
@@ -106,14 +100,16 @@ def train_run(
 
     with ExitStack() as stack:
         # Restore. All checks of an earlier part come before the first change to its files.
-        stack.enter_context(lock_workdir(workdir))
+        stack.enter_context(own_workdir(workdir))
         last = last_saved(workdir)
         if last is not None:
             _check_resumable(last, workdir, resume, epoch_steps, data.batch_size, train.epochs)
             check_same_model(config, workdir)
             expected = jax.eval_shape(partial(initial_state, optimizer=optimizer), shapes)
             restored = restore_newest(workdir, expected.variables, expected.opt_state)
-            set_aside_damaged(workdir, restored, partial(_say, console))
+            check_same_state(workdir, restored.saved.step, restored.variables)
+            if is_main():
+                set_aside_damaged(workdir, restored, partial(say, console))
             last = restored.saved
             state = TrainState(
                 jnp.asarray(last.step, jnp.int32), restored.variables, restored.opt_state
@@ -121,23 +117,27 @@ def train_run(
             del restored
         else:
             if resume:
-                _say(console, f"--workdir {workdir}: has no checkpoint. Training starts at step 1.")
+                say(console, f"--workdir {workdir}: has no checkpoint. Training starts at step 1.")
             # Another process can have removed the checkpoints since `start` was set to None.
-            state = initial_state(start or _start_variables(config, console), optimizer)
+            start = start or _start_variables(config, console)
+            check_same_state(workdir, 0, start)
+            state = initial_state(start, optimizer)
         state = replicate(state, devices)
         del start  # It would use memory in addition to the state.
         done = int(state.step)
 
-        log = RunLog(
-            workdir, console, data.batch_size, epoch_steps, done, last_step, train.log_every
-        )
+        log: RunLog | QuietLog = QuietLog(done)
+        if is_main():
+            log = RunLog(
+                workdir, console, data.batch_size, epoch_steps, done, last_step, train.log_every
+            )
         stack.callback(_print_end, workdir, log, last_step, console)
         checkpoints = stack.enter_context(
-            Checkpoints(workdir, train.keep_last, epoch_steps, task.best_by)
+            open_checkpoints(workdir, train.keep_last, epoch_steps, task.best_by)
         )
         stack.enter_context(log)
-        should_stop = stack.enter_context(stop_on_signals(console))
-        _record(config, workdir, done, console)
+        should_stop = _together(stack.enter_context(stop_on_signals(console)))
+        record(config, workdir, done, console)
         _print_start(config, plan, last, console)
         _warn_about_schedule(config, last_step, console)
         _print_oddities(data.train_name, train_data, console)
@@ -146,7 +146,8 @@ def train_run(
 
         def evaluate(state: TrainState) -> Figures:
             assert eval_data is not None
-            figures = task.evaluate(state.variables, eval_data, console)
+            variables = on_own_device(state.variables)
+            figures = task.evaluate(variables, eval_data, console)
             log.evaluated(int(state.step), figures)
             epoch = int(state.step) // epoch_steps
             is_last = epoch == train.epochs
@@ -170,7 +171,9 @@ def train_run(
 
         # Loop over the epochs.
         if done < last_step:
-            batches = prefetch(train_batches(train_data, plan, train.seed, done), _to_devices)
+            positions = own_positions(data.batch_size)
+            host_batches = train_batches(train_data, plan, train.seed, done, positions)
+            batches = prefetch(host_batches, _to_devices)
             compiled = compile_steps(step, state, plan.batch_shapes(), log)
         while done < last_step and not should_stop():
             log.restart_clock()
@@ -186,6 +189,12 @@ def train_run(
         raise KeyboardInterrupt
 
 
+def _together(should_stop: Callable[[], bool]) -> Callable[[], bool]:
+    """Return a function that stops all processes after the same step."""
+    vote = Vote()
+    return lambda: vote(should_stop())
+
+
 def _eval_steps(train: TrainConfig, epoch_steps: int) -> set[int]:
     """Return the numbers of finished steps after which an evaluation is due."""
     if train.eval_every == 0:
@@ -197,8 +206,9 @@ def _eval_steps(train: TrainConfig, epoch_steps: int) -> set[int]:
 def _start_variables(config: Config, console: Console) -> Variables:
     """Return the variables of a new run: random ones, or those of ``train.init_weights``."""
     if config.train.init_weights:
-        variables, summary = initial_variables(config, config.train.init_weights)
-        _say(console, summary)
+        with main_first():  # It can fill the cache folder.
+            variables, summary = initial_variables(config, config.train.init_weights)
+        say(console, summary)
         return variables
     return init_variables(config, config.train.seed)
 
@@ -226,29 +236,11 @@ def _check_resumable(
         )
 
 
-def _record(config: Config, workdir: Path, done: int, console: Console) -> None:
-    """Write the config, and add to the record of commands and environments.
-
-    Print what differs from the config of an earlier part of the run.
-    """
-    path = workdir / CONFIG_FILE
-    if path.exists():
-        for key, old, new in config_changes(load_config(path), config):
-            _say(console, f"{key} was {old} in this run until now. It is {new} from here on.")
-    save_config(config, path)
-    path = workdir / ENVIRONMENT_FILE
-    earlier = read_json(path) if path.exists() else []
-    if isinstance(earlier, dict):  # Version 0.1 kept only the last part of a run.
-        earlier = [earlier]
-    started = datetime.now().astimezone().isoformat(timespec="seconds")
-    write_json(path, [*earlier, {"first_step": done, "started": started, **environment()}])
-
-
 def _warn_about_schedule(config: Config, last_step: int, console: Console) -> None:
     """Print a line if the warm-up or the learning rate does not fit the run."""
     optim, batch_size = config.optim, config.data.batch_size
     if optim.warmup_steps >= last_step:
-        _say(
+        say(
             console,
             f"warning: optim.warmup_steps = {optim.warmup_steps}: the run has only {last_step} "
             "steps, so the learning rate never reaches optim.learning_rate. Use "
@@ -258,7 +250,7 @@ def _warn_about_schedule(config: Config, last_step: int, console: Console) -> No
         return
     expected = REFERENCE_RATE * batch_size
     if _is_far(optim.learning_rate, expected):
-        _say(
+        say(
             console,
             f"warning: optim.learning_rate = {optim.learning_rate:g} is for batches of "
             f"{optim.base_batch_size} pictures, but data.batch_size = {batch_size}. Use "
@@ -272,14 +264,14 @@ def _is_far(value: float, expected: float) -> bool:
 
 def _print_start(config: Config, plan: TrainingPlan, last: Saved | None, console: Console) -> None:
     devices = devices_for_batch(config.data.batch_size)
-    if len(devices) < jax.local_device_count():
-        _say(
+    if len(devices) < jax.device_count():
+        say(
             console,
             f"note: data.batch_size = {config.data.batch_size} uses {len(devices)} of the "
-            f"{jax.local_device_count()} devices. Choose a multiple of their number to use all.",
+            f"{jax.device_count()} devices. Choose a multiple of their number to use all.",
         )
     counts = plan.layout.box_counts
-    _say(
+    say(
         console,
         f"training {config.name} on {len(devices)} x {devices[0].device_kind}: "
         f"{len(counts)} pictures with {counts.sum()} boxes in '{config.data.train_name}', "
@@ -289,11 +281,11 @@ def _print_start(config: Config, plan: TrainingPlan, last: Saved | None, console
     backbone = config.model.backbone
     if last is not None:
         age = describe_duration(time.time() - last.saved_at)
-        _say(console, f"continuing after step {last.step}, which was saved {age} ago")
+        say(console, f"continuing after step {last.step}, which was saved {age} ago")
     elif not config.train.init_weights and _has_frozen_weights(backbone):
         published = published_backbone(backbone)
         source = f"{published}, or with a file," if published else "with a file"
-        _say(
+        say(
             console,
             "note: the backbone starts from random weights, and its frozen part keeps them. "
             f"Use --train.init-weights {source} to start from a trained backbone.",
@@ -303,17 +295,17 @@ def _print_start(config: Config, plan: TrainingPlan, last: Saved | None, console
 def _print_oddities(split: str, dataset: Dataset, console: Console) -> None:
     oddities = describe_oddities(split, dataset.pictures)
     if oddities:
-        _say(console, oddities)
+        say(console, oddities)
 
 
 def _has_frozen_weights(backbone: BackboneConfig) -> bool:
     return backbone.frozen_stages >= 0 or backbone.norm == "frozen"
 
 
-def _print_end(workdir: Path, log: RunLog, last_step: int, console: Console) -> None:
+def _print_end(workdir: Path, log: RunLog | QuietLog, last_step: int, console: Console) -> None:
     last = last_saved(workdir)
     if last is not None:
-        _say(console, f"results are in {workdir}: checkpoints/, metrics.jsonl and event files")
+        say(console, f"results are in {workdir}: checkpoints/, metrics.jsonl and event files")
     if last is not None and last.step == last_step:
         return
     if last is None:
@@ -324,7 +316,7 @@ def _print_end(workdir: Path, log: RunLog, last_step: int, console: Console) -> 
             f"The last checkpoint is of step {last.step}, saved {age} ago. Use --resume to "
             "continue from there."
         )
-    _say(console, f"stopped after step {log.done} of {last_step}. {remedy}")
+    say(console, f"stopped after step {log.done} of {last_step}. {remedy}")
 
 
 def _picture_names(dataset: Dataset, indices: np.ndarray) -> list[str]:
@@ -338,14 +330,9 @@ def _to_devices(batch: Batch) -> Batch:
 @contextmanager
 def _timed(console: Console, activity: str) -> Iterator[None]:
     """Print what the block does, and how long it took if that was more than a second."""
-    _say(console, activity)
+    say(console, activity)
     start = time.perf_counter()
     yield
     seconds = time.perf_counter() - start
     if seconds > 1:
-        _say(console, f"  took {seconds:.1f} s")
-
-
-def _say(console: Console, text: str) -> None:
-    """Print a line without wrapping, so that paths can be copied and lines can be searched."""
-    console.print(text, soft_wrap=True)
+        say(console, f"  took {seconds:.1f} s")

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from rpn_jax.hosts.exchange import Vote
 from rpn_jax.weights.checkpoints import Restored, set_aside
 
 
@@ -21,16 +22,20 @@ class SaveTimer:
         self._every_steps = every_steps
         self._every_seconds = 60 * every_minutes
         self._last = time.monotonic()
+        self._vote = Vote()
 
     def due(self, done: int) -> bool:
-        """Return whether a checkpoint is due after ``done`` steps."""
+        """Return whether a checkpoint is due after ``done`` steps, in all processes the same."""
         by_steps = self._every_steps > 0 and done % self._every_steps == 0
-        passed = time.monotonic() - self._last
-        return by_steps or 0 < self._every_seconds <= passed
+        if self._every_seconds == 0:
+            return by_steps
+        by_time = self._vote(time.monotonic() - self._last >= self._every_seconds)
+        return by_steps or by_time
 
     def restart(self) -> None:
         """Measure the time from now on. Called after each checkpoint."""
         self._last = time.monotonic()
+        self._vote.forget()
 
 
 def set_aside_damaged(workdir: Path, restored: Restored, say: Callable[[str], None]) -> None:

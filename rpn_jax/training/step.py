@@ -1,4 +1,4 @@
-"""The training step: one update of the state from one batch, on all local devices.
+"""The training step: one update of the state from one batch, on all devices of all processes.
 
 This file names no model. The caller passes a loss function and an optimiser. `make_step` holds the
 project's only `pmap`.
@@ -16,6 +16,7 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from rpn_jax.devices import device_mesh, devices_for_batch
+from rpn_jax.hosts.exchange import place
 from rpn_jax.structures import Batch, Variables
 
 if TYPE_CHECKING:
@@ -113,15 +114,21 @@ def device_step(
 
 def replicate(state: TrainState, devices: Sequence[jax.Device]) -> TrainState:
     """Copy a state to every one of the devices."""
-    return jax.device_put(state, NamedSharding(device_mesh(DEVICE_AXIS, devices), PartitionSpec()))
+    return place(state, NamedSharding(device_mesh(DEVICE_AXIS, devices), PartitionSpec()))
 
 
 def split_batch(batch: Batch) -> Batch:
-    """Start to send a batch to its `devices_for_batch`.
+    """Start to send this process's part of a batch to its `devices_for_batch`.
 
     Each device gets the same number of pictures, in order.
     """
-    devices = devices_for_batch(batch.indices.shape[0])
-    sharding = NamedSharding(device_mesh(DEVICE_AXIS, devices), PartitionSpec(DEVICE_AXIS))
-    split = jax.tree.map(lambda x: x.reshape(len(devices), -1, *x.shape[1:]), batch)
-    return jax.device_put(split, sharding)
+    processes = jax.process_count()
+    devices = devices_for_batch(processes * batch.indices.shape[0])
+    own = len(devices) // processes
+    split = jax.tree.map(lambda x: x.reshape(own, -1, *x.shape[1:]), batch)
+    return place(split, batch_sharding(devices))
+
+
+def batch_sharding(devices: Sequence[jax.Device]) -> NamedSharding:
+    """Return the placement of a batch with a leading axis of devices."""
+    return NamedSharding(device_mesh(DEVICE_AXIS, devices), PartitionSpec(DEVICE_AXIS))

@@ -27,6 +27,7 @@ from rpn_jax.errors import UserError, reading, writing
 from rpn_jax.files import make_folder, read_json
 from rpn_jax.weights.trees import (
     DamagedError,
+    by_itself,
     by_name,
     check_arrays,
     check_variables,
@@ -154,7 +155,10 @@ class Checkpoints:
         """
         with self._writing():
             self._manager.wait_until_finished()
-            with ocp.Checkpointer(ocp.JsonCheckpointHandler(METRICS)) as checkpointer:
+            with ocp.Checkpointer(
+                ocp.JsonCheckpointHandler(METRICS, multiprocessing_options=by_itself()),
+                multiprocessing_options=by_itself(),
+            ) as checkpointer:
                 folder = self.folder / str(step) / METRICS
                 checkpointer.save(folder, args=ocp.args.JsonSave(_sealed(metrics)), force=True)
             self._manager.reload()
@@ -398,6 +402,8 @@ def _manager(folder: Path, keep_last: int, best_by: str) -> ocp.CheckpointManage
             best_fn=quality,
             preservation_policy=keep,
             cleanup_tmp_directories=True,
+            create=False,  # The folder exists. Orbax refuses to create one for a single process.
+            multiprocessing_options=by_itself(),
             # Otherwise the threads wait for ever for a folder that cannot be created.
             async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         ),

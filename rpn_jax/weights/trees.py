@@ -120,7 +120,10 @@ def read_item(folder: Path) -> Any:
     """
     quieten_orbax()
     try:
-        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+        with ocp.Checkpointer(
+            ocp.StandardCheckpointHandler(multiprocessing_options=by_itself()),
+            multiprocessing_options=by_itself(),
+        ) as checkpointer:
             return checkpointer.restore(folder.resolve())
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:100]
@@ -134,6 +137,20 @@ def write_item(folder: Path, tree: Any) -> None:
     quieten_orbax()
     with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
         checkpointer.save(folder.resolve(), args=ocp.args.StandardSave(tree))
+
+
+def by_itself() -> ocp.options.MultiprocessingOptions:
+    """Return options with which Orbax reads or writes in this process alone.
+
+    By default it waits until all processes call it. Here only process 0 writes, and each process
+    reads.
+    """
+    process = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=process,
+        active_processes={process},
+        barrier_sync_key_prefix=f"process_{process}",
+    )
 
 
 @functools.cache
