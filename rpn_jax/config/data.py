@@ -29,6 +29,11 @@ class Source:
     """Folder of the pictures of ``annotations``."""
 
     @property
+    def name(self) -> str:
+        """Name in messages and in maps of classes: the annotation file, or else the root."""
+        return self.annotations or self.root
+
+    @property
     def is_complete(self) -> bool:
         """Whether the format is known and all parts are given."""
         has_place = bool(self.root and self.split) or bool(self.annotations and self.images)
@@ -93,7 +98,8 @@ class DataConfig:
     are shown more often, for example 0.001. 0 turns this off."""
     class_map: tuple[str, ...] = ()
     """Classes to rename in all datasets, each as OLD=NEW, or one .toml or .json file with a table
-    of names. Classes that get the same name become one."""
+    of names. In a file, a table named like the root of a dataset holds for that dataset alone.
+    Classes that get the same name become one."""
     scale: tuple[int, int] = (1333, 800)
     """Largest (long side, short side) of a resized picture, in pixels. The ratio is kept."""
     short_sides: tuple[int, ...] = ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rpn_jax.config import DataConfig, Source
-from rpn_jax.data.classes import check_mapped, keep_classes, read_class_map, rename_classes
+from rpn_jax.data.classes import check_mapped, keep_classes, map_of, read_class_map, rename_classes
 from rpn_jax.data.coco import open_coco, open_coco_file
 from rpn_jax.data.combined import combine
 from rpn_jax.data.dataset import Dataset
@@ -24,16 +24,21 @@ def open_train_data(config: DataConfig) -> Dataset:
     """
     class_map = read_class_map(config.class_map)
     parts = [open_source(source, config.clip_boxes) for source in config.train_sources]
-    check_mapped(class_map, parts)
-    names = [source.annotations or source.root for source in config.train_sources]
-    dataset = combine([rename_classes(part, class_map) for part in parts], names)
+    names = [source.name for source in config.train_sources]
+    check_mapped(class_map, dict(zip(names, parts, strict=True)), {config.eval_source.name})
+    renamed = [
+        rename_classes(part, map_of(class_map, name))
+        for name, part in zip(names, parts, strict=True)
+    ]
+    dataset = combine(renamed, names)
     return keep_classes(dataset, config.train_classes, "data.train_classes")
 
 
 def open_eval_data(config: DataConfig) -> Dataset:
     """Open the dataset to evaluate on. Raises the errors of `open_train_data`."""
     dataset = open_source(config.eval_source, config.clip_boxes)
-    dataset = rename_classes(dataset, read_class_map(config.class_map))
+    class_map = map_of(read_class_map(config.class_map), config.eval_source.name)
+    dataset = rename_classes(dataset, class_map)
     return keep_classes(dataset, config.eval_classes, "data.eval_classes")
 
 

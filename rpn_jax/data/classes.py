@@ -14,6 +14,9 @@ from rpn_jax.data.views import relabel, select_labels
 from rpn_jax.errors import UserError, nearest
 from rpn_jax.files import read_text
 
+ClassMap = dict[str, str | dict[str, str]]
+"""New names of classes by their old names. An inner table, by the name of a dataset, holds for that
+dataset alone."""
 MAP_FILES = (".toml", ".json")
 """Endings of files with a map of class names."""
 
@@ -81,14 +84,14 @@ def read_names(classes: Sequence[str]) -> list[str]:
     return list(classes)
 
 
-def read_class_map(entries: Sequence[str]) -> dict[str, str]:
-    """Return the new name of each renamed class, by its old name.
+def read_class_map(entries: Sequence[str]) -> ClassMap:
+    """Return the map of class names that ``data.class_map`` describes.
 
     Args:
       entries: OLD=NEW for each class, or one path of a .toml or .json file with a table of names.
 
     Raises:
-      UserError: an entry has another form, or the file cannot be read or holds something else.
+      UserError: the file cannot be read or holds something else.
     """
     if len(entries) == 1 and entries[0].endswith(MAP_FILES):
         return _read_map_file(Path(entries[0]))
@@ -96,21 +99,54 @@ def read_class_map(entries: Sequence[str]) -> dict[str, str]:
     return {old: new for old, _, new in pairs}
 
 
-def check_mapped(class_map: Mapping[str, str], datasets: Sequence[Dataset]) -> None:
-    """Raise a UserError if a class to rename is in none of the datasets."""
-    known = list(dict.fromkeys(name for dataset in datasets for name in dataset.class_names))
-    for name in class_map:
-        if name not in known:
-            hint = nearest(name, known) or "."
-            raise UserError(f"data.class_map: no dataset has a class '{name}'{hint} Known: {known}")
+def map_of(class_map: ClassMap, dataset_name: str) -> dict[str, str]:
+    """Return the new names of one dataset's classes, by their old names."""
+    common = {old: new for old, new in class_map.items() if isinstance(new, str)}
+    own = class_map.get(dataset_name, {})
+    return common if isinstance(own, str) else {**common, **own}
 
 
-def _read_map_file(path: Path) -> dict[str, str]:
+def check_mapped(class_map: ClassMap, datasets: Mapping[str, Dataset], others: set[str]) -> None:
+    """Raise a UserError if the map has a class or a dataset that does not exist.
+
+    Args:
+      class_map: map of class names.
+      datasets: the datasets to train on, by name.
+      others: names of more datasets that may have their own table.
+    """
+    for key, value in class_map.items():
+        if isinstance(value, str):
+            _check_known(key, "class", [name for d in datasets.values() for name in d.class_names])
+        else:
+            _check_known(key, "dataset", [*datasets, *others])
+            for old in value if key in datasets else ():
+                _check_known(old, f"class in {key}", datasets[key].class_names)
+
+
+def _check_known(name: str, kind: str, known: Sequence[str]) -> None:
+    if name not in known:
+        names = list(dict.fromkeys(known))
+        hint = nearest(name, names) or "."
+        raise UserError(f"data.class_map: there is no {kind} '{name}'{hint} Known: {names}")
+
+
+def _read_map_file(path: Path) -> ClassMap:
     text = read_text(path)
     try:
         values = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"data.class_map {path}: cannot be read ({error})") from None
-    if not isinstance(values, dict) or not all(isinstance(new, str) for new in values.values()):
-        raise UserError(f"data.class_map {path}: must be a table of class names: old = 'new'")
+    tables = [values]
+    if isinstance(values, dict):
+        tables += [value for value in values.values() if isinstance(value, dict)]
+    for table in tables:
+        is_inner = table is not values
+        if not isinstance(table, dict) or not all(
+            isinstance(new, str) or (isinstance(new, dict) and not is_inner)
+            for new in table.values()
+        ):
+            raise UserError(
+                f"data.class_map {path}: must be a table of class names, old = 'new', or hold such "
+                "a table for each dataset"
+            )
     return values

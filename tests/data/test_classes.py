@@ -84,9 +84,39 @@ def test_renamed_classes_with_the_same_name_become_one(config, tmp_path, file, t
 
 
 def test_a_map_with_an_unknown_class_or_of_another_form_is_an_error(config, tmp_path):
-    with pytest.raises(UserError, match=r"^data\.class_map: no dataset has a class 'aa'; did you"):
+    with pytest.raises(UserError, match=r"^data\.class_map: there is no class 'aa'; did you"):
         open_train_data(replace(config, class_map=("aa=b",)))
-    for name, text in (("m.toml", "a = 1"), ("m.json", "[]"), ("m.json", "{"), ("m.toml", "=")):
+    texts = (
+        ("m.toml", "a = 1"),
+        ("m.toml", "x.y.a = 'b'"),
+        ("m.toml", "="),
+        ("m.json", "[]"),
+        ("m.json", '{"x": {"a": 1}}'),
+        ("m.json", "{"),
+    )
+    for name, text in texts:
         (tmp_path / name).write_text(text)
         with pytest.raises(UserError, match=rf"^data\.class_map .*{name}: (must be|cannot be)"):
             open_train_data(replace(config, class_map=(str(tmp_path / name),)))
+
+
+def test_a_table_of_a_dataset_holds_for_it_alone(config, tmp_path):
+    def renamed(text, **more):
+        (tmp_path / "m.toml").write_text(text)
+        return open_train_data(replace(config, class_map=(str(tmp_path / "m.toml"),), **more))
+
+    file = annotation_file(tmp_path)
+    both = {"train_also": (f"coco:{file}:{tmp_path / 'train'}",)}
+    table = f"c = 'z'\n['{file}']\na = 'x'\nc = 'y'\n"
+    dataset = renamed(table, **both)
+    assert dataset.class_names == ("a", "b", "z", "x", "y")
+    assert labels(dataset) == [[0, 1, 2], [0], [3, 1, 4], [3]]
+    assert open_eval_data(replace(config, class_map=(str(tmp_path / "m.toml"),))).class_names == (
+        "a",
+        "b",
+        "z",
+    )
+    with pytest.raises(UserError, match=r"^data\.class_map: there is no dataset '.*x'; did you"):
+        renamed(f"['{config.root}x']\na = 'x'\n")
+    with pytest.raises(UserError, match=r"^data\.class_map: there is no class in .* 'd'"):
+        renamed(f"['{config.root}']\nd = 'x'\n")
