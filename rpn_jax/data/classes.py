@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from rpn_jax.config import DataConfig
 from rpn_jax.data.dataset import Dataset
 from rpn_jax.data.views import relabel, select_labels
 from rpn_jax.errors import UserError, nearest
@@ -77,11 +79,29 @@ def rename_classes(dataset: Dataset, class_map: Mapping[str, str]) -> Dataset:
 
 
 def read_names(classes: Sequence[str]) -> list[str]:
-    """Return names of classes: those given, or those in the one .txt file that is given."""
-    if len(classes) == 1 and classes[0].endswith(".txt"):
-        lines = read_text(Path(classes[0])).splitlines()
-        return [line.strip() for line in lines if line.strip()]
-    return list(classes)
+    """Return names of classes: those given, or those in the one .txt file that is given.
+
+    Raises UserError if the file cannot be read or has no name.
+    """
+    if not (len(classes) == 1 and classes[0].endswith(".txt")):
+        return list(classes)
+    lines = read_text(Path(classes[0])).splitlines()
+    names = [line.strip() for line in lines if line.strip()]
+    if not names:
+        raise UserError(f"{classes[0]}: has no name of a class. Write one on each line.")
+    return names
+
+
+def with_listed_names(config: DataConfig) -> DataConfig:
+    """Return a config with the names in the files of ``train_classes`` and ``eval_classes``.
+
+    A saved config must not depend on these files. Raises UserError if one cannot be read.
+    """
+    return replace(
+        config,
+        train_classes=tuple(read_names(config.train_classes)),
+        eval_classes=tuple(read_names(config.eval_classes)),
+    )
 
 
 def read_class_map(entries: Sequence[str]) -> ClassMap:

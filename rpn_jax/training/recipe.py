@@ -56,6 +56,7 @@ def choose_settings(
     Raises:
       UserError: the dataset has no picture to train on.
     """
+    plan_training(dataset, config.data)  # raises if there is no picture to train on
     choices = []
     for rule in (_scale, _epochs, _decays, _warmup, _learning_rate, _evaluations):
         choice = rule(config, dataset)
@@ -115,7 +116,7 @@ def _warmup(config: Config, dataset: Dataset) -> Choice:
     steps = config.train.epochs * plan_training(dataset, config.data).epoch_steps
     warmup = min(config.optim.warmup_steps, steps // WARMUP_SHARE)
     return Choice(
-        "optim.warmup_steps", warmup, f"at most a sixth of {steps} steps, at most the config's"
+        "optim.warmup_steps", warmup, f"that of the config, at most a sixth of {steps} steps"
     )
 
 

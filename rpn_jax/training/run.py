@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from rich.console import Console
 from rpn_jax.config import BackboneConfig, Config, OptimConfig, TrainConfig
 from rpn_jax.console import say
 from rpn_jax.data.catalog import open_eval_data, open_train_data
+from rpn_jax.data.classes import with_listed_names
 from rpn_jax.data.dataset import Dataset, describe_oddities
 from rpn_jax.data.model_classes import match_classes, with_classes
 from rpn_jax.data.on_device import finish_resize
@@ -70,6 +72,7 @@ def train_run(
     """
     # Set up.
     devices = devices_for_batch(config.data.batch_size)
+    config = replace(config, data=with_listed_names(config.data))
     with _timed(console, "reading the annotations to train on"):
         train_data = open_train_data(config.data)
     if given is not None:

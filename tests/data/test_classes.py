@@ -9,7 +9,7 @@ import pytest
 
 from rpn_jax.config import DataConfig, replace
 from rpn_jax.data.catalog import open_eval_data, open_train_data
-from rpn_jax.data.classes import seen_and_unseen
+from rpn_jax.data.classes import seen_and_unseen, with_listed_names
 from rpn_jax.data.dataset import training_box_counts
 from rpn_jax.errors import UserError
 from tests.data.coco_folder import annotation_file, box_entry, image_entry, write_coco_folder
@@ -42,6 +42,15 @@ def test_only_objects_of_the_classes_are_kept(config, tmp_path):
         np.testing.assert_array_equal(dataset.load_image(1), whole.load_image(1))
     assert rest.pictures[0].objects.labels.tolist() == [1, 2]
     assert training_box_counts(rest.pictures).tolist() == [2, 0]
+
+
+def test_a_saved_config_has_the_names_and_not_their_file(config, tmp_path):
+    (tmp_path / "names.txt").write_text("c\nb\n")
+    data = replace(config, train_classes=(str(tmp_path / "names.txt"),), eval_classes=("a",))
+    assert with_listed_names(data) == replace(data, train_classes=("c", "b"))
+    (tmp_path / "names.txt").write_text("\n")
+    with pytest.raises(UserError, match=r"names\.txt: has no name of a class"):
+        with_listed_names(data)
 
 
 def test_an_unknown_class_is_named(config):

@@ -101,9 +101,10 @@ def test_multi_scale_configs_keep_their_size_and_runs_without_evaluation_have_no
     assert result.train.eval_every == 0
 
 
-def test_a_dataset_without_boxes_is_an_error() -> None:
+@pytest.mark.parametrize("pictures", [[], [picture_of(1, [])]])
+def test_a_dataset_without_boxes_is_an_error(pictures) -> None:
     with pytest.raises(UserError, match="no picture to train on"):
-        choose_settings(R50, MadeDataset([picture_of(1, [])], ("a",), (1,)), ())
+        choose_settings(R50, MadeDataset(pictures, ("a",), (1,)), ())
 
 
 @pytest.mark.parametrize(
