@@ -11,7 +11,7 @@ from rpn_jax.config.checks import check, check_types
 CANVAS_MULTIPLE = 32
 """Canvas sizes, and the area that has anchors, are rounded up to this multiple, in pixels."""
 
-Format = Literal["coco", "voc", "yolo", "tfds", "shapes"]
+Format = Literal["coco", "voc", "yolo", "tfds", "packed", "shapes"]
 Resize = Literal["host", "device"]
 
 
@@ -63,6 +63,7 @@ class DataConfig:
     'voc': Pascal VOC annotations, one XML file for each picture.
     'yolo': a data.yaml, and one text file of labels for each picture.
     'tfds': an object detection dataset that TensorFlow Datasets prepared in ArrayRecord format.
+    'packed': a folder that 'rpn-jax pack' wrote.
     'shapes': synthetic pictures of simple shapes."""
     root: str = "data/coco"
     """Folder of the dataset. For 'coco' with annotations/instances_SPLIT.json and SPLIT/*.jpg, or

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, TypeVar
 
 from rpn_jax.data.annotated_files import AnnotatedFiles
 from rpn_jax.data.images import jpeg_damage
 from rpn_jax.data.views import source_of
 from rpn_jax.errors import UserError
 from rpn_jax.files import read_file
-from rpn_jax.structures import Batch
 
 if TYPE_CHECKING:
     from rpn_jax.config import DataConfig
     from rpn_jax.data.dataset import Dataset
+
+T = TypeVar("T")
 
 
 class BadPictures:
@@ -24,14 +25,15 @@ class BadPictures:
 
     Args:
       config: ``on_bad_picture`` and ``max_bad_pictures``.
+      skipped: positions of pictures that were skipped before.
     """
 
-    def __init__(self, config: DataConfig) -> None:
+    def __init__(self, config: DataConfig, skipped: Iterable[int] = ()) -> None:
         self._config = config
-        self._indices: set[int] = set()
+        self._indices = set(skipped)
         self._lock = threading.Lock()
 
-    def attempt(self, index: int, load: Callable[[], Batch]) -> Batch | None:
+    def attempt(self, index: int, load: Callable[[], T]) -> T | None:
         """Return what ``load`` returns, or None if picture ``index`` must be skipped.
 
         Raises:

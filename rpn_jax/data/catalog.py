@@ -9,6 +9,7 @@ from rpn_jax.data.classes import check_mapped, keep_classes, map_of, read_class_
 from rpn_jax.data.coco import open_coco, open_coco_file
 from rpn_jax.data.combined import combine
 from rpn_jax.data.dataset import Dataset
+from rpn_jax.data.packed import PackedDataset, check_packed_scale, open_packed
 from rpn_jax.data.shapes import Shapes
 from rpn_jax.data.tfds import TfdsDataset
 from rpn_jax.data.voc import open_voc
@@ -23,7 +24,7 @@ def open_train_data(config: DataConfig) -> Dataset:
         unknown.
     """
     class_map = read_class_map(config.class_map)
-    parts = [open_source(source, config.clip_boxes) for source in config.train_sources]
+    parts = [_open(source, config) for source in config.train_sources]
     names = [source.name for source in config.train_sources]
     check_mapped(class_map, dict(zip(names, parts, strict=True)), {config.eval_source.name})
     renamed = [
@@ -36,7 +37,7 @@ def open_train_data(config: DataConfig) -> Dataset:
 
 def open_eval_data(config: DataConfig) -> Dataset:
     """Open the dataset to evaluate on. Raises the errors of `open_train_data`."""
-    dataset = open_source(config.eval_source, config.clip_boxes)
+    dataset = _open(config.eval_source, config)
     class_map = map_of(read_class_map(config.class_map), config.eval_source.name)
     dataset = rename_classes(dataset, class_map)
     return keep_classes(dataset, config.eval_classes, "data.eval_classes")
@@ -44,9 +45,14 @@ def open_eval_data(config: DataConfig) -> Dataset:
 
 def open_dataset(config: DataConfig, split: str) -> Dataset:
     """Open a split of the dataset in ``config.root``. Raises the errors of `open_train_data`."""
-    return open_source(
-        Source(config.dataset, config.root, config.tfds_name, split), config.clip_boxes
-    )
+    return _open(Source(config.dataset, config.root, config.tfds_name, split), config)
+
+
+def _open(source: Source, config: DataConfig) -> Dataset:
+    dataset = open_source(source, config.clip_boxes)
+    if isinstance(dataset, PackedDataset):
+        check_packed_scale(dataset, config.scale)
+    return dataset
 
 
 def open_source(source: Source, clip_boxes: bool) -> Dataset:
@@ -63,5 +69,7 @@ def open_source(source: Source, clip_boxes: bool) -> Dataset:
             return open_yolo(root, split, clip_boxes)
         case "tfds":
             return TfdsDataset(source.root, source.tfds_name, split, clip_boxes)
+        case "packed":
+            return open_packed(root, split)
         case "shapes":
             return Shapes(split)

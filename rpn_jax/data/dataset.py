@@ -102,7 +102,11 @@ class Dataset(Protocol):
         """Id of each class in files of ground truth and results."""
 
     def load_image(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
-        """Return the RGB pixels of ``pictures[index]``. Safe to call from several threads."""
+        """Return the RGB pixels of ``pictures[index]``. Safe to call from several threads.
+
+        A packed dataset returns fewer pixels than the size of the picture says, see
+        `rpn_jax.data.packed`.
+        """
 
 
 def training_boxes(picture: Picture) -> tuple[Float32[np.ndarray, "G 4"], Int32[np.ndarray, " G"]]:

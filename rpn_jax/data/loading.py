@@ -80,7 +80,7 @@ def _batch_of_one(picture: Picture, image: UInt8[np.ndarray, "h w 3"], slot: Slo
         labels=np.pad(labels, (0, padding))[None],
         box_mask=(np.arange(slot.num_boxes) < len(labels))[None],
         indices=np.array([slot.index], np.int32),
-        pending_resize=_pending_resize(picture, slot),
+        pending_resize=_pending_resize(image, slot),
     )
 
 
@@ -96,11 +96,11 @@ def _prepare_image(
     return transforms.pad_to(transforms.flip(image) if slot.flipped else image, slot.canvas)
 
 
-def _pending_resize(picture: Picture, slot: Slot) -> PendingResize | None:
+def _pending_resize(image: UInt8[np.ndarray, "h w 3"], slot: Slot) -> PendingResize | None:
     if slot.original_canvas is None:
         return None
     return NumpyPendingResize(
-        sizes=np.array([(picture.height, picture.width)], np.int32),
+        sizes=np.array([image.shape[:2]], np.int32),
         flipped=np.array([slot.flipped]),
         canvas=slot.canvas,
     )

@@ -51,8 +51,11 @@ def resize_boxes(
 
 
 def flip(image: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W 3"]:
-    """Flip a picture left to right."""
-    return image[:, ::-1]
+    """Flip a picture left to right.
+
+    OpenCV needs 0.5 ms for 800x1067 pixels, and a copy of a reversed NumPy view 6 ms.
+    """
+    return cv2.flip(image, 1)
 
 
 def flip_boxes(boxes_xyxy: Float32[np.ndarray, "G 4"], width: int) -> Float32[np.ndarray, "G 4"]:
