@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 from rich.console import Console
 
 from rpn_jax.config import Config, load_config, replace
 from rpn_jax.console import make_console, picture_progress
-from rpn_jax.data.catalog import open_eval_data
+from rpn_jax.data.catalog import open_eval_data, open_train_data
 from rpn_jax.data.check import (
     PARTS,
     Part,
@@ -22,10 +23,9 @@ from rpn_jax.data.check import (
 )
 from rpn_jax.data.check_tables import print_check
 from rpn_jax.data.classes import seen_and_unseen
-from rpn_jax.data.coco_file import coco_images
-from rpn_jax.data.dataset import Dataset, Picture, describe_oddities, training_boxes
-from rpn_jax.data.files import PictureFiles, find_pictures
+from rpn_jax.data.dataset import Dataset, describe_oddities
 from rpn_jax.data.model_classes import match_classes
+from rpn_jax.data.packed import Encoding, pack_split, split_name
 from rpn_jax.data.plan import with_exact_padding
 from rpn_jax.data.statistics import dataset_statistics
 from rpn_jax.devices import describe_devices
@@ -34,11 +34,12 @@ from rpn_jax.evaluation.checks import check_split, has_box_to_find
 from rpn_jax.evaluation.tables import group_table
 from rpn_jax.files import check_out_file, json_figures, make_folder, write_json
 from rpn_jax.hosts.exchange import is_main, main_first
-from rpn_jax.inference.detector import detect_with_progress, make_detect_function, second_stage
-from rpn_jax.inference.draw import draw_boxes, draw_detections, save_picture
-from rpn_jax.inference.proposer import make_propose_function, propose_with_progress
+from rpn_jax.inference.command import detect_all, propose_all
+from rpn_jax.inference.detector import second_stage
+from rpn_jax.inference.drawings import save_detections, save_proposals
 from rpn_jax.inference.results import (
-    PictureDetections,
+    DETECTIONS_FILE,
+    PROPOSALS_FILE,
     PictureProposals,
     write_detections,
     write_results,
@@ -51,20 +52,11 @@ from rpn_jax.training.run import train_run
 from rpn_jax.training.tasks import Figures, Results, Task, task_of
 from rpn_jax.weights import torch as torch_weights
 from rpn_jax.weights.checkpoints import last_saved
+from rpn_jax.weights.folders import config_of_variables
 from rpn_jax.weights.models import load_matching_weights
 
-if TYPE_CHECKING:
-    from jaxtyping import UInt8
-    from numpy import ndarray
-
-    Pixels = UInt8[ndarray, "H W 3"]
-
-AnyResult = TypeVar("AnyResult", PictureProposals, PictureDetections)
-
-PROPOSALS_FILE = "proposals.json"
-DETECTIONS_FILE = "detections.json"
-PICTURES_FILE = "pictures.json"
 CURVES_FILE = "curves.png"
+FIGURES_FILE = "figures.json"
 DEMO_PICTURES = 8
 """Pictures that the demo draws."""
 DEMO_BOXES = 12
@@ -72,7 +64,11 @@ DEMO_BOXES = 12
 
 
 def train(
-    config: Config, workdir: Path, resume: bool, given: Collection[str] | None = None
+    config: Config,
+    workdir: Path,
+    resume: bool,
+    given: Collection[str] | None = None,
+    on_evaluation: Callable[[Results, Dataset], None] = lambda results, dataset: None,
 ) -> None:
     """Train, evaluate and save checkpoints in ``workdir``.
 
@@ -82,6 +78,13 @@ def train(
     With ``given``, the settings of the run are chosen from the dataset, except the fields with
     these dotted keys (`rpn_jax.training.recipe`).
 
+    Args:
+      config: config of the model, the data and the training.
+      workdir: folder of the run.
+      resume: continue the run in the folder.
+      given: see above. None chooses nothing.
+      on_evaluation: called after each evaluation with its results and its dataset.
+
     Raises:
       UserError: the data are invalid, the work directory contains another run, is in use or cannot
         be written, or the loss is not finite.
@@ -90,7 +93,7 @@ def train(
     console = make_console(quiet=not is_main())
     set_up_compiling()
     console.print(describe_devices(), soft_wrap=True)
-    train_run(config, task_of, workdir, resume, console, given)
+    train_run(config, task_of, workdir, resume, console, on_evaluation, given)
 
 
 def evaluate(config: Config, weights: str, out: Path | None, exact_padding: bool) -> Figures:
@@ -102,7 +105,8 @@ def evaluate(config: Config, weights: str, out: Path | None, exact_padding: bool
     Args:
       config: config of the model and the data.
       weights: weights of a model, as `rpn_jax.weights.models.load_model` loads them.
-      out: JSON file for the figures, or None.
+      out: JSON file (``.json``) for the figures, or a folder for the figures and the proposals or
+        detections, or None.
       exact_padding: pad each picture only to a multiple of 32 pixels.
 
     Raises:
@@ -123,9 +127,10 @@ def evaluate(config: Config, weights: str, out: Path | None, exact_padding: bool
     dataset = match_classes(config, dataset, split)
     out = out if is_main() else None
     if out is not None:
-        check_out_file(out)
+        check_out_file(_figures_file(out))
+    _print_other_scale(config, variables, console)
     if exact_padding:
-        config = _with_exact_padding(config, dataset)
+        config = replace(config, data=with_exact_padding(dataset, config.data))
     task = task_of(config)
     results = task.predict(variables, dataset, console)
     figures = task.figures(dataset, results)
@@ -144,9 +149,40 @@ def evaluate(config: Config, weights: str, out: Path | None, exact_padding: bool
         }
         if groups:
             record["groups"] = {name: json_figures(values) for name, values in groups.items()}
-        write_json(out, record)
+        write_json(_figures_file(out), record)
+        if _is_folder(out):
+            _write_results(out, results, dataset)
         console.print(f"figures are in {out}", soft_wrap=True)
     return figures
+
+
+def _is_folder(out: Path) -> bool:
+    return out.suffix != ".json"
+
+
+def _figures_file(out: Path) -> Path:
+    return out / FIGURES_FILE if _is_folder(out) else out
+
+
+def _write_results(folder: Path, results: Results, dataset: Dataset) -> None:
+    """Write the results that the figures were computed from."""
+    if all(isinstance(result, PictureProposals) for result in results):
+        write_results(folder / PROPOSALS_FILE, results)
+        return
+    write_results(folder / PROPOSALS_FILE, (proposals for _, proposals in results))
+    detections = (detections for detections, _ in results)
+    write_detections(folder / DETECTIONS_FILE, detections, dataset.category_ids)
+
+
+def _print_other_scale(config: Config, variables: Variables, console: Console) -> None:
+    """Print a line if the pictures are resized to another size than in training."""
+    trained = config_of_variables(variables)
+    if trained is not None and trained.data.scale != config.data.scale:
+        ours, theirs = (" ".join(map(str, each.data.scale)) for each in (config, trained))
+        console.print(
+            f"note: --data.scale {ours}: the training used {theirs}. The figures can be lower.",
+            soft_wrap=True,
+        )
 
 
 def check_data(config: Config, out: Path | None) -> int:
@@ -189,81 +225,32 @@ def check_data(config: Config, out: Path | None) -> int:
     return 2 if "error" in levels else int("warning" in levels)
 
 
-def propose(
-    config: Config,
-    weights: str,
-    pictures: list[str],
-    out: Path,
-    draw: int,
-    min_score: float,
-    exact_padding: bool,
-) -> None:
-    """Write the proposals of pictures to ``OUT/proposals.json``, and draw them.
-
-    The header of every picture is checked before the first one is processed. The proposals are
-    written after all pictures are processed.
+def pack(config: Config, out: Path, encoding: Encoding) -> None:
+    """Write the pictures that a config names into a packed dataset.
 
     Args:
-      config: config of the model. Its data section sets the picture sizes and batches.
-      weights: weights of a model, as `rpn_jax.weights.models.load_model` loads them.
-      pictures: paths of pictures, folders or globs. An empty list selects ``data.eval_split``.
+      config: config of the data. Pictures are resized to ``data.scale``.
       out: folder to write to.
-      draw: number of proposals to draw on a copy of each picture. 0 draws nothing.
-      min_score: only proposals with a higher score are kept.
-      exact_padding: pad each picture only to a multiple of 32 pixels.
+      encoding: encoding of the pixels.
 
     Raises:
-      UserError: a picture is missing or is not a picture, the weights belong to another model, or
-        ``out`` cannot be written.
+      UserError: the data are invalid, a split is already packed, or ``out`` cannot be written.
     """
     console = make_console()
-    set_up_compiling()
-    console.print(describe_devices(), soft_wrap=True)
-    dataset = _open_pictures(config, pictures)
-    config, variables = load_matching_weights(config, weights)
-    config = _prepare_out(config, dataset, out, PROPOSALS_FILE, exact_padding)
-    results = [
-        result.above(min_score) for result in _propose_all(config, variables, dataset, console)
-    ]
-    write_results(out / PROPOSALS_FILE, results)
-    _write_picture_list(console, dataset, out, PROPOSALS_FILE)
-    if draw:
-        _draw_proposals(console, out, dataset, results, draw, with_truth=False)
-
-
-def detect(
-    config: Config,
-    weights: str,
-    pictures: list[str],
-    out: Path,
-    draw: int,
-    exact_padding: bool,
-) -> None:
-    """Write the named boxes of pictures to ``OUT/detections.json``, and draw them.
-
-    The file has the category ids of the weights. Otherwise as `propose`.
-
-    Args:
-      config: config of the model. ``roi_detections`` limits the scores and the number of boxes.
-      weights, pictures, out, exact_padding: as in `propose`.
-      draw: number of boxes to draw on a copy of each picture. 0 draws nothing.
-
-    Raises:
-      UserError: the model has no second stage, or a reason of `propose`.
-    """
-    console = make_console()
-    set_up_compiling()
-    second_stage(config)
-    console.print(describe_devices(), soft_wrap=True)
-    dataset = _open_pictures(config, pictures)
-    config, variables = load_matching_weights(config, weights)
-    config = _prepare_out(config, dataset, out, DETECTIONS_FILE, exact_padding)
-    results = _detect_all(config, variables, dataset, console)
-    write_detections(out / DETECTIONS_FILE, results, second_stage(config).category_ids)
-    _write_picture_list(console, dataset, out, DETECTIONS_FILE)
-    if draw:
-        names = second_stage(config).class_names
-        _draw_detections(console, out, dataset, results, names, draw, with_truth=False)
+    make_folder(out)
+    data = config.data
+    train_split, eval_split = split_name(data.train_name), split_name(data.eval_name)
+    parts = {train_split: open_train_data, eval_split: open_eval_data}
+    for split, open_data in parts.items():
+        dataset = open_data(data)
+        with picture_progress(console, f"packing {split}", len(dataset.pictures)) as advance:
+            count = pack_split(dataset, data, out, split, encoding, advance)
+        console.print(f"{count} pictures of '{split}' are in {out}", soft_wrap=True)
+    console.print(
+        f"use them with --data.dataset packed --data.root {out} --data.train-split {train_split} "
+        f"--data.eval-split {eval_split}",
+        soft_wrap=True,
+    )
 
 
 def convert(source: str, out: Path, config_name: str | None) -> None:
@@ -311,18 +298,35 @@ def demo(workdir: Path, detector: bool) -> None:
         raise UserError(
             f"--workdir {workdir}: already contains a run. Remove it, or choose another --workdir."
         )
-    train(config, workdir, resume=False)
+    folder = workdir / "pictures"
+    train(config, workdir, resume=False, on_evaluation=partial(_draw_first, folder, console))
+    make_folder(folder)
     dataset = open_eval_data(config.data)
     config, variables = load_matching_weights(config, workdir)
-    folder = workdir / "pictures"
-    make_folder(folder)
     if detector:
-        found = _detect_all(config, variables, dataset, console)[:DEMO_PICTURES]
+        found = detect_all(config, variables, dataset, console)[:DEMO_PICTURES]
         names = second_stage(config).class_names
-        _draw_detections(console, folder, dataset, found, names, DEMO_BOXES, with_truth=True)
+        save_detections(
+            console,
+            folder,
+            dataset,
+            enumerate(found),
+            len(found),
+            names,
+            DEMO_BOXES,
+            with_truth=True,
+        )
     else:
-        proposed = _propose_all(config, variables, dataset, console)[:DEMO_PICTURES]
-        _draw_proposals(console, folder, dataset, proposed, DEMO_BOXES, with_truth=True)
+        proposed = propose_all(config, variables, dataset, console)[:DEMO_PICTURES]
+        save_proposals(
+            console,
+            folder,
+            dataset,
+            enumerate(proposed),
+            len(proposed),
+            DEMO_BOXES,
+            with_truth=True,
+        )
     draw_curves(workdir / METRICS_FILE, task_of(config).curves, workdir / CURVES_FILE)
     console.print(f"learning curves are in {workdir / CURVES_FILE}", soft_wrap=True)
 
@@ -343,101 +347,15 @@ def _figures_by_group(
     }
 
 
-def _open_pictures(config: Config, pictures: list[str]) -> Dataset:
-    """Return the pictures that the user named, or those of ``data.eval_split`` without any."""
-    if pictures:
-        return PictureFiles(find_pictures(pictures))
-    try:
-        return open_eval_data(config.data)
-    except UserError as error:
-        raise UserError(
-            f"no picture is named, and the evaluation data cannot be read: {error}. Name pictures, "
-            "folders of pictures, or globs in quotes, or a dataset with --data.root."
-        ) from None
-
-
-def _prepare_out(
-    config: Config, dataset: Dataset, out: Path, results_file: str, exact_padding: bool
-) -> Config:
-    """Check that the results can be written, and return the config for the padding."""
-    for name in (results_file, PICTURES_FILE):
-        check_out_file(out / name)
-    return _with_exact_padding(config, dataset) if exact_padding else config
-
-
-def _with_exact_padding(config: Config, dataset: Dataset) -> Config:
-    return replace(config, data=with_exact_padding(dataset, config.data))
-
-
-def _propose_all(
-    config: Config, variables: Variables, dataset: Dataset, console: Console
-) -> list[PictureProposals]:
-    function = make_propose_function(config)
-    return propose_with_progress(function, variables, dataset, config, console)
-
-
-def _detect_all(
-    config: Config, variables: Variables, dataset: Dataset, console: Console
-) -> list[PictureDetections]:
-    function = make_detect_function(config)
-    return detect_with_progress(function, variables, dataset, config, console)
-
-
-def _write_picture_list(console: Console, dataset: Dataset, out: Path, results_file: str) -> None:
-    write_json(out / PICTURES_FILE, {"images": coco_images(dataset.pictures)})
-    kind = Path(results_file).stem
-    console.print(
-        f"{kind} are in {out / results_file}, the list of pictures in {out / PICTURES_FILE}",
-        soft_wrap=True,
-    )
-
-
-def _draw_proposals(
-    console: Console,
-    folder: Path,
-    dataset: Dataset,
-    results: Sequence[PictureProposals],
-    best: int,
-    with_truth: bool,
-) -> None:
-    def drawn(image: Pixels, picture: Picture, result: PictureProposals) -> Pixels:
-        truth = training_boxes(picture)[0] if with_truth else None
-        return draw_boxes(image, result.boxes_xyxy[:best], result.scores[:best], truth)
-
-    _draw(console, folder, dataset, results, drawn, f"{best} best proposals")
-
-
-def _draw_detections(
-    console: Console,
-    folder: Path,
-    dataset: Dataset,
-    results: Sequence[PictureDetections],
-    class_names: Sequence[str],
-    best: int,
-    with_truth: bool,
-) -> None:
-    def drawn(image: Pixels, picture: Picture, result: PictureDetections) -> Pixels:
-        truth = training_boxes(picture) if with_truth else None
-        return draw_detections(image, result.best(best), class_names, truth)
-
-    _draw(console, folder, dataset, results, drawn, f"{best} best detections")
-
-
-def _draw(
-    console: Console,
-    folder: Path,
-    dataset: Dataset,
-    results: Sequence[AnyResult],
-    drawn: Callable[[Pixels, Picture, AnyResult], Pixels],
-    what: str,
-) -> None:
-    """Write a copy of each picture with its results: ``drawn(image, picture, result)``."""
-    position = {picture.image_id: index for index, picture in enumerate(dataset.pictures)}
-    with picture_progress(console, "drawing", len(results)) as advance:
-        for result in results:
-            index = position[result.image_id]
-            picture = dataset.pictures[index]
-            image = drawn(dataset.load_image(index), picture, result)
-            save_picture(folder / f"{result.image_id}_{Path(picture.name).stem}.png", image)
-            advance(1)
-    console.print(f"{len(results)} pictures with their {what} are in {folder}", soft_wrap=True)
+def _draw_first(folder: Path, console: Console, results: Results, dataset: Dataset) -> None:
+    """Draw the first picture with its results, unless the folder of the drawings exists."""
+    if folder.exists():
+        return
+    make_folder(folder)
+    first = results[0]
+    if isinstance(first, PictureProposals):
+        save_proposals(console, folder, dataset, [(0, first)], 1, DEMO_BOXES, with_truth=True)
+    else:
+        found = [(0, first[0])]
+        names = dataset.class_names
+        save_detections(console, folder, dataset, found, 1, names, DEMO_BOXES, with_truth=True)

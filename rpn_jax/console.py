@@ -32,7 +32,7 @@ def say(console: Console, text: str) -> None:
 
 @contextmanager
 def picture_progress(
-    console: Console, activity: str, total: int
+    console: Console, activity: str, total: int, done: int = 0
 ) -> Iterator[Callable[[int], None]]:
     """Show the progress of work on ``total`` pictures.
 
@@ -40,16 +40,17 @@ def picture_progress(
       console: console to print to.
       activity: name of the work, for example 'proposing'.
       total: number of pictures.
+      done: number of pictures that were finished before.
 
     Yields:
       A function to call with the number of pictures finished since the last call.
     """
     if console.is_interactive:  # Only such a terminal can redraw the bar.
         with make_bar(console, activity, "pictures", transient=True) as progress:
-            task = progress.add_task("", total=total)
+            task = progress.add_task("", total=total, completed=done)
             yield lambda pictures: progress.advance(task, pictures)
     else:
-        yield _Lines(console, activity, total).advance
+        yield _Lines(console, activity, total, done).advance
 
 
 def make_bar(console: Console, before: str, after: str, transient: bool = False) -> Progress:
@@ -87,11 +88,11 @@ def make_bar(console: Console, before: str, after: str, transient: bool = False)
 class _Lines:
     """Prints a line for a log, at most every `SECONDS_BETWEEN_LINES`."""
 
-    def __init__(self, console: Console, activity: str, total: int) -> None:
+    def __init__(self, console: Console, activity: str, total: int, done: int) -> None:
         self._console = console
         self._activity = activity
         self._total = total
-        self._done = 0
+        self._done = self._done_before = done
         self._start = self._last_line = time.perf_counter()
 
     def advance(self, pictures: int) -> None:
@@ -100,7 +101,7 @@ class _Lines:
         if now - self._last_line < SECONDS_BETWEEN_LINES:
             return
         self._last_line = now
-        rate = self._done / (now - self._start)
+        rate = (self._done - self._done_before) / (now - self._start)
         left = timedelta(seconds=round((self._total - self._done) / rate))
         self._console.print(
             f"{self._activity} {self._done}/{self._total} pictures, {rate:.1f}/s, {left} left",

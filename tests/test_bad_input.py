@@ -7,8 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from rpn_jax import cli, commands
+from rpn_jax import cli
 from rpn_jax.config import save_config
+from rpn_jax.inference import command
 from rpn_jax.models import variable_shapes
 from rpn_jax.training import run as train_run
 from rpn_jax.weights.folders import save_variables
@@ -156,10 +157,10 @@ def test_training_picture_that_is_no_picture(
 
 
 def test_out_that_is_a_folder(capsys, weights, config_file, tmp_path, monkeypatch):
-    monkeypatch.setattr(commands, "propose_with_progress", None)  # the long work
+    (tmp_path / "figures.json").mkdir()
     flags = ["--weights", weights, "--out", tmp_path]
     said = complaint(capsys, "evaluate", config_file, *flags)
-    assert said == f"error: {tmp_path}: is a folder. Choose the path of a file.\n"
+    assert said == f"error: {tmp_path / 'figures.json'}: is a folder. Choose the path of a file.\n"
 
 
 def test_missing_weights_leave_no_folder_of_the_out(capsys, config_file, tmp_path):
@@ -170,7 +171,7 @@ def test_missing_weights_leave_no_folder_of_the_out(capsys, config_file, tmp_pat
 
 
 def test_results_that_are_a_folder(capsys, weights, config_file, coco_root, tmp_path, monkeypatch):
-    monkeypatch.setattr(commands, "propose_with_progress", None)  # the long work
+    monkeypatch.setattr(command, "stream_results", None)  # the long work
     (tmp_path / "pictures.json").mkdir()
     pictures = coco_root / "test"
     flags = ["--weights", weights, "--out", tmp_path]

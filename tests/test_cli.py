@@ -19,10 +19,12 @@ import pytest
 from rpn_jax import __version__, commands
 from rpn_jax.benchmark import command as benchmark_command
 from rpn_jax.benchmark.options import Options
-from rpn_jax.cli import VERBS, Train, _flags_of, main, parse
+from rpn_jax.cli import _flags_of, main, parse
 from rpn_jax.config import Config, config_fields, config_names, load_config, save_config
 from rpn_jax.errors import UserError
+from rpn_jax.inference import command as inference_command
 from rpn_jax.suggestions import ADVICE, FLAGS_OF_OTHER_TOOLS
+from rpn_jax.verbs import VERBS, Train
 
 ROOT = Path(__file__).resolve().parents[1]
 R50 = "rpn_r50_fpn_1x_coco"
@@ -35,7 +37,11 @@ PROPOSE = ["propose", R50, "--weights", "w", "--out", "p"]
 def work(monkeypatch: pytest.MonkeyPatch) -> dict[str, Mock]:
     """The functions behind the verbs, replaced by mocks of the same signature."""
     verbs = [*(verb.replace("-", "_") for verb in VERBS), "convert_to_torch"]
-    homes = {verb: (commands, verb) for verb in verbs} | {"benchmark": (benchmark_command, "run")}
+    homes = {verb: (commands, verb) for verb in verbs} | {
+        "benchmark": (benchmark_command, "run"),
+        "propose": (inference_command, "propose"),
+        "detect": (inference_command, "detect"),
+    }
     mocks = {verb: create_autospec(getattr(*home)) for verb, home in homes.items()}
     for verb, mock in mocks.items():
         monkeypatch.setattr(*homes[verb], mock)

@@ -24,6 +24,7 @@ from rpn_jax.config import load_config, save_config
 from rpn_jax.console import make_console
 from rpn_jax.data.pipeline import train_batches
 from rpn_jax.errors import UserError
+from rpn_jax.inference import command
 from rpn_jax.training import run as train_run
 from rpn_jax.training import tasks
 from rpn_jax.training.lock import lock_workdir
@@ -443,9 +444,42 @@ def test_evaluate_gives_the_figures_of_training(run, tmp_path):
         assert np.isnan(figures[name]) if value is None else figures[name] == value
 
 
+def test_evaluate_writes_the_results_of_the_figures(run, tmp_path, capsys):
+    config, workdir = run
+    commands.evaluate(config, workdir, tmp_path / "e", exact_padding=False)
+    assert "note: --data.scale" not in capsys.readouterr().out
+    names = sorted(path.name for path in (tmp_path / "e").iterdir())
+    assert names == ["figures.json", "proposals.json"]
+    command.propose(config, workdir, [], tmp_path / "p", 0, 0.0, exact_padding=False)
+    written = (tmp_path / name / "proposals.json" for name in "ep")
+    assert next(written).read_bytes() == next(written).read_bytes()
+
+
+def test_evaluating_at_another_scale_prints_a_note(run, capsys):
+    config, workdir = run
+    other = replace(config, data=replace(config.data, scale=(64, 32), buckets=((64, 64),)))
+    commands.evaluate(other, workdir, None, exact_padding=False)
+    note = "note: --data.scale 64 32: the training used 64 64. The figures can be lower."
+    assert note in capsys.readouterr().out
+
+
+def test_the_demo_draws_a_picture_after_the_first_evaluation(run, tmp_path, monkeypatch, capsys):
+    config, _ = run
+    monkeypatch.setattr(commands, "load_config", lambda name: config)
+    monkeypatch.setattr(commands, "draw_curves", lambda *arguments: None)
+    commands.demo(tmp_path, detector=False)
+    lines = capsys.readouterr().out.splitlines()
+    first_evaluation = next(i for i, line in enumerate(lines) if line.startswith("epoch 1: "))
+    [drawn] = [i for i, line in enumerate(lines) if line.startswith("the picture with its 12 best")]
+    assert first_evaluation < drawn < next(i for i, line in enumerate(lines) if "step 4/6" in line)
+    path = Path(lines[drawn].rpartition(" is ")[2])
+    assert path.parent == tmp_path / "pictures"
+    assert cv2.imread(str(path)) is not None
+
+
 def test_propose_writes_boxes_in_original_pixels_and_pictures(run, tmp_path):
     config, workdir = run
-    commands.propose(
+    command.propose(
         config, workdir, [config.data.root + "/test"], tmp_path, 5, 0.0, exact_padding=False
     )
     pictures = {p["id"]: p for p in json.loads((tmp_path / "pictures.json").read_text())["images"]}
@@ -471,7 +505,7 @@ def test_a_truncated_picture_leaves_no_proposals(run, tmp_path):
     whole = cv2.imencode(".jpg", np.arange(48000, dtype=np.uint8).reshape(120, 400))[1]
     (pictures / "z.jpg").write_bytes(whole.tobytes()[: whole.size // 2])
     with pytest.raises(UserError, match=r"z\.jpg: is not a picture that OpenCV can read$"):
-        commands.propose(config, workdir, [str(pictures)], out, 0, 0.0, exact_padding=False)
+        command.propose(config, workdir, [str(pictures)], out, 0, 0.0, exact_padding=False)
     assert list(out.iterdir()) == []
 
 
@@ -479,7 +513,7 @@ def test_a_log_shows_the_progress_of_proposing_and_drawing(run, tmp_path, monkey
     config, workdir = run
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     pictures = [config.data.root + "/test"]
-    commands.propose(config, workdir, pictures, tmp_path, 5, 0.0, exact_padding=False)
+    command.propose(config, workdir, pictures, tmp_path, 5, 0.0, exact_padding=False)
     said = capsys.readouterr().out
     for doing, done in (("proposing", 2), ("proposing", 3), ("drawing", 1), ("drawing", 3)):
         assert f"{doing} {done}/3 pictures, " in said
@@ -491,7 +525,7 @@ def test_exact_padding_makes_a_picture_independent_of_the_buckets(run, tmp_path)
     source = [config.data.root + "/test"]
     results = {}
     for name, used, exact in (("64", config, False), ("128", wide, False), ("exact", wide, True)):
-        commands.propose(used, workdir, source, tmp_path / name, 0, 0.0, exact_padding=exact)
+        command.propose(used, workdir, source, tmp_path / name, 0, 0.0, exact_padding=exact)
         results[name] = json.loads((tmp_path / name / "proposals.json").read_text())
     assert results["exact"] == results["64"]
     assert results["exact"] != results["128"]

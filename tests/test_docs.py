@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 import rpn_jax
-from rpn_jax.cli import VERBS, parse
+from rpn_jax.cli import parse
 from rpn_jax.config import config_names, load_config, save_config
+from rpn_jax.verbs import VERBS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]

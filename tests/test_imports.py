@@ -23,6 +23,7 @@ LAYERS = (
     ("evaluation",),
     ("training",),
     ("benchmark", "commands", "suggestions"),
+    ("verbs",),
     ("cli",),
 )
 """Parts of the package. A part may import from its own layer and from those above it."""

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from rpn_jax.benchmark.options import check_sizes
-from rpn_jax.cli import OptionalPath, Switch, read_flags
+from rpn_jax.cli import read_flags
 from rpn_jax.config import Config, Precision, load_config, with_precision
 from rpn_jax.errors import UserError, exit_code, reading
+from rpn_jax.verbs import OptionalPath, Switch
 
 if TYPE_CHECKING:
     import jax

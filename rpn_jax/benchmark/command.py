@@ -21,6 +21,7 @@ from rpn_jax.benchmark import files, growth
 from rpn_jax.benchmark.device import Peaks, measure_peaks
 from rpn_jax.benchmark.figures import Row, Section, row_or_failure, rows_or_failure
 from rpn_jax.benchmark.inputs import Canvas
+from rpn_jax.benchmark.models import load_measured
 from rpn_jax.benchmark.options import Options, check_options
 from rpn_jax.benchmark.process import NO_PREALLOCATION, import_rows, memory_row
 from rpn_jax.benchmark.report import RESULTS_FILE, table, write_results
@@ -96,6 +97,8 @@ def run(options: Options) -> None:
         for name, value in NO_PREALLOCATION.items():
             os.environ.setdefault(name, value)
     use_platform(options.platform)
+    if options.weights is not None:
+        options = dataclasses.replace(options, config=_folder_of(options.weights), weights=None)
     config = load_config(options.config) if options.config is not None else None
     if options.out is not None:
         make_folder(options.out)
@@ -113,6 +116,13 @@ def run(options: Options) -> None:
         _print_last(sections)
     if options.out is not None:
         _plot(options)
+
+
+def _folder_of(weights: str) -> str:
+    """Return the folder of weights. Convert other weights into the cache folder."""
+    from rpn_jax.weights.models import weights_folder  # needs more packages than the benchmark
+
+    return str(weights_folder(weights, config=None))
 
 
 def canvas_of(options: Options, config: Config) -> Canvas:
@@ -146,7 +156,7 @@ def _measurements(options: Options, config: Config | None) -> Iterator[Section |
         return
     parts = [train for train, wanted in ((False, inference), (True, options.train)) if wanted]
     rows_of_peers = {train: _peers_in_children(options, canvas, effort, train) for train in parts}
-    variables = init_variables(config)
+    _, variables = load_measured(options.config)
     if parts:
         yield _section("peaks")
         for precision in options.precisions:

@@ -128,10 +128,7 @@ def _proposing_row(
 ) -> Row:
     def one_pass() -> float:
         start = time.perf_counter()
-        results = run_dataset(
-            function, prepared, dataset, config, picture_proposals, lambda _: None
-        )
-        for _ in results:
+        for _ in run_dataset(function, prepared, dataset, config, picture_proposals):
             pass
         return time.perf_counter() - start
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from rpn_jax.benchmark.figures import Row, row_or_failure, timing_columns
 from rpn_jax.benchmark.inputs import Canvas, chained_boxes, equal_boxes, make_outputs
+from rpn_jax.benchmark.models import load_measured
 from rpn_jax.benchmark.process import NO_PREALLOCATION, answer, ask_child
 from rpn_jax.benchmark.stages import (
     candidates_function,
@@ -28,11 +29,9 @@ from rpn_jax.config import (
     CANVAS_MULTIPLE,
     Config,
     Precision,
-    load_config,
     replace,
     with_precision,
 )
-from rpn_jax.models import init_variables
 
 if TYPE_CHECKING:
     from rpn_jax.structures import Variables
@@ -208,10 +207,11 @@ def _end_to_end(
 
 
 def _child_row(request: dict[str, Any]) -> Row:
-    config = with_precision(load_config(request["config"]), request["precision"])
+    config, variables = load_measured(request["config"])
+    config = with_precision(config, request["precision"])
     height, width = request["canvas"]
     effort = Effort(**request["effort"])
-    variables, batch_size = init_variables(config), request["batch_size"]
+    batch_size = request["batch_size"]
     step = time_training(config, variables, batch_size, (height, width), effort)
     return timing_columns(step.timing, batch_size)
 

@@ -15,7 +15,10 @@ class Options:
     """Select what to measure, with which batch sizes and precisions, and for how long."""
 
     config: str | None = None
-    """Name of a config, or path of a .py or .json file."""
+    """Name of a config, path of a .py or .json file, or a folder of weights."""
+    weights: str | None = None
+    """Weights to measure, with their config: anything that 'evaluate' takes. Without them a CONFIG
+    gets random weights."""
     all: bool = False
     """Measure the eleven configs of the reference, in one table, instead of one CONFIG."""
     inference: bool = False
@@ -64,8 +67,8 @@ def check_options(options: Options) -> None:
       UserError: names the flag, its value and the allowed values.
     """
     other_parts = (options.matching, options.growth, options.files, options.process, options.peers)
-    if (options.config is not None) == options.all:
-        raise UserError("benchmark: needs a CONFIG or --all. Pass one of the two.")
+    if (options.config is not None) + (options.weights is not None) + options.all != 1:
+        raise UserError("benchmark: needs a CONFIG, --weights or --all. Pass one of the three.")
     if options.all and any(other_parts):
         raise UserError("benchmark: --all measures inference and training only. Pass a CONFIG.")
     if options.peers and not (options.measures_inference or options.train):

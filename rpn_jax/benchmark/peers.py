@@ -31,13 +31,13 @@ from torch.nn import functional as F
 
 from rpn_jax.benchmark.figures import Row, one_line, timing_columns
 from rpn_jax.benchmark.inputs import Canvas, make_batch, make_outputs, output_shapes
+from rpn_jax.benchmark.models import load_measured
 from rpn_jax.benchmark.process import answer, ask_child
 from rpn_jax.benchmark.stages import NETWORK, POST_PROCESSING, WHOLE
 from rpn_jax.benchmark.timing import Call, Effort, median_ratio, repeat, seconds_until_ready
 from rpn_jax.benchmark.torch_network import Level, TorchRPN
 from rpn_jax.benchmark.training import BOXES, STEP
 from rpn_jax.config import Config, PixelConfig, Precision, load_config, with_precision
-from rpn_jax.models import init_variables
 from rpn_jax.ops import grid_anchors
 from rpn_jax.structures import Batch, RPNOutputs, Variables
 from rpn_jax.weights.torch.conversion import state_dict
@@ -372,12 +372,12 @@ def _synchronized_seconds(call: Callable[[], Any]) -> float:
 
 
 def _child_rows(request: dict[str, Any]) -> list[Row]:
-    config = load_config(request["config"])
+    config, variables = load_measured(request["config"])
     height, width = request["canvas"]
     return list(
         peer_rows(
             config,
-            init_variables(config),
+            variables,
             request["batch_size"],
             (height, width),
             request["train"],

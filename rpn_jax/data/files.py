@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rpn_jax.data.dataset import Picture
-from rpn_jax.data.images import check_size, image_size, read_image
+from rpn_jax.data.images import check_size, decode_image, image_size
 from rpn_jax.errors import UserError, reading
+from rpn_jax.files import read_file
 
 if TYPE_CHECKING:
     from jaxtyping import UInt8
@@ -25,15 +26,19 @@ class PictureFiles:
 
     Args:
       items: picture files, or uint8 RGB arrays.
+      names: names of files that are not shown by their path, for example URLs.
 
     Raises:
       UserError: a file is missing or is not a picture, or an array has another shape or type.
     """
 
-    def __init__(self, items: Sequence[Path | np.ndarray]) -> None:
+    def __init__(
+        self, items: Sequence[Path | np.ndarray], names: Mapping[Path, str] | None = None
+    ) -> None:
         self._items = list(items)
         self.pictures: Sequence[Picture] = [
-            _picture_of(item, number) for number, item in enumerate(self._items, start=1)
+            _picture_of(item, number, names or {})
+            for number, item in enumerate(self._items, start=1)
         ]
         self.class_names: tuple[str, ...] = ()
         self.category_ids: tuple[int, ...] = ()
@@ -43,8 +48,9 @@ class PictureFiles:
         item = self._items[index]
         if not isinstance(item, Path):
             return item
-        image = read_image(item)
-        check_size(image, self.pictures[index], "its header")
+        picture = self.pictures[index]
+        image = decode_image(read_file(item), picture.name)
+        check_size(image, picture, "its header")
         return image
 
 
@@ -59,9 +65,10 @@ def find_pictures(patterns: Sequence[str]) -> list[Path]:
     return list(dict.fromkeys(path for pattern in patterns for path in _expand(pattern)))
 
 
-def _picture_of(item: Path | np.ndarray, number: int) -> Picture:
+def _picture_of(item: Path | np.ndarray, number: int, names: Mapping[Path, str]) -> Picture:
     if isinstance(item, Path):
-        name, (height, width) = str(item), image_size(item, str(item))
+        name = names.get(item, str(item))
+        height, width = image_size(item, name)
     else:
         name, (height, width) = f"array {number}", _array_size(item, number)
     return Picture(number, name, height, width)

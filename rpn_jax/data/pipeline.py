@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -23,7 +23,14 @@ import numpy as np
 from rpn_jax.data.augment import Augmentation, is_augmented, jittered_size
 from rpn_jax.data.bad_pictures import BadPictures, DamagedPictures
 from rpn_jax.data.loading import Slot, empty_picture, load_picture
-from rpn_jax.data.plan import Epoch, Layout, TrainingPlan, plan_epoch, plan_layout
+from rpn_jax.data.plan import (
+    Epoch,
+    Layout,
+    TrainingPlan,
+    plan_epoch,
+    plan_eval_batches,
+    plan_layout,
+)
 from rpn_jax.data.transforms import resized_sizes
 from rpn_jax.errors import UserError
 from rpn_jax.hosts.exchange import ALL_BATCHES
@@ -98,24 +105,28 @@ def train_batches(
 
 
 def eval_batches(
-    dataset: Dataset, config: DataConfig, selected: slice = ALL_BATCHES
+    dataset: Dataset,
+    config: DataConfig,
+    selected: slice = ALL_BATCHES,
+    skipped: Iterable[int] = (),
 ) -> Iterator[Batch]:
-    """Yield batches (NumPy arrays) that hold every picture once, grouped by bucket.
+    """Yield the batches of `plan_eval_batches` (NumPy arrays), which hold every picture once.
 
-    The last batch of a bucket is filled up with empty pictures, see `empty_picture`. ``selected``
-    says which of the batches are loaded.
+    The last batch of a bucket is filled up with empty pictures, see `empty_picture`.
+
+    Args:
+      dataset: pictures.
+      config: sizes and batches.
+      selected: which of the batches are loaded.
+      skipped: positions of the pictures in the others that could not be read.
 
     Raises:
       UserError: a picture cannot be read.
     """
     layout = plan_layout(dataset.pictures, config)
-    bad_pictures = BadPictures(config)
+    bad_pictures = BadPictures(config, skipped)
     size = config.eval_batch_size
-    rows = [
-        row
-        for bucket in np.unique(layout.buckets)
-        for row in _fill_up(np.flatnonzero(layout.buckets == bucket), size).reshape(-1, size)
-    ][selected]
+    rows = plan_eval_batches(layout, config)[selected]
 
     def load(place: int) -> Batch:
         row, position = divmod(place, size)
@@ -128,7 +139,8 @@ def eval_batches(
         empty = np.where(np.arange(size) == position, -1, rows[row])
         return _load(dataset, config, layout, empty, position, config.scale, flipped=False)
 
-    return _load_in_threads(load, range(len(rows) * size), size, config)
+    places = range(len(rows) * size)
+    return _load_in_threads(load, places, size, config)
 
 
 def originals_canvas(pictures: Sequence[Picture]) -> tuple[int, int]:
@@ -155,10 +167,6 @@ def prefetch(batches: Iterator[T], place: Callable[[T], S], size: int = 2) -> It
         if len(placed) == size:
             yield placed.popleft()
     yield from placed
-
-
-def _fill_up(indices: Int[np.ndarray, " m"], batch_size: int) -> Int[np.ndarray, " n"]:
-    return np.pad(indices, (0, -len(indices) % batch_size), constant_values=-1)
 
 
 def _load(

@@ -176,6 +176,20 @@ def _draw_pictures(
     return rng.permutation(np.repeat(order, counts))
 
 
+def plan_eval_batches(layout: Layout, config: DataConfig) -> Int[np.ndarray, "batches B"]:
+    """Return the positions of the pictures of each batch, every picture once, grouped by bucket.
+
+    The last batch of a bucket is filled up with -1.
+    """
+    size = config.eval_batch_size
+    groups = [np.flatnonzero(layout.buckets == bucket) for bucket in np.unique(layout.buckets)]
+    filled = [
+        np.pad(group, (0, -len(group) % size), constant_values=-1).reshape(-1, size)
+        for group in groups
+    ]
+    return np.concatenate([np.zeros((0, size), np.int64), *filled])
+
+
 def with_exact_padding(dataset: Dataset, config: DataConfig) -> DataConfig:
     """Return a config whose buckets pad every picture as little as the reference does.
 

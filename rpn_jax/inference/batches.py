@@ -7,10 +7,10 @@ needs no packages that decode pictures.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import ChainMap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from rpn_jax.config import Config
+from rpn_jax.config import Config, DataConfig
 from rpn_jax.console import picture_progress
 from rpn_jax.devices import device_mesh
 from rpn_jax.errors import UserError
@@ -88,19 +88,31 @@ def on_all_devices() -> NamedSharding:
     return NamedSharding(device_mesh(PICTURE_AXIS), PartitionSpec())
 
 
+def evaluation_data(dataset: Dataset, config: Config) -> DataConfig:
+    """Return ``config.data`` with the number of pictures in a batch of `run_dataset`.
+
+    It is ``data.eval_batch_size``, or what few pictures need, rounded up to a multiple of the
+    number of devices.
+    """
+    devices = device_mesh(PICTURE_AXIS).size
+    # A single picture need not pay for a whole batch, nor each number of them a compilation.
+    power_of_two = 1 << (len(dataset.pictures) - 1).bit_length()
+    batch_size = min(config.data.eval_batch_size, power_of_two)
+    return replace(config.data, eval_batch_size=-(-batch_size // devices) * devices)
+
+
 def run_dataset(
     function: BatchFunction[Outputs],
     prepared: Variables,
     dataset: Dataset,
     config: Config,
     split: SplitBatch[Outputs, Result],
-    on_pictures: Callable[[int], None],
     selected: slice = ALL_BATCHES,
-) -> Iterator[tuple[int, Result]]:
-    """Yield (position in the dataset, results) of every picture, grouped by canvas.
+    skipped: Iterable[int] = (),
+) -> Iterator[dict[int, Result]]:
+    """Yield the results of each batch of `plan_eval_batches`, by position in the dataset.
 
-    Batches are shared among all local devices: ``data.eval_batch_size``, or what few pictures need,
-    is rounded up to a multiple of the number of devices.
+    The pictures of a batch are shared among all local devices, see `evaluation_data`.
 
     Args:
       function: what `on_shares` returned.
@@ -108,29 +120,23 @@ def run_dataset(
       dataset: pictures.
       config: config of the function. ``config.data`` sets sizes and batches.
       split: function that returns the results of each picture of a batch.
-      on_pictures: called after each batch with the number of pictures done.
-      selected: which of the batches are computed.
+      selected, skipped: as in `eval_batches`.
     """
     from rpn_jax.data.on_device import finish_resize
     from rpn_jax.data.pipeline import eval_batches, prefetch
 
-    mesh = device_mesh(PICTURE_AXIS)
-    pictures = NamedSharding(mesh, PartitionSpec(PICTURE_AXIS))
-    # A single picture need not pay for a whole batch, nor each number of them a compilation.
-    power_of_two = 1 << (len(dataset.pictures) - 1).bit_length()
-    batch_size = min(config.data.eval_batch_size, power_of_two)
-    data = replace(config.data, eval_batch_size=-(-batch_size // mesh.size) * mesh.size)
+    pictures = NamedSharding(device_mesh(PICTURE_AXIS), PartitionSpec(PICTURE_AXIS))
+    batches = eval_batches(dataset, evaluation_data(dataset, config), selected, skipped)
 
     def place(batch: Batch) -> tuple[np.ndarray, Outputs]:
         placed = finish_resize(jax.device_put(batch, pictures))
         outputs = function(prepared, placed.images, placed.image_sizes, placed.scale_factors)
         return np.asarray(batch.indices), outputs
 
-    for slots, outputs in prefetch(eval_batches(dataset, data, selected), place):
+    for slots, outputs in prefetch(batches, place):
         indices = slots[slots >= 0].tolist()
         ids = [dataset.pictures[index].image_id for index in indices]
-        yield from zip(indices, split(ids, jax.device_get(outputs)), strict=True)
-        on_pictures(len(indices))
+        yield dict(zip(indices, split(ids, jax.device_get(outputs)), strict=True))
 
 
 def run_with_progress(
@@ -154,9 +160,12 @@ def run_with_progress(
     """
     prepared = prepare_variables(config, variables, on_all_devices())
     share = -(-len(dataset.pictures) // jax.process_count())
+    own: dict[int, Result] = {}
     with picture_progress(console, activity, share) as advance:
-        own = list(run_dataset(function, prepared, dataset, config, split, advance, own_batches()))
-    return in_order(chain.from_iterable(gather(own)))
+        for batch in run_dataset(function, prepared, dataset, config, split, own_batches()):
+            own.update(batch)
+            advance(len(batch))
+    return in_order(dict(ChainMap(*gather(own))))
 
 
 def run_listed(
@@ -179,27 +188,33 @@ def run_listed(
     dataset = listed_pictures(pictures)
     if not dataset.pictures:
         return []
-    return in_order(run_dataset(function, prepared, dataset, config, split, lambda _: None))
+    results: dict[int, Result] = {}
+    for batch in run_dataset(function, prepared, dataset, config, split):
+        results.update(batch)
+    return in_order(results)
 
 
-def in_order(results: Iterable[tuple[int, Result]]) -> list[Result]:
+def in_order(results: Mapping[int, Result]) -> list[Result]:
     """Return results in the order of their positions."""
-    return [result for _, result in sorted(results, key=lambda pair: pair[0])]
+    return [results[position] for position in sorted(results)]
 
 
 def listed_pictures(pictures: Any) -> PictureFiles:
     """Return the pictures that a user passed as a dataset, with ids 1, 2, ...
 
     Args:
-      pictures: a sequence of paths and uint8 RGB arrays.
+      pictures: a sequence of paths, URLs and uint8 RGB arrays.
 
     Raises:
       UserError: a file is missing or is not a picture, an array has another shape or type, or
         ``pictures`` is a single picture.
     """
     from rpn_jax.data.files import PictureFiles
+    from rpn_jax.inference.sources import picture_path
 
     if isinstance(pictures, str | Path | np.ndarray | jax.Array):
         kind = type(pictures).__name__
         raise UserError(f"pictures: is one {kind}; give a list, [picture] for a single one")
-    return PictureFiles([Path(item) if isinstance(item, str) else item for item in pictures])
+    return PictureFiles(
+        [picture_path(item) if isinstance(item, str) else item for item in pictures]
+    )

@@ -88,7 +88,7 @@ class Proposer:
         """Return the proposals of each picture, best first, in its original pixels.
 
         Args:
-          pictures: paths, or uint8 RGB arrays.
+          pictures: paths, https URLs, or uint8 RGB arrays.
 
         Returns:
           One entry for each picture, in their order, with ``image_id`` 1, 2, ...

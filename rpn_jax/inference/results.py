@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 import numpy as np
@@ -21,8 +20,13 @@ if TYPE_CHECKING:
 
     from rpn_jax.structures import Detections, Proposals
 
+PROPOSALS_FILE = "proposals.json"
+DETECTIONS_FILE = "detections.json"
 PROPOSAL_CATEGORY = 1
 """Category of all proposals in a results file. Proposals have no class."""
+
+ROW = '{"image_id": %d, "category_id": %d, "bbox": [%.9g, %.9g, %.9g, %.9g], "score": %.9g}'
+"""An entry of a results file. A float32 has a precision of nine digits."""
 
 
 @dataclass(frozen=True)
@@ -149,14 +153,7 @@ def write_results(path: Path, pictures: Iterable[PictureProposals]) -> None:
     Raises:
       UserError: the path cannot be written.
     """
-    _write(
-        path,
-        (
-            row
-            for picture in pictures
-            for row in _results(picture, np.full(len(picture.scores), PROPOSAL_CATEGORY))
-        ),
-    )
+    write_rows(path, (row for picture in pictures for row in proposal_rows(picture)))
 
 
 def write_detections(
@@ -174,11 +171,48 @@ def write_detections(
     Raises:
       UserError: the path cannot be written.
     """
-    categories = np.array(category_ids)
-    _write(
-        path,
-        (row for picture in pictures for row in _results(picture, categories[picture.labels])),
-    )
+    write_rows(path, (row for picture in pictures for row in detection_rows(picture, category_ids)))
+
+
+def proposal_rows(picture: PictureProposals) -> list[str]:
+    """Return the proposals of a picture as the JSON texts of a results file, best first."""
+    return _rows(picture, np.full(len(picture.scores), PROPOSAL_CATEGORY))
+
+
+def detection_rows(picture: PictureDetections, category_ids: Sequence[int]) -> list[str]:
+    """Return the detections of a picture as the JSON texts of a results file, best first."""
+    return _rows(picture, np.array(category_ids)[picture.labels])
+
+
+def proposals_of_rows(image_id: int, rows: Sequence[msgspec.Raw]) -> PictureProposals:
+    """Return the proposals of a picture from its `proposal_rows`."""
+    return PictureProposals(image_id, *_boxes_and_scores(_decoded(rows)))
+
+
+def detections_of_rows(
+    image_id: int, rows: Sequence[msgspec.Raw], category_ids: Sequence[int]
+) -> PictureDetections:
+    """Return the detections of a picture from its `detection_rows`."""
+    results = _decoded(rows)
+    label_of = {category: label for label, category in enumerate(category_ids)}
+    labels = np.array([label_of[result.category_id] for result in results], np.int32)
+    return PictureDetections(image_id, *_boxes_and_scores(results), labels)
+
+
+def write_rows(path: Path, rows: Iterable[str]) -> None:
+    """Write a results file from the JSON texts of its entries.
+
+    An entry is written before the next one is requested. A failure leaves the previous file.
+
+    Raises:
+      UserError: the path cannot be written.
+    """
+    with written_whole(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        separator = "[\n"
+        for row in rows:
+            file.write(separator + row)
+            separator = ",\n"
+        file.write("[]\n" if separator == "[\n" else "\n]\n")
 
 
 def best_first(scores: Float[ndarray, " n"]) -> Int[ndarray, " n"]:
@@ -226,37 +260,26 @@ def _read_by_picture(path: Path, kind: type[list[Row]]) -> dict[int, list[Row]]:
 def _boxes_and_scores(
     rows: Sequence[_Result],
 ) -> tuple[Float[ndarray, "n 4"], Float[ndarray, " n"]]:
-    boxes = np.array([row.bbox for row in rows])
+    boxes = np.array([row.bbox for row in rows], np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     scores = np.array([row.score for row in rows])
     return boxes.astype(np.float32), scores.astype(np.float32)
 
 
-def _results(
+def _decoded(rows: Sequence[msgspec.Raw]) -> list[_ResultWithCategory]:
+    return [msgspec.json.decode(row, type=_ResultWithCategory) for row in rows]
+
+
+def _rows(
     picture: PictureProposals | PictureDetections, categories: Int[ndarray, " n"]
-) -> Iterator[dict[str, Any]]:
-    boxes_xywh = to_xywh(picture.boxes_xyxy)
-    for index in best_first(picture.scores):
-        yield {
-            "image_id": int(picture.image_id),
-            "category_id": int(categories[index]),
-            "bbox": [_short(value) for value in boxes_xywh[index]],
-            "score": _short(picture.scores[index]),
-        }
-
-
-def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    with written_whole(path) as temporary, open(temporary, "w") as file:
-        separator = "[\n"
-        for row in rows:
-            file.write(separator + json.dumps(row))
-            separator = ",\n"
-        file.write("[]\n" if separator == "[\n" else "\n]\n")
-
-
-def _short(value: float) -> float:
-    """Round to nine digits, which is the precision of a float32."""
-    return float(f"{value:.9g}")
+) -> list[str]:
+    order = best_first(picture.scores)
+    boxes_xywh = to_xywh(picture.boxes_xyxy)[order].tolist()
+    scores, categories = picture.scores[order].tolist(), categories[order].tolist()
+    return [
+        ROW % (picture.image_id, category, *box, score)
+        for category, box, score in zip(categories, boxes_xywh, scores, strict=True)
+    ]
 
 
 def _some(values: Sequence[int]) -> str:

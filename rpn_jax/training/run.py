@@ -49,7 +49,7 @@ from rpn_jax.training.step import (
     replicate,
     split_batch,
 )
-from rpn_jax.training.tasks import Figures, Task
+from rpn_jax.training.tasks import Figures, Results, Task
 from rpn_jax.weights.checkpoints import Saved, last_saved, restore_newest
 from rpn_jax.weights.folders import check_same_model
 from rpn_jax.weights.torch import initial_variables, published_backbone
@@ -64,11 +64,13 @@ def train_run(
     workdir: Path,
     resume: bool,
     console: Console,
+    on_evaluation: Callable[[Results, Dataset], None],
     given: Collection[str] | None = None,
 ) -> None:
     """Train, evaluate and save checkpoints in ``workdir``. See `rpn_jax.commands.train`.
 
-    A second stage gets the classes of the dataset. ``task_of`` is called with that config.
+    A second stage gets the classes of the dataset. ``task_of`` is called with that config, and
+    ``on_evaluation`` after each evaluation with its results and its dataset.
     """
     # Set up.
     devices = devices_for_batch(config.data.batch_size)
@@ -150,13 +152,15 @@ def train_run(
         def evaluate(state: TrainState) -> Figures:
             assert eval_data is not None
             variables = on_own_device(state.variables)
-            figures = task.evaluate(variables, eval_data, console)
+            results = task.predict(variables, eval_data, console)
+            figures = task.figures(eval_data, results)
             log.evaluated(int(state.step), figures)
             epoch = int(state.step) // epoch_steps
             is_last = epoch == train.epochs
             console.print(
                 task.table(figures) if is_last else f"epoch {epoch}: {task.summary(figures)}"
             )
+            on_evaluation(results, eval_data)
             return figures
 
         timer = SaveTimer(train.save_every_steps, train.save_every_minutes)

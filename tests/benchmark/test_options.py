@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
+from rpn_jax.benchmark import command
+from rpn_jax.benchmark.figures import Row
+from rpn_jax.benchmark.models import load_measured
 from rpn_jax.benchmark.options import Options, check_options
-from rpn_jax.cli import Benchmark, main
+from rpn_jax.cli import main
 from rpn_jax.cli import parse as parse_verb
+from rpn_jax.config import Config, load_config, replace
 from rpn_jax.errors import UserError
+from rpn_jax.models import variable_shapes
+from rpn_jax.verbs import Benchmark
+from rpn_jax.weights.folders import save_variables
+from tests.made_variables import assert_bit_equal
 
 R50 = "rpn_r50_fpn_1x_coco"
 
@@ -61,8 +72,8 @@ def test_all_needs_no_config() -> None:
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [
-        ("", "needs a CONFIG or --all"),
-        (f"{R50} --all", "needs a CONFIG or --all"),
+        ("", "needs a CONFIG, --weights or --all"),
+        (f"{R50} --all", "needs a CONFIG, --weights or --all"),
         ("--all --growth", "--all measures inference and training only"),
         ("--all --peers", "--all measures inference"),
         (f"{R50} --matching --peers", "--peers needs --inference or --train"),
@@ -122,3 +133,24 @@ def test_the_command_reports_wrong_input_in_one_line(capsys: pytest.CaptureFixtu
     assert error.startswith("error: config 'rpn_r50_fpn_1x'")
     assert f"did you mean '{R50}'?" in error
     assert error.count("\n") == 1
+
+
+def test_weights_bring_their_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_config("rpn_demo")
+    shapes = variable_shapes(config)
+    variables = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.5, leaf.dtype), shapes)
+    save_variables(tmp_path, replace(config, name="mine"), variables)
+    measured: list[tuple[Options, Config | None]] = []
+
+    def measure(options: Options, config: Config | None) -> Iterator[Row]:
+        measured.append((options, config))
+        return iter(())
+
+    monkeypatch.setattr(command, "_measurements", measure)
+    assert main(["benchmark", "--weights", str(tmp_path), "--batch-sizes", "2"]) == 0
+    [(options, used)] = measured
+    assert used is not None
+    assert (options.batch_sizes, used.name, options.config) == ((2,), "mine", str(tmp_path))
+    loaded = load_measured(str(tmp_path))
+    assert loaded[0] == used
+    assert_bit_equal(loaded[1], variables)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from rpn_jax import commands
 from rpn_jax.config import Config, RoIHeadConfig, load_config
 from rpn_jax.data.shapes import Shapes
 from rpn_jax.errors import UserError
+from rpn_jax.inference import command, drawings
 from rpn_jax.structures import Variables
 from rpn_jax.weights.folders import save_variables
 
@@ -125,7 +127,7 @@ def test_detect_writes_coco_results_with_the_ids_of_the_weights(
     # The classes come with the weights, also if the config has those of COCO.
     roi = RoIHeadConfig(channels=16, pooled_size=3)
     coco = replace(config, model=replace(config.model, roi=roi))
-    commands.detect(coco, str(weights), [pictures], tmp_path, 5, exact_padding=False)
+    command.detect(coco, str(weights), [pictures], tmp_path, 5, exact_padding=False)
     rows = read(tmp_path / "detections.json")
     expected = detector(sorted(Path(pictures).iterdir()))
     assert [row["image_id"] for row in rows] == [
@@ -159,7 +161,7 @@ def test_detect_uses_the_image_ids_of_a_dataset_and_its_limits(
     config = replace(
         config, data=data, roi_detections=replace(config.roi_detections, max_detections=4)
     )
-    commands.detect(config, str(weights), [], tmp_path / "out", 0, exact_padding=False)
+    command.detect(config, str(weights), [], tmp_path / "out", 0, exact_padding=False)
     rows = read(tmp_path / "out" / "detections.json")
     assert {row["image_id"] for row in rows} == {image["id"] for image in annotations["images"]}
     assert len(rows) == 4 * len(annotations["images"])
@@ -170,12 +172,12 @@ def test_without_pictures_and_data_the_message_says_what_to_name(
 ) -> None:
     lost = replace(config, data=replace(config.data, root=str(tmp_path / "none")))
     with pytest.raises(UserError, match=r"^no picture is named, .*none.* or a dataset with"):
-        commands.detect(lost, str(weights), [], tmp_path / "out", 0, exact_padding=False)
+        command.detect(lost, str(weights), [], tmp_path / "out", 0, exact_padding=False)
 
 
 def test_a_model_without_a_second_stage_cannot_detect(tiny_config: Config, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is an RPN, whose boxes have no classes"):
-        commands.detect(tiny_config, "none", ["a.jpg"], tmp_path / "out", 0, exact_padding=False)
+        command.detect(tiny_config, "none", ["a.jpg"], tmp_path / "out", 0, exact_padding=False)
     assert not (tmp_path / "out").exists()
 
 
@@ -184,7 +186,7 @@ def test_proposals_below_a_score_are_left_out(
 ) -> None:
     pictures = [config.data.root + "/test"]
     for name, score in (("all", 0.0), ("some", 0.506)):
-        commands.propose(config, str(weights), pictures, tmp_path / name, 0, score, False)
+        command.propose(config, str(weights), pictures, tmp_path / name, 0, score, False)
     rows = read(tmp_path / "all" / "proposals.json")
     kept = [row for row in rows if row["score"] > 0.506]
     assert 0 < len(kept) < len(rows)
@@ -213,7 +215,7 @@ def test_classes_that_the_user_chose_are_not_replaced_by_those_of_the_weights(
     mine = replace(config, model=replace(config.model, roi=roi))
     pictures = [config.data.root + "/test"]
     with pytest.raises(UserError, match=r"do not match the config: model\.roi\.class_names is"):
-        commands.detect(mine, str(weights), pictures, tmp_path, 0, exact_padding=False)
+        command.detect(mine, str(weights), pictures, tmp_path, 0, exact_padding=False)
 
 
 def test_a_folder_without_a_config_cannot_be_loaded_alone(
@@ -247,14 +249,14 @@ def test_the_demo_of_a_detector_draws_named_boxes(
     config: Config, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown: list[tuple[str, ...]] = []
-    draw = commands.draw_detections
+    draw = drawings.draw_detections
 
     def watched(image, found, class_names, truth):
         shown.append(tuple(class_names))
         assert len(truth[0]) == len(truth[1]) > 0
         return draw(image, found, class_names, truth)
 
-    def trained(config: Config, workdir: Path, resume: bool) -> None:
+    def trained(config: Config, workdir: Path, resume: bool, on_evaluation: Callable) -> None:
         shutil.copytree(weights, workdir, dirs_exist_ok=True)
 
     def load(name: str) -> Config:
@@ -264,7 +266,7 @@ def test_the_demo_of_a_detector_draws_named_boxes(
     monkeypatch.setattr(commands, "load_config", load)
     monkeypatch.setattr(commands, "train", trained)
     monkeypatch.setattr(commands, "draw_curves", lambda *arguments: None)
-    monkeypatch.setattr(commands, "draw_detections", watched)
+    monkeypatch.setattr(drawings, "draw_detections", watched)
     commands.demo(tmp_path, detector=True)
     assert len(list((tmp_path / "pictures").glob("*.png"))) == commands.DEMO_PICTURES
     assert shown == [CLASSES] * commands.DEMO_PICTURES

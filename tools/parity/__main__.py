@@ -11,11 +11,12 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from rpn_jax.cli import OptionalPath, read_flags
+from rpn_jax.cli import read_flags
 from rpn_jax.config import Precision
 from rpn_jax.errors import UserError, exit_code, nearest
 from rpn_jax.files import check_out_file
 from rpn_jax.runtime import set_up_compiling
+from rpn_jax.verbs import OptionalPath
 from tools.parity.cases import PICTURE_PREFIX, UnknownConfigError, case_names, load_case
 from tools.parity.folder import AP, KEYS, RECALL, ap_row, keys_row, recall_row
 from tools.parity.network_rows import network_rows

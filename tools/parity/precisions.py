@@ -15,7 +15,7 @@ import numpy as np
 import tyro
 from jax.sharding import SingleDeviceSharding
 
-from rpn_jax.cli import OptionalPath, Overrides, Platform, leading_config, read_flags
+from rpn_jax.cli import leading_config, read_flags
 from rpn_jax.config import Config, Precision, with_precision
 from rpn_jax.console import make_console, picture_progress
 from rpn_jax.data.catalog import open_eval_data
@@ -31,6 +31,7 @@ from rpn_jax.inference.results import PictureProposals, picture_proposals
 from rpn_jax.models.rpn.proposals import propose
 from rpn_jax.runtime import environment, set_up_compiling
 from rpn_jax.structures import Batch, Proposals, RPNOutputs, Variables
+from rpn_jax.verbs import OptionalPath, Overrides, Platform
 from rpn_jax.weights.models import load_matching_weights
 from tools.parity.compare import SMALLEST_NORM, match_proposals, proposal_rows, worst
 

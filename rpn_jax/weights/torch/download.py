@@ -53,7 +53,7 @@ def local_file(source: str, pause_seconds: float = FIRST_PAUSE_SECONDS) -> Path:
     """
     url = NAMED_FILES[source].url if source in NAMED_FILES else source
     if url.startswith(("https://", "http://")):
-        return _cached(url, pause_seconds)
+        return _cached(url, "weights", pause_seconds)
     if "://" in url:
         names = list(NAMED_FILES)
         raise UserError(
@@ -65,6 +65,23 @@ def local_file(source: str, pause_seconds: float = FIRST_PAUSE_SECONDS) -> Path:
             raise UserError(f"weights {source}: is a folder. Give a .pth or .pkl file.")
         if not path.is_file():
             raise UserError(f"weights {source}: no such file or folder")
+    return path
+
+
+def download_again(url: str, kind: str, pause_seconds: float = FIRST_PAUSE_SECONDS) -> Path:
+    """Download a file to the cache, also if it is there, and return its path.
+
+    Args:
+      url: an https URL (or http on localhost).
+      kind: what the file is, for messages.
+      pause_seconds: as in `local_file`.
+
+    Raises:
+      UserError: the URL names no file, or the file cannot be downloaded.
+    """
+    _check_transport(url, kind)
+    path = cache_path(url, kind)
+    _download(url, path, kind, pause_seconds)
     return path
 
 
@@ -88,39 +105,39 @@ def compare_digits(name: str, sha256: str) -> Literal["match", "differ", "none"]
     return "match" if sha256.startswith(digits) else "differ"
 
 
-def cache_path(url: str) -> Path:
+def cache_path(url: str, kind: str = "weights") -> Path:
     """Return the path of a URL's file in the cache. Raise a UserError if the URL names no file."""
     parts = urllib.parse.urlsplit(url)
     steps = parts.path.strip("/").split("/")
     if not parts.hostname or not all(steps) or ".." in steps:
-        raise UserError(f"weights {url}: names no file")
+        raise UserError(f"{kind} {url}: names no file")
     if parts.query:  # URLs of different files may differ only in their query
         steps.insert(0, hashlib.sha256(url.encode()).hexdigest()[:8])
     return cache_folder().joinpath(parts.hostname, *steps)
 
 
-def _cached(url: str, pause_seconds: float) -> Path:
-    _check_transport(url)
-    path = cache_path(url)
+def _cached(url: str, kind: str, pause_seconds: float) -> Path:
+    _check_transport(url, kind)
+    path = cache_path(url, kind)
     if not path.is_file():
-        _download(url, path, pause_seconds)
+        _download(url, path, kind, pause_seconds)
     sha256 = sha256_of(path)
     if compare_digits(path.name, sha256) == "differ":
         path.unlink()
         raise UserError(
-            f"weights {url}: the file is damaged and was removed. Its SHA-256 is {sha256}, but its "
+            f"{kind} {url}: the file is damaged and was removed. Its SHA-256 is {sha256}, but its "
             f"name has the digits {digits_in_name(path.name)}. Try again."
         )
     return path
 
 
-def _check_transport(url: str) -> None:
+def _check_transport(url: str, kind: str) -> None:
     parts = urllib.parse.urlsplit(url)
     if parts.scheme != "https" and parts.hostname not in LOCAL_HOSTS:
-        raise UserError(f"weights {url}: http does not protect against changes. Use https.")
+        raise UserError(f"{kind} {url}: http does not protect against changes. Use https.")
 
 
-def _download(url: str, path: Path, pause_seconds: float) -> None:
+def _download(url: str, path: Path, kind: str, pause_seconds: float) -> None:
     """Download a file to ``path.part`` in up to `ATTEMPTS` attempts, then rename it to ``path``."""
     with writing(f"cache {path.parent}", "Set XDG_CACHE_HOME to another folder."):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -132,17 +149,17 @@ def _download(url: str, path: Path, pause_seconds: float) -> None:
             if attempt > 0:
                 time.sleep(pause_seconds * 2 ** (attempt - 1))
             try:
-                _fetch_rest(url, part, progress)
+                _fetch_rest(url, part, kind, progress)
             except urllib.error.HTTPError as error:
                 reason = f"the server answered {error.code} {error.reason}"
                 if error.code not in RETRIED_STATUSES:
-                    raise UserError(f"weights {url}: {reason}") from None
+                    raise UserError(f"{kind} {url}: {reason}") from None
             except (OSError, http.client.HTTPException, IncompleteDownload) as error:
                 reason = str(error) or type(error).__name__
             else:
                 part.replace(path)
                 return
-    raise UserError(f"weights {url}: cannot be downloaded in {ATTEMPTS} attempts ({reason})")
+    raise UserError(f"{kind} {url}: cannot be downloaded in {ATTEMPTS} attempts ({reason})")
 
 
 @contextlib.contextmanager
@@ -169,7 +186,7 @@ def _progress_bar(name: str) -> Iterator[Progress]:
         yield lambda received, total: bars.update(task, completed=received, total=total)
 
 
-def _fetch_rest(url: str, part: Path, progress: Progress) -> None:
+def _fetch_rest(url: str, part: Path, kind: str, progress: Progress) -> None:
     """Append the rest of the file to ``part``. Raise IncompleteDownload if it ends too early."""
     received = part.stat().st_size if part.is_file() else 0
     request = urllib.request.Request(
@@ -183,7 +200,7 @@ def _fetch_rest(url: str, part: Path, progress: Progress) -> None:
             raise IncompleteDownload("the part that was kept is longer than the file") from None
         raise
     with response:
-        _check_transport(response.url)  # a redirect may lead to http
+        _check_transport(response.url, kind)  # a redirect may lead to http
         if not _continues_at(response, received):
             received = 0
         total = _total_bytes(response, received)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,10 @@ from rpn_jax.weights.torch.tables import SECOND_STAGE, ZOOS, Zoo
 
 CLASSIFIER = "roi_head.bbox_head.fc_cls.weight"
 """Key of the layer that has an output for each class and for the background."""
+
+
+MOST_DIFFERENCES = 10
+"""A config with more differences from a file is not named as the nearest one."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +180,8 @@ def choose_config(
     if not fitting:
         raise UserError(
             f"weights {path}: holds {describe(found)}, and no config of this package fits. "
-            "Give your own config with --config."
+            + _describe_nearest(_likely_first(configs, detected, path), match, found)
+            + "Give your own config with --config."
         )
     # Multi-scale configs have the models of others. Only a file name shows that one is meant.
     of_one_scale = [config for config in fitting if not config.data.drawn_short_sides] or fitting
@@ -196,12 +201,52 @@ def choose_config(
 
 def fits(config: Config, match: KeyMatch, found: Shapes) -> bool:
     """Return whether a file holds exactly the parameters of a config."""
+    return not differences(config, match, found)
+
+
+def differences(config: Config, match: KeyMatch, found: Shapes) -> list[str]:
+    """Return what is different between a file and the parameters of a config, in words.
+
+    An entry names a key that is missing, that the config does not have, or of another shape.
+    """
     kept = match_config(match, config)
     expected = expected_shapes(config, kept)
     assumed = assumed_statistics(kept, expected)
     needed = {name: shape for name, shape in expected.items() if name not in assumed}
     shapes_by_key = {match.sources[name]: shape for name, shape in found.items()}
-    return {name: shapes_by_key[key] for name, key in kept.sources.items()} == needed
+    used = {name: shapes_by_key[key] for name, key in kept.sources.items()}
+    return [
+        *(f"{name} is missing" for name in needed if name not in used),
+        *(f"{kept.sources[name]} is not used" for name in used if name not in needed),
+        *(
+            f"{kept.sources[name]} has the shape {used[name]} instead of {shape}"
+            for name, shape in needed.items()
+            if name in used and used[name] != shape
+        ),
+    ]
+
+
+def _likely_first(
+    configs: Sequence[Config], detected: DetectedStyle | None, path: Path
+) -> list[Config]:
+    """Return the configs, first those that the file is named after or whose style was detected."""
+    style = detected.style if detected is not None else "pytorch"
+
+    def unlikeliness(config: Config) -> tuple[bool, bool]:
+        return not _is_named_after(path, config), config.model.backbone.style != style
+
+    return sorted(configs, key=unlikeliness)
+
+
+def _describe_nearest(configs: Sequence[Config], match: KeyMatch, found: Shapes) -> str:
+    """Name the first config with the fewest differences, and these if they are few."""
+    nearest, listed = min(
+        ((config, differences(config, match, found)) for config in configs),
+        key=lambda pair: len(pair[1]),
+    )
+    if len(listed) > MOST_DIFFERENCES:
+        return ""
+    return f"The nearest is {nearest.name}, but {', '.join(listed)}. "
 
 
 def describe(shapes: Shapes) -> str:

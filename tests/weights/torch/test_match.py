@@ -14,6 +14,7 @@ from rpn_jax.weights.torch.match import (
     assumed_statistics,
     choose_config,
     describe,
+    differences,
     expected_shapes,
     fits,
     match_config,
@@ -264,3 +265,29 @@ def test_named_files_use_https_and_have_digits_except_detectron2s() -> None:
     for name, file in NAMED_FILES.items():
         assert file.url.startswith("https://")
         assert (digits_in_name(file.url) is None) == name.startswith("detectron2://")
+
+
+def test_a_missing_tensor_is_named_with_the_nearest_config() -> None:
+    shapes = golden_shapes("rpn_r101_fpn_1x_coco")
+    del shapes["backbone.layer3.22.conv2.weight"]
+    match = match_keys(shapes, FILE)
+    for file, nearest in (
+        (FILE, "rpn_r101_fpn_1x_coco"),
+        (Path("rpn_r101_fpn_2x_coco_20200131-24e3db1a.pth"), "rpn_r101_fpn_2x_coco"),
+    ):
+        wanted = (
+            rf"no config of this package fits\. The nearest is {nearest}, but "
+            r"backbone\.layer3\.22\.conv2\.weight is missing\. Give your own config"
+        )
+        with pytest.raises(UserError, match=wanted):
+            choose_config(match, found_shapes(match, shapes), None, file)
+
+
+def test_differences_name_strange_keys_and_other_shapes() -> None:
+    shapes = {**tiny_shapes(), "rpn_head.rpn_dir.weight": (1,), "rpn_head.rpn_cls.bias": (99,)}
+    match = match_keys(shapes, FILE)
+    wanted = tiny_shapes()["rpn_head.rpn_cls.bias"]
+    assert differences(TINY, match, found_shapes(match, shapes)) == [
+        "rpn_head.rpn_dir.weight is not used",
+        f"rpn_head.rpn_cls.bias has the shape (99,) instead of {wanted}",
+    ]

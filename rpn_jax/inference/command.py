@@ -1,0 +1,202 @@
+"""The verbs `propose` and `detect`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from rpn_jax.config import Config, replace
+from rpn_jax.console import make_console
+from rpn_jax.data.catalog import open_eval_data
+from rpn_jax.data.coco_file import coco_images
+from rpn_jax.data.dataset import Dataset
+from rpn_jax.data.plan import with_exact_padding
+from rpn_jax.devices import describe_devices
+from rpn_jax.errors import UserError
+from rpn_jax.files import check_out_file, write_json
+from rpn_jax.inference.detector import detect_with_progress, make_detect_function, second_stage
+from rpn_jax.inference.drawings import save_detections, save_proposals
+from rpn_jax.inference.proposer import make_propose_function, propose_with_progress
+from rpn_jax.inference.results import (
+    DETECTIONS_FILE,
+    PROPOSALS_FILE,
+    PictureDetections,
+    PictureProposals,
+    detection_rows,
+    detections_of_rows,
+    picture_detections,
+    picture_proposals,
+    proposal_rows,
+    proposals_of_rows,
+)
+from rpn_jax.inference.sources import open_pictures
+from rpn_jax.inference.stream import part_file_of, stream_results, write_final
+from rpn_jax.runtime import set_up_compiling
+from rpn_jax.structures import Variables
+from rpn_jax.weights.models import load_matching_weights
+
+PICTURES_FILE = "pictures.json"
+
+
+def propose(
+    config: Config,
+    weights: str,
+    pictures: list[str],
+    out: Path,
+    draw: int,
+    min_score: float,
+    exact_padding: bool,
+) -> None:
+    """Write the proposals of pictures to ``OUT/proposals.json``, and draw them.
+
+    The header of every picture is checked before the first one is processed. Finished results are
+    kept in ``OUT/proposals.part.jsonl``. The same command continues after them when it was
+    interrupted.
+
+    Args:
+      config: config of the model. Its data section sets the picture sizes and batches.
+      weights: weights of a model, as `rpn_jax.weights.models.load_model` loads them.
+      pictures: paths or URLs of pictures, folders or globs. An empty list selects
+        ``data.eval_split``.
+      out: folder to write to.
+      draw: number of proposals to draw on a copy of each picture. 0 draws nothing.
+      min_score: only proposals with a higher score are kept.
+      exact_padding: pad each picture only to a multiple of 32 pixels.
+
+    Raises:
+      UserError: a picture is missing or is not a picture, the weights belong to another model,
+        ``out`` cannot be written, or holds unfinished results of other work.
+    """
+    console = make_console()
+    set_up_compiling()
+    console.print(describe_devices(), soft_wrap=True)
+    dataset = _open_pictures(config, pictures)
+    config, variables = load_matching_weights(config, weights)
+    config = _prepare_out(config, dataset, out, PROPOSALS_FILE, exact_padding)
+    path = out / PROPOSALS_FILE
+    with part_file_of(path, config, variables, dataset, min_score) as part:
+        stream_results(
+            make_propose_function(config),
+            variables,
+            dataset,
+            config,
+            picture_proposals,
+            lambda result: proposal_rows(result.above(min_score)),
+            part,
+            "proposing",
+            console,
+        )
+        write_final(path, part)
+        _write_picture_list(console, dataset, out, PROPOSALS_FILE)
+        if draw:
+            ids = [picture.image_id for picture in dataset.pictures]
+            results = ((at, proposals_of_rows(ids[at], rows)) for at, rows in part.results())
+            save_proposals(console, out, dataset, results, part.num_results, draw, with_truth=False)
+
+
+def detect(
+    config: Config,
+    weights: str,
+    pictures: list[str],
+    out: Path,
+    draw: int,
+    exact_padding: bool,
+) -> None:
+    """Write the named boxes of pictures to ``OUT/detections.json``, and draw them.
+
+    The file has the category ids of the weights. Otherwise as `propose`.
+
+    Args:
+      config: config of the model. ``roi_detections`` limits the scores and the number of boxes.
+      weights, pictures, out, exact_padding: as in `propose`.
+      draw: number of boxes to draw on a copy of each picture. 0 draws nothing.
+
+    Raises:
+      UserError: the model has no second stage, or a reason of `propose`.
+    """
+    console = make_console()
+    set_up_compiling()
+    second_stage(config)
+    console.print(describe_devices(), soft_wrap=True)
+    dataset = _open_pictures(config, pictures)
+    config, variables = load_matching_weights(config, weights)
+    config = _prepare_out(config, dataset, out, DETECTIONS_FILE, exact_padding)
+    path, roi = out / DETECTIONS_FILE, second_stage(config)
+    with part_file_of(path, config, variables, dataset, config.roi_detections.min_score) as part:
+        stream_results(
+            make_detect_function(config),
+            variables,
+            dataset,
+            config,
+            picture_detections,
+            lambda result: detection_rows(result, roi.category_ids),
+            part,
+            "detecting",
+            console,
+        )
+        write_final(path, part)
+        _write_picture_list(console, dataset, out, DETECTIONS_FILE)
+        if draw:
+            ids = [picture.image_id for picture in dataset.pictures]
+            results = (
+                (at, detections_of_rows(ids[at], rows, roi.category_ids))
+                for at, rows in part.results()
+            )
+            save_detections(
+                console,
+                out,
+                dataset,
+                results,
+                part.num_results,
+                roi.class_names,
+                draw,
+                with_truth=False,
+            )
+
+
+def _open_pictures(config: Config, pictures: list[str]) -> Dataset:
+    """Return the pictures that the user named, or those of ``data.eval_split`` without any."""
+    if pictures:
+        return open_pictures(pictures)
+    try:
+        return open_eval_data(config.data)
+    except UserError as error:
+        raise UserError(
+            f"no picture is named, and the evaluation data cannot be read: {error}. Name pictures, "
+            "folders of pictures, or globs in quotes, or a dataset with --data.root."
+        ) from None
+
+
+def _prepare_out(
+    config: Config, dataset: Dataset, out: Path, results_file: str, exact_padding: bool
+) -> Config:
+    """Check that the results can be written, and return the config for the padding."""
+    for name in (results_file, PICTURES_FILE):
+        check_out_file(out / name)
+    return (
+        replace(config, data=with_exact_padding(dataset, config.data)) if exact_padding else config
+    )
+
+
+def propose_all(
+    config: Config, variables: Variables, dataset: Dataset, console: Console
+) -> list[PictureProposals]:
+    function = make_propose_function(config)
+    return propose_with_progress(function, variables, dataset, config, console)
+
+
+def detect_all(
+    config: Config, variables: Variables, dataset: Dataset, console: Console
+) -> list[PictureDetections]:
+    function = make_detect_function(config)
+    return detect_with_progress(function, variables, dataset, config, console)
+
+
+def _write_picture_list(console: Console, dataset: Dataset, out: Path, results_file: str) -> None:
+    write_json(out / PICTURES_FILE, {"images": coco_images(dataset.pictures)})
+    kind = Path(results_file).stem
+    console.print(
+        f"{kind} are in {out / results_file}, the list of pictures in {out / PICTURES_FILE}",
+        soft_wrap=True,
+    )

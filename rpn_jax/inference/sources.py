@@ -1,0 +1,40 @@
+"""Open the pictures that a user names: paths, folders, globs and URLs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rpn_jax.data.files import PictureFiles, find_pictures
+from rpn_jax.weights.torch.download import download_again
+
+
+def open_pictures(sources: Sequence[str]) -> PictureFiles:
+    """Return pictures as a dataset, each once, with ids 1, 2, ...
+
+    A URL is downloaded to the cache folder, each time it is used, and is the name of its picture.
+
+    Args:
+      sources: picture files, folders of pictures, globs, or https URLs.
+
+    Raises:
+      UserError: a source matches nothing, cannot be read or downloaded, or is not a picture.
+    """
+    names: dict[Path, str] = {}
+    paths: list[str] = []
+    for source in sources:
+        path = picture_path(source)
+        if is_url(source):
+            names[path] = source
+        paths.append(str(path))
+    return PictureFiles(find_pictures(paths), names)
+
+
+def picture_path(source: str) -> Path:
+    """Return the path of a picture. Download it to the cache folder if it is a URL."""
+    return download_again(source, "picture") if is_url(source) else Path(source)
+
+
+def is_url(source: str) -> bool:
+    """Return whether a source is a URL."""
+    return source.startswith(("https://", "http://"))

@@ -1,0 +1,71 @@
+"""Describe what determines the results of long work, so that only the same work continues it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from rpn_jax import __version__
+from rpn_jax.config import Config, config_fields
+from rpn_jax.errors import UserError
+from rpn_jax.structures import Variables
+
+DETERMINING = ("model.", "pixels.", "rpn_proposals.", "roi_detections.")
+"""Sections of a config that determine the results of a picture."""
+DETERMINING_DATA = ("data.scale", "data.buckets", "data.resize")
+"""Fields of the data section that determine the results of a picture."""
+DIGITS = 12
+"""Number of digits of a SHA-256."""
+LONGEST_TEXT = 60
+"""Number of characters of the longest value. A longer one is replaced by its digest."""
+
+
+def describe_model(config: Config, variables: Variables) -> dict[str, str]:
+    """Return what determines the results of a picture, by name."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree.leaves_with_path(variables):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(leaf).data)
+    settings = {
+        key: _short(str(value))
+        for key, value in config_fields(config).items()
+        if key.startswith(DETERMINING) or key in DETERMINING_DATA
+    }
+    return {"rpn_jax": __version__, "weights": digest.hexdigest()[:DIGITS], **settings}
+
+
+def describe_list(lines: Iterable[str]) -> str:
+    """Return the length and the digest of a list."""
+    digest, count = hashlib.sha256(), 0
+    for line in lines:
+        digest.update(f"{line}\n".encode())
+        count += 1
+    return f"a list of {count} with digest {digest.hexdigest()[:DIGITS]}"
+
+
+def check_same_work(path: Path, work_before: Mapping[str, str], work: Mapping[str, str]) -> None:
+    """Raise a UserError that names the first difference of two descriptions of the work.
+
+    Args:
+      path: file with the description of the unfinished work.
+      work_before: that description, by name.
+      work: description of the work to do now.
+    """
+    for name in sorted(work.keys() | work_before.keys()):
+        before, now = work_before.get(name), work.get(name)
+        if before != now:
+            raise UserError(
+                f"{path}: holds unfinished results with {name} = {before}, but now it is {now}. "
+                "Repeat the earlier command to finish them, remove the file to start again, or "
+                "choose another --out."
+            )
+
+
+def _short(text: str) -> str:
+    if len(text) <= LONGEST_TEXT:
+        return text
+    return f"a value with digest {hashlib.sha256(text.encode()).hexdigest()[:DIGITS]}"

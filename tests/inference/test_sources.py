@@ -1,0 +1,74 @@
+"""Pictures from URLs, on a local server."""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import cv2
+import numpy as np
+import pytest
+
+from rpn_jax.errors import UserError
+from rpn_jax.inference.batches import listed_pictures
+from rpn_jax.inference.sources import open_pictures
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def server(tmp_path):
+    """(folder, URL) of a server."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield folder, f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def write(path, grey, height=20):
+    assert cv2.imwrite(str(path), np.full((height, 30, 3), grey, np.uint8))
+
+
+def test_urls_and_files_are_pictures_in_the_given_order(server, tmp_path):
+    folder, url = server
+    write(folder / "a.png", 10)
+    write(tmp_path / "b.png", 20)
+    sources = [f"{url}/a.png", str(tmp_path / "b.png"), f"{url}/a.png?size=2"]
+    dataset = open_pictures(sources)
+    assert [picture.name for picture in dataset.pictures] == sources
+    assert [dataset.load_image(i)[0, 0, 0] for i in range(3)] == [10, 20, 10]
+
+
+def test_a_url_is_downloaded_again(server):
+    folder, url = server
+    for grey in (10, 90):
+        write(folder / "a.png", grey, height=grey)
+        dataset = open_pictures([f"{url}/a.png"])
+        assert dataset.pictures[0].height == grey
+        assert dataset.load_image(0)[0, 0, 0] == grey
+
+
+def test_python_takes_urls(server):
+    folder, url = server
+    write(folder / "a.png", 10)
+    assert listed_pictures([f"{url}/a.png"]).load_image(0).shape == (20, 30, 3)
+
+
+def test_errors_name_the_url(server):
+    folder, url = server
+    (folder / "text.png").write_text("no picture")
+    with pytest.raises(UserError, match=rf"^picture {url}/b.png: the server answered 404"):
+        open_pictures([f"{url}/b.png"])
+    with pytest.raises(UserError, match=rf"^{url}/text.png: is not a picture"):
+        open_pictures([f"{url}/text.png"])
+    with pytest.raises(UserError, match="^picture http://example.org/a.png: .*Use https"):
+        open_pictures(["http://example.org/a.png"])
