@@ -90,8 +90,9 @@ Maximum = Annotated[int | None, tyro.conf.DisallowNone]
 Engine = Annotated[
     Literal["plain", "ray"],
     tyro.conf.arg(
-        help="'ray' shares the work over the GPUs of a Ray cluster, or over --workers processes. "
-        "It writes Parquet files. PICTURES can also be Parquet files with a column 'path'."
+        help="'ray' shares the work over the GPUs of a Ray cluster, or over --ray-workers "
+        "processes. It writes Parquet files. PICTURES can also be Parquet files with a column "
+        "'path'."
     ),
 ]
 Workers = Annotated[
@@ -217,7 +218,7 @@ class Propose:
     """Largest number of proposals in a picture. The default is that of the config."""
     exact_padding: ExactPadding = False
     engine: Engine = "plain"
-    workers: Workers = None
+    ray_workers: Workers = None
     platform: Platform = "auto"
 
     def run(self) -> None:
@@ -260,7 +261,7 @@ class Detect:
     """Largest number of boxes in a picture. The default is that of the config."""
     exact_padding: ExactPadding = False
     engine: Engine = "plain"
-    workers: Workers = None
+    ray_workers: Workers = None
     platform: Platform = "auto"
 
     def run(self) -> None:
@@ -373,8 +374,8 @@ def _host_flags(verb: Train | Evaluate) -> HostFlags:
 def _check_inference(verb: Propose | Detect) -> None:
     if verb.draw < 0:
         raise UserError(f"--draw {verb.draw}: must be 0 or more.")
-    if verb.workers is not None and (verb.engine != "ray" or verb.workers < 1):
-        raise UserError(f"--workers {verb.workers}: must be 1 or more, with --engine ray.")
+    if verb.ray_workers is not None and (verb.engine != "ray" or verb.ray_workers < 1):
+        raise UserError(f"--ray-workers {verb.ray_workers}: must be 1 or more, with --engine ray.")
     if verb.engine == "ray" and (verb.draw or verb.exact_padding):
         flag = "--draw" if verb.draw else "--exact-padding"
         raise UserError(f"{flag}: not with --engine ray. Leave one of the two out.")
@@ -385,4 +386,4 @@ def _run_on_ray(verb: Propose | Detect, config: Config, detects: bool, min_score
 
     folder = verb.out / ("detections.parquet" if detects else "proposals.parquet")
     job = Job(config, verb.weights, folder, detects, min_score, verb.platform)
-    run_on_ray(job, verb.pictures, verb.out, verb.workers, CHUNK_PICTURES)
+    run_on_ray(job, verb.pictures, verb.out, verb.ray_workers, CHUNK_PICTURES)
