@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +21,8 @@ def combine(datasets: Sequence[Dataset], names: Sequence[str]) -> Dataset:
     """Return several datasets as one. A single dataset is returned unchanged.
 
     Classes with the same name become one. They have the order in which they first appear. A class
-    keeps its category id, or gets the next free one if an earlier class has that id.
+    keeps its category id, or gets the next free one if an earlier class has that id. If two
+    pictures have the same id, all are numbered from 1.
 
     Args:
       datasets: one or more datasets.
@@ -47,10 +47,13 @@ def combine(datasets: Sequence[Dataset], names: Sequence[str]) -> Dataset:
         for dataset in datasets
     ]
     pictures = [
-        [replace(picture, name=f"{name}: {picture.name}") for picture in part.pictures]
+        replace(picture, name=f"{name}: {picture.name}")
         for name, part in zip(names, parts, strict=True)
+        for picture in part.pictures
     ]
-    return View(tuple(parts), list(chain(*pictures)), tuple(class_names), tuple(category_ids))
+    if len({picture.image_id for picture in pictures}) < len(pictures):
+        pictures = [replace(each, image_id=number) for number, each in enumerate(pictures, start=1)]
+    return View(tuple(parts), pictures, tuple(class_names), tuple(category_ids))
 
 
 def picture_repeats(

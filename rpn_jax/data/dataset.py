@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -107,6 +107,20 @@ class Dataset(Protocol):
         A packed dataset returns fewer pixels than the size of the picture says, see
         `rpn_jax.data.packed`.
         """
+
+
+@runtime_checkable
+class WithFrequencies(Protocol):
+    """A dataset that states how frequent its classes are, as LVIS does."""
+
+    @property
+    def frequencies(self) -> Mapping[str, str]:
+        """'r', 'c' or 'f' (rare, common, frequent) by the name of the class."""
+
+
+def class_frequencies(dataset: Dataset) -> Mapping[str, str]:
+    """Return the frequency of each class that has one, by its name."""
+    return dataset.frequencies if isinstance(dataset, WithFrequencies) else {}
 
 
 def training_boxes(picture: Picture) -> tuple[Float32[np.ndarray, "G 4"], Int32[np.ndarray, " G"]]:

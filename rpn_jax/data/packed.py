@@ -8,7 +8,7 @@ training resizes to, or their own size if that is smaller.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -23,7 +23,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 
 from rpn_jax.data.bad_pictures import BadPictures
 from rpn_jax.data.coco_file import coco_images, read_coco
-from rpn_jax.data.dataset import Dataset, Picture
+from rpn_jax.data.dataset import Dataset, Picture, class_frequencies
 from rpn_jax.data.images import decode_image
 from rpn_jax.data.transforms import resize, resized_sizes
 from rpn_jax.errors import UserError, reading
@@ -68,6 +68,8 @@ class PackedDataset:
     """Largest (long side, short side) of a packed picture, pixels."""
     source: str
     """File of the annotations, for messages."""
+    frequencies: Mapping[str, str]
+    """'r', 'c' or 'f' (rare, common, frequent) by the name of the class, in LVIS."""
 
     def load_image(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
         """Return RGB pixels, whose size can be smaller than that of the picture."""
@@ -106,7 +108,13 @@ def open_packed(root: Path, split: str) -> PackedDataset:
             "the dataset again."
         )
     return PackedDataset(
-        truth.pictures, truth.class_names, truth.category_ids, records, info.scale, str(file)
+        truth.pictures,
+        truth.class_names,
+        truth.category_ids,
+        records,
+        info.scale,
+        str(file),
+        truth.frequencies,
     )
 
 
@@ -151,6 +159,7 @@ def pack_split(
     file = root / f"{split}.json"
     if file.exists():
         raise UserError(f"{file}: exists. Remove this split, or choose another --out.")
+    frequencies = class_frequencies(dataset)
     kept: list[Picture] = []
     names: list[str] = []
     records = _records(dataset, config, encoding, on_pictures)
@@ -167,7 +176,7 @@ def pack_split(
             ],
             "annotations": _annotations(kept, dataset.category_ids),
             "categories": [
-                {"id": number, "name": name}
+                {"id": number, "name": name, "frequency": frequencies.get(name)}
                 for number, name in zip(dataset.category_ids, dataset.class_names, strict=True)
             ],
         }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rpn_jax.data.dataset import Dataset, Picture, Verified
+from rpn_jax.data.dataset import Dataset, Picture, Verified, class_frequencies
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int32, UInt8
@@ -28,6 +28,15 @@ class View:
     """Name of each class."""
     category_ids: tuple[int, ...]
     """Id of each class in files of ground truth and results."""
+
+    @property
+    def frequencies(self) -> dict[str, str]:
+        """Frequencies of the classes of all parts, by the names that the parts have."""
+        return {
+            name: frequency
+            for part in self.parts
+            for name, frequency in class_frequencies(part).items()
+        }
 
     def load_image(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
         """Return the RGB pixels of a picture. Raises the errors of its own dataset."""

@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rpn_jax.data.annotated_files import AnnotatedFiles
-from rpn_jax.data.dataset import Dataset, Picture
-from rpn_jax.data.views import View
+from rpn_jax.data.dataset import Dataset, Picture, class_frequencies
 from rpn_jax.inference.results import PictureDetections, best_first
 
 if TYPE_CHECKING:
@@ -47,7 +45,7 @@ def verified_detections(
 
 def frequency_groups(dataset: Dataset) -> dict[str, Int64[np.ndarray, " k"]]:
     """Return the labels of rare, common and frequent classes, if the dataset has frequencies."""
-    known = _frequencies(dataset)
+    known = class_frequencies(dataset)
     letters = np.array([known.get(name, "") for name in dataset.class_names])
     if not known:
         return {}
@@ -62,9 +60,3 @@ def _verified(picture: Picture, found: PictureDetections) -> PictureDetections:
     return PictureDetections(
         found.image_id, found.boxes_xyxy[rows], found.scores[rows], found.labels[rows]
     )
-
-
-def _frequencies(dataset: Dataset) -> dict[str, str]:
-    if isinstance(dataset, View):
-        return {k: v for part in dataset.parts for k, v in _frequencies(part).items()}
-    return dict(dataset.frequencies) if isinstance(dataset, AnnotatedFiles) else {}

@@ -57,6 +57,7 @@ def test_classes_with_the_same_name_become_one(config):
     dataset = open_train_data(config)
     assert dataset.class_names == ("a", "b", "c", "z")
     assert dataset.category_ids == (1, 2, 3, 4)
+    assert [picture.image_id for picture in dataset.pictures] == [1, 2, 3, 4, 5, 6, 7]
     found = [
         [dataset.class_names[label] for label in picture.objects.labels]
         for picture in dataset.pictures

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from dataclasses import replace
 
 import cv2
@@ -13,11 +14,12 @@ import pytest
 from rpn_jax import cli
 from rpn_jax.config import DataConfig, save_config
 from rpn_jax.data.catalog import open_eval_data, open_train_data
+from rpn_jax.data.dataset import class_frequencies
 from rpn_jax.data.packed import open_packed, pack_split, split_name
 from rpn_jax.data.pipeline import eval_batches, train_batches
 from rpn_jax.data.plan import plan_training
 from rpn_jax.errors import UserError
-from tests.data.coco_folder import box_entry, image_entry, write_coco_folder
+from tests.data.coco_folder import annotation_file, box_entry, image_entry, write_coco_folder
 
 PICTURES = 9
 DATA = DataConfig(
@@ -162,3 +164,26 @@ def test_a_broken_picture_leaves_nothing_or_is_left_out(plain, tmp_path):
 def test_split_names_are_file_names():
     assert split_name("train[:10%]") == "train_10"
     assert split_name("data/any/train.json") == "train"
+
+
+def test_several_federated_datasets_keep_their_lists_and_frequencies(tmp_path):
+    root = write_coco_folder(tmp_path / "a", [image_entry(1)], [box_entry(1, 1, [9, 9, 9, 9])])
+    file = annotation_file(root)
+    coco = json.loads(file.read_text())
+    coco["images"][0] |= {"neg_category_ids": [7], "not_exhaustive_category_ids": [1]}
+    coco["categories"] = [
+        {"id": 1, "name": "x", "frequency": "r"},
+        {"id": 7, "name": "y", "frequency": "f"},
+    ]
+    file.write_text(json.dumps(coco))
+    config = replace(DATA, root=str(root), train_also=(f"coco:{file}:{root / 'train'}",))
+    (tmp_path / "out").mkdir()
+    pack_split(open_train_data(config), config, tmp_path / "out", "train", "png", lambda _: None)
+    packed = open_packed(tmp_path / "out", "train")
+    assert class_frequencies(packed) == {"x": "r", "y": "f"}
+    assert [picture.image_id for picture in packed.pictures] == [1, 2]
+    for picture in packed.pictures:
+        assert picture.objects.labels.tolist() == [0]
+        assert picture.verified is not None
+        assert picture.verified.absent.tolist() == [1]
+        assert picture.verified.not_exhaustive.tolist() == [0]
