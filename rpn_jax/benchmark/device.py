@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 
+from rpn_jax.benchmark.progress import say
 from rpn_jax.benchmark.timing import Effort, time_calls
 from rpn_jax.config import Precision
 from rpn_jax.ops.precision import compute_dtype, lax_precision
@@ -36,8 +38,13 @@ class Peaks:
         return max(flops / self.flops_per_second, bytes_accessed / self.bytes_per_second)
 
 
-def measure_peaks(precision: Precision) -> Peaks:
-    """Measure a large matrix product in this precision, and a large copy."""
+@cache
+def measured_peaks(precision: Precision) -> Peaks:
+    """Return the rates of a large matrix product in this precision, and of a large copy.
+
+    They are measured in the first call.
+    """
+    say(f"peaks in {precision}")
     matrix_side, copy_bytes = CPU_SIZES if jax.default_backend() == "cpu" else ACCELERATOR_SIZES
     return peaks_of(precision, matrix_side, copy_bytes)
 

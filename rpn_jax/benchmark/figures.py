@@ -9,6 +9,7 @@ from typing import Any
 
 from rpn_jax.benchmark.device import Peaks
 from rpn_jax.benchmark.timing import Program, Timing
+from rpn_jax.config import Precision
 from rpn_jax.errors import UserError
 
 Row = dict[str, Any]
@@ -27,6 +28,11 @@ class Section:
     note: str
     """What was measured and how, for a reader who sees only this table."""
     rows: list[Row]
+
+
+def case_columns(precision: Precision, batch_size: int, size: tuple[int, int]) -> Row:
+    """Return the columns that tell what is measured. ``size`` is (height, width) in pixels."""
+    return {"precision": precision, "batch": batch_size, "size": f"{size[0]}x{size[1]}"}
 
 
 def timing_columns(timing: Timing, pictures: int) -> Row:

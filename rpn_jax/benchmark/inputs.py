@@ -1,13 +1,14 @@
-"""Generate inputs from a seed: pictures, boxes, head outputs and candidates.
+"""Generate inputs from a seed: pictures, boxes, features, and the outputs of both stages' heads.
 
 The time of NMS depends on the head outputs, and random weights do not give the outputs of a trained
 network. Post-processing therefore gets generated outputs that look like a trained head's: near an
 object many anchors have high scores and point at the same box. Elsewhere scores are low and boxes
-are random.
+are random. The second stage gets the proposals that follow from them.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import jax
@@ -16,12 +17,16 @@ import numpy as np
 
 from rpn_jax.config import AnchorConfig, Config
 from rpn_jax.models import build_detector, variable_shapes
-from rpn_jax.ops import box_iou, encode_boxes, grid_anchors
+from rpn_jax.models.roi import DELTA_STDS
+from rpn_jax.models.rpn.proposals import propose
+from rpn_jax.ops import box_area, box_iou, encode_boxes, grid_anchors
 from rpn_jax.ops.anchors import LevelShapes
-from rpn_jax.structures import Batch, RPNOutputs, Variables
+from rpn_jax.structures import Batch, Proposals, RoIOutputs, RPNOutputs
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, UInt8
+
+    Levels = tuple[Float[Array, "B _ _ C"], ...]
 
 Canvas = tuple[int, int]
 """(height, width) in pixels. The pictures fill the canvas."""
@@ -31,7 +36,9 @@ OBJECTS = 40
 SMALLEST_OBJECT = 16
 """Smallest side in pixels. The largest is the shorter side of the picture."""
 DELTA_NOISE = 0.15
-"""Standard deviation of generated deltas."""
+"""Standard deviation of the first stage's generated deltas."""
+ROI_DELTA_NOISE = 0.3
+"""Standard deviation of the second stage's generated deltas, which are divided by `DELTA_STDS`."""
 
 
 def make_pictures(count: int, canvas: Canvas, seed: int) -> UInt8[np.ndarray, "B H W 3"]:
@@ -68,16 +75,33 @@ def make_batch(count: int, canvas: Canvas, boxes: int, seed: int) -> Batch:
     )
 
 
+def object_boxes(count: int, canvas: Canvas, seed: int) -> Float[Array, "B O 4"]:
+    """Return the `OBJECTS` generated objects of each picture, f32 xyxy."""
+    return jnp.stack([make_boxes(OBJECTS, canvas, seed + index) for index in range(count)])
+
+
+def feature_shapes(config: Config, count: int, canvas: Canvas) -> Levels:
+    """Return the shapes and dtypes of the levels that the heads receive, without computing."""
+    images = jax.ShapeDtypeStruct((count, *canvas, 3), jnp.float32)
+    apply = partial(build_detector(config.model).apply, method="features")
+    return cast("Levels", jax.eval_shape(apply, variable_shapes(config), images))
+
+
+def make_features(config: Config, count: int, canvas: Canvas, seed: int) -> Levels:
+    """Return normally distributed levels for the heads, on the first device."""
+    shapes = feature_shapes(config, count, canvas)
+    keys = jax.random.split(jax.random.key(seed), len(shapes))
+    return tuple(
+        jax.random.normal(key, level.shape, level.dtype)
+        for key, level in zip(keys, shapes, strict=True)
+    )
+
+
 def output_shapes(config: Config, count: int, canvas: Canvas) -> RPNOutputs:
     """Return the shapes of the first stage's outputs without running it."""
-    images = jax.ShapeDtypeStruct((count, *canvas, 3), jnp.float32)
-    model = build_detector(config.model)
-
-    def first_stage(variables: Variables, images: Array) -> RPNOutputs:
-        levels = model.apply(variables, images, method="features")
-        return cast(RPNOutputs, model.apply(variables, levels, method="rpn_outputs"))
-
-    return jax.eval_shape(first_stage, variable_shapes(config), images)
+    apply = partial(build_detector(config.model).apply, method="rpn_outputs")
+    levels = feature_shapes(config, count, canvas)
+    return cast(RPNOutputs, jax.eval_shape(apply, variable_shapes(config), levels))
 
 
 def make_outputs(config: Config, count: int, canvas: Canvas, seed: int) -> RPNOutputs:
@@ -88,14 +112,48 @@ def make_outputs(config: Config, count: int, canvas: Canvas, seed: int) -> RPNOu
         _picture_outputs(
             config.model.rpn.anchors,
             shapes.level_shapes,
-            jnp.asarray(make_boxes(OBJECTS, canvas, seed + index)),
+            objects,
             jax.random.fold_in(key, index),
         )
-        for index in range(count)
+        for index, objects in enumerate(object_boxes(count, canvas, seed))
     ]
     return jax.tree.map(
         lambda shape, *leaves: jnp.stack(leaves).reshape(shape.shape), shapes, *pictures
     )
+
+
+def make_proposals(config: Config, count: int, canvas: Canvas, seed: int) -> Proposals:
+    """Return the proposals that follow from `make_outputs`, in pixels of the canvas."""
+    image_sizes = jnp.tile(jnp.array(canvas, jnp.int32), (count, 1))
+    outputs = make_outputs(config, count, canvas, seed)
+    return jax.jit(partial(propose, config))(outputs, image_sizes)
+
+
+def make_roi_outputs(
+    num_classes: int,
+    boxes_xyxy: Float[Array, "B N 4"],
+    objects_xyxy: Float[Array, "B O 4"],
+    seed: int,
+) -> RoIOutputs:
+    """Return outputs of the second stage that find the objects.
+
+    The class of object k is k modulo the number of classes. A box that overlaps an object well has
+    a high score for its class, and deltas that point at it. Elsewhere the background has the
+    highest score.
+    """
+    logit_key, delta_key = jax.random.split(jax.random.key(seed))
+    iou = jax.vmap(box_iou)(boxes_xyxy, objects_xyxy)
+    nearest, best_iou = jnp.argmax(iou, axis=-1), jnp.max(iou, axis=-1)
+    logits = jax.random.normal(logit_key, (*best_iou.shape, num_classes + 1)) - 3
+    logits = logits.at[..., num_classes].add(7)
+    of_class = jax.nn.one_hot(nearest % num_classes, num_classes + 1)
+    logits = logits + of_class * (3 + 10 * best_iou)[..., None]
+    targets = jnp.take_along_axis(objects_xyxy, nearest[..., None], axis=1)
+    # Padding has no area and cannot be encoded.
+    start = jnp.where(box_area(boxes_xyxy)[..., None] > 0, boxes_xyxy, targets)
+    towards = encode_boxes(start, targets) / jnp.array(DELTA_STDS)
+    noise = ROI_DELTA_NOISE * jax.random.normal(delta_key, (*best_iou.shape, num_classes, 4))
+    return RoIOutputs(logits, towards[:, :, None] + noise)
 
 
 def _picture_outputs(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from rpn_jax.config import CANVAS_MULTIPLE, Precision
+from rpn_jax.config import CANVAS_MULTIPLE, Config, Precision
 from rpn_jax.errors import UserError
 
 
@@ -20,7 +21,7 @@ class Options:
     """Weights to measure, with their config: anything that 'evaluate' takes. Without them a CONFIG
     gets random weights."""
     all: bool = False
-    """Measure the eleven configs of the reference, in one table, instead of one CONFIG."""
+    """Measure all configs of the reference, in one table, instead of one CONFIG."""
     inference: bool = False
     """Inference: each stage and all stages together. This is the default part."""
     train: bool = False
@@ -34,7 +35,8 @@ class Options:
     process: bool = False
     """Import time and peak memory, each measured in a new process."""
     peers: bool = False
-    """PyTorch, in the same run, for inference and training."""
+    """Other libraries in the same run, if they are installed: PyTorch with or without torchvision
+    for inference and training, and KerasHub's RetinaNet for inference."""
     batch_sizes: tuple[int, ...] = (1,)
     """Number of pictures in one call, over all devices."""
     size: tuple[int, int] | None = None
@@ -58,6 +60,10 @@ class Options:
         """Whether inference is measured: if requested, or if no other part is."""
         other_parts = (self.train, self.matching, self.growth, self.files, self.process)
         return self.inference or not any(other_parts)
+
+    def canvas_of(self, config: Config) -> tuple[int, int]:
+        """Return the requested size, or the config's largest canvas."""
+        return self.size or max(config.data.canvases, key=math.prod)
 
 
 def check_options(options: Options) -> None:

@@ -13,6 +13,17 @@ from jax.sharding import SingleDeviceSharding
 from rpn_jax.benchmark.device import Peaks
 from rpn_jax.benchmark.figures import Row, program_columns, roofline_columns, timing_columns
 from rpn_jax.benchmark.inputs import Canvas, make_batch, make_outputs
+from rpn_jax.benchmark.second_stage import (
+    BOX_HEAD,
+    DETECTIONS,
+    ROI_ALIGN,
+    SECOND_STAGE,
+    box_head_function,
+    detections_function,
+    roi_align_function,
+    second_stage_function,
+    second_stage_inputs,
+)
 from rpn_jax.benchmark.timing import (
     Call,
     Effort,
@@ -22,10 +33,16 @@ from rpn_jax.benchmark.timing import (
     time_calls,
 )
 from rpn_jax.config import Config
-from rpn_jax.inference.forward import prepare_variables, propose_pictures, run_network
+from rpn_jax.inference.forward import (
+    detect_pictures,
+    prepare_variables,
+    propose_pictures,
+    run_features,
+    run_network,
+)
 from rpn_jax.models.rpn.proposals import candidates, propose
 from rpn_jax.ops import nms_per_level
-from rpn_jax.structures import Proposals
+from rpn_jax.structures import Detections, Proposals
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
@@ -33,7 +50,10 @@ if TYPE_CHECKING:
     from rpn_jax.structures import Variables
 
 
+FEATURES = "normalise + features"
+"""Up to the pyramid. Measured only for detectors with a second stage."""
 NETWORK = "normalise + network"
+"""Up to the outputs of the RPN head."""
 POST_PROCESSING = "post-processing"
 WHOLE = "end to end"
 
@@ -48,7 +68,7 @@ class Stage:
     function: jax.stages.Wrapped
     arguments: tuple[Any, ...]
     flops: float | None = None
-    """Operations of its convolutions. None if it has none or their number is not known."""
+    """Operations, if most of them are convolutions or matrix products and their number is known."""
 
 
 def inference_rows(
@@ -59,11 +79,11 @@ def inference_rows(
     peaks: Peaks,
     effort: Effort,
 ) -> tuple[list[Row], dict[str, Call]]:
-    """Measure each stage and all stages together, from uint8 pictures to proposals.
+    """Measure each stage and all stages together, from uint8 pictures to the final boxes.
 
-    Post-processing and its parts get generated head outputs (`inputs.make_outputs`). "End to end"
-    uses the network's outputs with ``variables``. ``boxes_out`` is the mean number of proposals per
-    picture.
+    Post-processing and its parts get generated head outputs (`inputs.make_outputs`), and so does
+    each part of the second stage. "End to end" uses the network's outputs with ``variables``.
+    ``boxes_out`` is the mean number of boxes per picture.
 
     Returns:
       A row for each stage, and by stage the calls that were timed, so that they can be timed again
@@ -75,14 +95,16 @@ def inference_rows(
     heads = (make_outputs(config, batch_size, canvas, seed=0), batch.image_sizes)
     found = candidates_function(config)(*heads)
     whole = whole_arguments(config, variables, batch_size, canvas)
-    flops = count_flops(network_function(config), *pictures)
-    stages = (
-        Stage(NETWORK, network_function(config), pictures, flops),
+    stages = [
+        _counted(NETWORK, network_function(config), pictures),
         Stage("top-k + decode", candidates_function(config), heads),
         Stage("NMS", nms_function(config), found),
         Stage(POST_PROCESSING, post_processing_function(config), heads),
-        Stage(WHOLE, whole_function(config), whole, flops),
-    )
+    ]
+    if config.model.roi is not None:
+        stages.insert(0, _counted(FEATURES, features_function(config), pictures))
+        stages += _second_stage(config, prepared, batch_size, canvas)
+    stages.append(_counted(WHOLE, whole_function(config), whole))
     rows, calls = [], {}
     for stage in stages:
         row, calls[stage.name] = _measure(stage, batch_size, peaks, effort)
@@ -99,10 +121,9 @@ def whole_row(
     peaks: Peaks,
     effort: Effort,
 ) -> Row:
-    """Measure all stages together, from uint8 pictures to proposals, one call at a time."""
+    """Measure all stages together, from uint8 pictures to the boxes, one call at a time."""
     arguments = whole_arguments(config, variables, batch_size, canvas)
-    flops = count_flops(network_function(config), *arguments[:3])
-    stage = Stage(WHOLE, whole_function(config), arguments, flops)
+    stage = _counted(WHOLE, whole_function(config), arguments)
     row, _ = _measure(stage, batch_size, peaks, effort)
     return row
 
@@ -126,14 +147,23 @@ def time_in_flight(call: Call, effort: Effort) -> Timing:
     return time_calls(lambda: [call() for _ in range(CALLS_IN_FLIGHT)], effort)
 
 
+def features_function(config: Config) -> jax.stages.Wrapped:
+    """Return a function of prepared weights, uint8 pictures and sizes [B, 2] to the levels."""
+    return jax.jit(partial(run_features, config))
+
+
 def network_function(config: Config) -> jax.stages.Wrapped:
     """Return a function of prepared weights, uint8 pictures and sizes [B, 2] to `RPNOutputs`."""
     return jax.jit(partial(run_network, config))
 
 
 def whole_function(config: Config) -> jax.stages.Wrapped:
-    """Return a function of weights, uint8 pictures, sizes and resize factors to `Proposals`."""
-    return jax.jit(partial(propose_pictures, config))
+    """Return a function of weights, uint8 pictures, sizes and resize factors to the final boxes.
+
+    They are `Detections` if the model has a second stage, and `Proposals` if not.
+    """
+    forward = propose_pictures if config.model.roi is None else detect_pictures
+    return jax.jit(partial(forward, config))
 
 
 def candidates_function(config: Config) -> jax.stages.Wrapped:
@@ -159,6 +189,25 @@ def post_processing_function(config: Config) -> jax.stages.Wrapped:
     return jax.jit(lambda outputs, image_sizes: propose(config, outputs, image_sizes))
 
 
+def _counted(name: str, function: jax.stages.Wrapped, arguments: tuple[Any, ...]) -> Stage:
+    """Return a stage with the operations of its convolutions and matrix products."""
+    return Stage(name, function, arguments, count_flops(function, *arguments))
+
+
+def _second_stage(
+    config: Config, prepared: Variables, batch_size: int, canvas: Canvas
+) -> list[Stage]:
+    inputs = second_stage_inputs(config, batch_size, canvas)
+    boxes = (inputs.boxes_xyxy, inputs.box_mask, inputs.image_sizes)
+    pooled = roi_align_function(config)(inputs.levels, inputs.boxes_xyxy)
+    return [
+        Stage(ROI_ALIGN, roi_align_function(config), (inputs.levels, inputs.boxes_xyxy)),
+        _counted(BOX_HEAD, box_head_function(config), (prepared, pooled)),
+        Stage(DETECTIONS, detections_function(config), (inputs.outputs, *boxes)),
+        Stage(SECOND_STAGE, second_stage_function(config), (prepared, inputs.levels, *boxes)),
+    ]
+
+
 def _measure(stage: Stage, batch_size: int, peaks: Peaks, effort: Effort) -> tuple[Row, Call]:
     """Return the row of a stage, and the call that was timed."""
     program = compile_program(stage.function, *stage.arguments, flops=stage.flops)
@@ -170,7 +219,7 @@ def _measure(stage: Stage, batch_size: int, peaks: Peaks, effort: Effort) -> tup
         **roofline_columns(program, timing, batch_size, peaks),
     }
     result = call()
-    if isinstance(result, Proposals):
+    if isinstance(result, Proposals | Detections):
         row["boxes_out"] = float(jnp.sum(result.valid)) / batch_size
     return row | program_columns(program), call
 

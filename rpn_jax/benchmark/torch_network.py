@@ -1,4 +1,4 @@
-"""The RPN in plain PyTorch, with MMDetection's parameter names: ResNet and ResNeXt, FPN and head.
+"""The networks in plain PyTorch, with MMDetection's parameter names: ResNet, ResNeXt, FPN, heads.
 
 It stands for what users of MMDetection run. `rpn_jax.weights.torch.conversion.state_dict` converts
 weights of this package for it.
@@ -9,16 +9,20 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rpn_jax.config import BackboneConfig, ModelConfig
+from rpn_jax.config import BackboneConfig, ModelConfig, RoIHeadConfig
 from rpn_jax.models.layers import NORM_GROUPS
 from rpn_jax.models.resnet import BLOCKS, BOTTLENECK_EXPANSION, STEM_FEATURES
+from rpn_jax.models.roi.head import LAYER4
 
 Level = tuple[Tensor, Tensor]
 """Objectness [B, A, Hl, Wl] and deltas [B, A * 4, Hl, Wl] of a level."""
 
 
-class TorchRPN(nn.Module):
-    """Maps normalised pictures [B, 3, H, W] to the outputs of every level."""
+class TorchDetector(nn.Module):
+    """Maps normalised pictures [B, 3, H, W] to features, and to the outputs of every level.
+
+    If the config has a second stage, ``roi_head`` maps pooled features to its outputs.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -27,11 +31,17 @@ class TorchRPN(nn.Module):
         self.neck = FPN(channels, config.neck_channels) if config.neck == "fpn" else None
         in_channels = config.neck_channels if self.neck else channels[-1]
         self.rpn_head = Head(in_channels, config.rpn.channels, config.rpn.anchors.per_cell)
+        if config.roi is not None:
+            self.roi_head = RoIHead(config.roi, config.backbone, in_channels)
 
-    def forward(self, images: Tensor) -> list[Level]:
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Return the features that all heads share."""
         features = self.backbone(images)
-        levels = self.neck(features) if self.neck else features[-1:]
-        return [self.rpn_head(level) for level in levels]
+        return self.neck(features) if self.neck else features[-1:]
+
+    def forward(self, images: Tensor) -> tuple[list[Tensor], list[Level]]:
+        levels = self.features(images)
+        return levels, [self.rpn_head(level) for level in levels]
 
 
 class ResNet(nn.Module):
@@ -45,13 +55,10 @@ class ResNet(nn.Module):
         self.channels: list[int] = []
         channels = STEM_FEATURES
         for stage in range(config.num_stages):
-            planes = STEM_FEATURES * 2**stage
-            blocks = []
-            for number in range(BLOCKS[config.depth][stage]):
-                stride = 2 if number == 0 and stage > 0 else 1
-                blocks.append(Block(config, channels, planes, stride))
-                channels = blocks[-1].out_channels
-            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+            is_dilated = config.dilate_last_stage and stage == config.num_stages - 1
+            blocks = residual_stage(config, stage, channels, is_dilated)
+            self.add_module(f"layer{stage + 1}", blocks)
+            channels = blocks[-1].out_channels
             self.channels.append(channels)
         self._config = config
         self._freeze_parameters()
@@ -84,10 +91,26 @@ class ResNet(nn.Module):
                 norm.requires_grad_(False)
 
 
-class Block(nn.Module):
-    """A basic or a bottleneck residual block."""
+def residual_stage(
+    config: BackboneConfig, stage: int, in_channels: int, is_dilated: bool
+) -> nn.Sequential:
+    """Return the blocks of stage 0, 1, ... A dilated stage has dilation 2 instead of stride 2."""
+    blocks: list[Block] = []
+    channels = in_channels
+    for number in range(BLOCKS[config.depth][stage]):
+        stride = 2 if number == 0 and stage > 0 and not is_dilated else 1
+        planes = STEM_FEATURES * 2**stage
+        blocks.append(Block(config, channels, planes, stride, dilation=2 if is_dilated else 1))
+        channels = blocks[-1].out_channels
+    return nn.Sequential(*blocks)
 
-    def __init__(self, config: BackboneConfig, in_channels: int, planes: int, stride: int) -> None:
+
+class Block(nn.Module):
+    """A basic or a bottleneck residual block. Only a bottleneck can be dilated."""
+
+    def __init__(
+        self, config: BackboneConfig, in_channels: int, planes: int, stride: int, dilation: int
+    ) -> None:
         super().__init__()
         if config.depth < 50:
             self.out_channels = planes
@@ -103,8 +126,16 @@ class Block(nn.Module):
             ]
         self.names = []
         for number, (channels_in, channels_out, size, step, groups) in enumerate(shapes, start=1):
+            spread = dilation if size == 3 else 1
             conv = nn.Conv2d(
-                channels_in, channels_out, size, step, size // 2, groups=groups, bias=False
+                channels_in,
+                channels_out,
+                size,
+                step,
+                padding=size // 2 * spread,
+                dilation=spread,
+                groups=groups,
+                bias=False,
             )
             self.add_module(f"conv{number}", conv)
             self.add_module(_norm_name(config, number), _norm(config, channels_out))
@@ -163,6 +194,53 @@ class Head(nn.Module):
     def forward(self, x: Tensor) -> Level:
         hidden = F.relu(self.rpn_conv(x))
         return self.rpn_cls(hidden), self.rpn_reg(hidden)
+
+
+class RoIHead(nn.Module):
+    """The second stage after RoIAlign: maps pooled features [R, C, P, P] to logits and deltas."""
+
+    def __init__(self, config: RoIHeadConfig, backbone: BackboneConfig, in_channels: int) -> None:
+        super().__init__()
+        self.shared_head: nn.Module | None = None
+        features, hidden = in_channels * config.pooled_size**2, [config.channels] * 2
+        if config.head == "layer4":
+            layer4 = residual_stage(backbone, LAYER4, in_channels, is_dilated=False)
+            self.shared_head = nn.ModuleDict({"layer4": layer4})
+            features, hidden = layer4[-1].out_channels, []
+        self.bbox_head = BoxHead(features, hidden, config.num_classes)
+        self._frozen_norms = backbone.norm == "frozen"
+        if not backbone.train_norm:
+            for norm in batch_norms(self):
+                norm.requires_grad_(False)
+        self.train()
+
+    def train(self, mode: bool = True) -> RoIHead:
+        """Switch the mode. Frozen norms keep using their stored statistics."""
+        super().train(mode)
+        if self._frozen_norms:
+            freeze_statistics(self)
+        return self
+
+    def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        if self.shared_head is not None:
+            pooled = self.shared_head["layer4"](pooled).mean(dim=(2, 3))
+        return self.bbox_head(pooled.flatten(start_dim=1))
+
+
+class BoxHead(nn.Module):
+    """Fully connected layers with ReLU, then one layer each for the logits and the deltas."""
+
+    def __init__(self, in_features: int, hidden: list[int], num_classes: int) -> None:
+        super().__init__()
+        sizes = [in_features, *hidden]
+        self.shared_fcs = nn.ModuleList(map(nn.Linear, sizes[:-1], sizes[1:]))
+        self.fc_cls = nn.Linear(sizes[-1], num_classes + 1)
+        self.fc_reg = nn.Linear(sizes[-1], 4 * num_classes)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        for layer in self.shared_fcs:
+            features = F.relu(layer(features))
+        return self.fc_cls(features), self.fc_reg(features)
 
 
 def batch_norms(network: nn.Module) -> list[nn.BatchNorm2d]:

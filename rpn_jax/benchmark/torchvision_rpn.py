@@ -43,7 +43,7 @@ def torchvision_key(key: str) -> str:
 
 
 class TorchvisionRPN(nn.Module):
-    """Maps normalised pictures [B, 3, H, W] to the outputs of every level."""
+    """Maps normalised pictures [B, 3, H, W] to features, and to the outputs of every level."""
 
     def __init__(self, config: Config, image_sizes: list[tuple[int, int]]) -> None:
         """Build the network for a batch. All pictures of ``image_sizes`` must fill the canvas."""
@@ -83,10 +83,14 @@ class TorchvisionRPN(nn.Module):
         """Load weights with MMDetection's names."""
         self.load_state_dict({torchvision_key(key): value for key, value in state_dict.items()})
 
-    def forward(self, images: Tensor) -> list[Level]:
-        features = list(self.backbone(images).values())
-        objectness, deltas = self.rpn.head(features)
-        return list(zip(objectness, deltas, strict=True))
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Return the levels of the pyramid."""
+        return list(self.backbone(images).values())
+
+    def forward(self, images: Tensor) -> tuple[list[Tensor], list[Level]]:
+        levels = self.features(images)
+        objectness, deltas = self.rpn.head(levels)
+        return levels, list(zip(objectness, deltas, strict=True))
 
     def propose(self, levels: list[Level], anchors: list[Tensor]) -> list[Tensor]:
         """Return each picture's boxes, as torchvision's `forward` computes them after its head.

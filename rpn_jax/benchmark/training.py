@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
@@ -13,6 +14,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from rpn_jax.benchmark.device import Peaks
 from rpn_jax.benchmark.figures import Row, program_columns, roofline_columns, timing_columns
 from rpn_jax.benchmark.inputs import Canvas, make_batch, output_shapes
+from rpn_jax.benchmark.second_stage import (
+    ROI_ALIGN_GRADIENT,
+    roi_align_function,
+    roi_align_gradient_function,
+    second_stage_inputs,
+)
 from rpn_jax.benchmark.timing import (
     Call,
     Effort,
@@ -26,7 +33,7 @@ from rpn_jax.config import Config
 from rpn_jax.devices import devices_for_batch
 from rpn_jax.models import build_detector, variable_shapes
 from rpn_jax.models.rpn.targets import AnchorTargets, batch_targets
-from rpn_jax.training.objectives import rpn_loss_function
+from rpn_jax.training.objectives import loss_function_of
 from rpn_jax.training.optim import build_optimizer, trainable_parameters
 from rpn_jax.training.step import (
     DEVICE_AXIS,
@@ -72,11 +79,11 @@ def training_rows(
     peaks: Peaks,
     effort: Effort,
 ) -> tuple[list[Row], dict[str, Call]]:
-    """Measure the real training step, see `time_training`.
+    """Measure the real training step, see `time_training`, and for a detector RoIAlign in it.
 
     Returns:
-      One row, and by the name of its stage the call that was timed, so that it can be timed again
-      in turns with another program.
+      The row of the step first, and by stage the calls that were timed, so that they can be timed
+      again in turns with other programs.
     """
     step = time_training(config, variables, batch_size, canvas, effort)
     row = {
@@ -86,7 +93,11 @@ def training_rows(
         **roofline_columns(step.program, step.timing, batch_size // step.devices, peaks),
         **program_columns(step.program),
     }
-    return [row], {STEP: step.call}
+    rows, calls = [row], {STEP: step.call}
+    if config.model.roi is not None:
+        of_roi_align, calls[ROI_ALIGN_GRADIENT] = _roi_align_row(config, batch_size, canvas, effort)
+        rows.append(of_roi_align)
+    return rows, calls
 
 
 def time_training(
@@ -123,6 +134,20 @@ def time_training(
     return TimedStep(program, time_calls(one_step, effort), len(devices), one_step)
 
 
+def _roi_align_row(
+    config: Config, batch_size: int, canvas: Canvas, effort: Effort
+) -> tuple[Row, Call]:
+    """Measure RoIAlign of the sampled boxes and its gradient, on one device."""
+    inputs = second_stage_inputs(config, batch_size, canvas)
+    boxes = inputs.boxes_xyxy[:, : config.roi_loss.samples_per_image or None]
+    pooled = roi_align_function(config)(inputs.levels, boxes)
+    program = compile_program(roi_align_gradient_function(config), inputs.levels, boxes, pooled)
+    call = partial(program.run, inputs.levels, boxes, pooled)
+    timing = time_calls(call, effort)
+    columns = timing_columns(timing, batch_size) | program_columns(program)
+    return {"stage": ROI_ALIGN_GRADIENT, "devices": 1, **columns}, call
+
+
 def step_program(
     config: Config, batch_size: int, canvas: Canvas
 ) -> tuple[jax.stages.Wrapped, tuple[TrainState, Batch]]:
@@ -144,7 +169,7 @@ class _StepParts(NamedTuple):
 def _step_parts(config: Config, variables: Variables, batch_size: int) -> _StepParts:
     trainable = trainable_parameters(variables["params"], build_detector(config.model).backbone)
     optimizer, schedule = build_optimizer(config.optim, trainable, STEPS_PER_EPOCH, batch_size)
-    return _StepParts(rpn_loss_function(config), optimizer, schedule)
+    return _StepParts(loss_function_of(config), optimizer, schedule)
 
 
 def _without_pmap(parts: _StepParts) -> jax.stages.Wrapped:

@@ -45,6 +45,18 @@ def prepare_variables(config: Config, variables: Variables, placement: Sharding)
     return jax.device_put(folded, placement)
 
 
+def run_features(
+    config: Config,
+    prepared: Variables,
+    images: UInt8[Array, "B H W 3"],
+    image_sizes: Int[Array, "B 2"],
+) -> Levels:
+    """Normalise pictures and return the features that all heads share. Arguments: `run_network`."""
+    normalized = normalize_images(images, image_sizes, config.pixels)
+    model = build_detector(config.model, folded=True)
+    return cast("Levels", model.apply(prepared, normalized, method="features"))
+
+
 def run_network(
     config: Config,
     prepared: Variables,
@@ -120,7 +132,6 @@ def _first_stage(
     image_sizes: Int[Array, "B 2"],
 ) -> tuple[Levels, RPNOutputs]:
     """Return the features that both stages share, and the head outputs of the first one."""
-    normalized = normalize_images(images, image_sizes, config.pixels)
+    levels = run_features(config, prepared, images, image_sizes)
     model = build_detector(config.model, folded=True)
-    levels = cast("Levels", model.apply(prepared, normalized, method="features"))
     return levels, cast("RPNOutputs", model.apply(prepared, levels, method="rpn_outputs"))

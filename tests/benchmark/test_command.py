@@ -12,16 +12,18 @@ from unittest.mock import create_autospec
 import jax
 import pytest
 
-from rpn_jax.benchmark import command, growth, peers, plots, process
+from rpn_jax.benchmark import all_configs, command, growth, network, peers, plots, process
 from rpn_jax.benchmark.device import Peaks
 from rpn_jax.benchmark.options import Options
-from rpn_jax.config import Config, load_config, save_config
+from rpn_jax.benchmark.timing import Effort
+from rpn_jax.config import Config, config_names, load_config, save_config
 from rpn_jax.errors import UserError
 
 
 @pytest.fixture(autouse=True)
 def _quick_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "_peaks", lambda precision: Peaks(1e12, 1e10))
+    for module in (command, network, all_configs):
+        monkeypatch.setattr(module, "measured_peaks", lambda precision: Peaks(1e12, 1e10))
 
 
 @pytest.fixture
@@ -101,8 +103,8 @@ def test_files_are_skipped_without_the_packages_that_read_them(
 
 
 def test_peers_are_skipped_without_torch(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "find_spec", lambda name: None)
-    monkeypatch.setattr(command, "_own_rows", lambda *_: ())
+    monkeypatch.setattr(network, "find_spec", lambda name: None)
+    monkeypatch.setattr(network, "_own_rows", lambda *_: ())
     results = results_of(replace(options, peers=True))
     assert results["sections"]["inference_peers"] == {
         "note": "Skipped: torch is not installed.",
@@ -114,7 +116,7 @@ def test_peers_are_skipped_if_torch_cannot_use_the_device(
     options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(peers, "peer_device", lambda: None)
-    monkeypatch.setattr(command, "_own_rows", lambda *_: ())
+    monkeypatch.setattr(network, "_own_rows", lambda *_: ())
     section = results_of(replace(options, peers=True))["sections"]["inference_peers"]
     assert section["rows"] == []
     assert section["note"].startswith("Skipped: PyTorch cannot use the device")
@@ -128,21 +130,27 @@ def test_all_measures_each_network_once(tmp_path: Path, monkeypatch: pytest.Monk
         assert precision == "bfloat16"
         return {"memory_mb": 1.0, "fps": float(len(seen))}
 
-    monkeypatch.setattr(command, "_config_figures", figures)
+    monkeypatch.setattr(all_configs, "_config_figures", figures)
     options = Options(all=True, precisions=("bfloat16",), out=tmp_path, size=(64, 64))
     rows = results_of(options)["sections"]["configs"]["rows"]
-    assert len(rows) == 11
-    assert len(seen) == 7
-    fps = {row["config"]: row["fps"] for row in rows}
+    assert [row["config"] for row in rows] == [
+        name for name in config_names() if name.endswith("_coco")
+    ]
+    assert len(seen) == 15
+    by_name = {row["config"]: row for row in rows}
+    fps = {name: row["fps"] for name, row in by_name.items()}
     assert fps["rpn_r50_fpn_1x_coco"] == fps["rpn_r50_fpn_2x_coco"]
     assert fps["rpn_r50_fpn_1x_coco"] != fps["rpn_r50-caffe_fpn_1x_coco"]
     assert {row["backbone"] for row in rows} == {
         "R-50-FPN",
         "R-101-FPN",
         "R-50-C4",
+        "R-50-DC5",
         "X-101-32x4d-FPN",
         "X-101-64x4d-FPN",
     }
+    assert by_name["rpn_r50_fpn_1x_coco"]["detector"] == "RPN"
+    assert by_name["faster-rcnn_r50_fpn_1x_coco"]["detector"] == "Faster R-CNN"
 
 
 def out_of_memory(*_: object) -> None:
@@ -152,12 +160,12 @@ def out_of_memory(*_: object) -> None:
 def test_a_failed_case_is_a_row_and_the_run_continues(
     options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measure = command.inference_rows
+    measure = network.inference_rows
 
     def fails_for_two(config: Config, variables: Any, batch_size: int, *rest: Any) -> Any:
         return (out_of_memory if batch_size == 2 else measure)(config, variables, batch_size, *rest)
 
-    monkeypatch.setattr(command, "inference_rows", fails_for_two)
+    monkeypatch.setattr(network, "inference_rows", fails_for_two)
     sections = results_of(replace(options, batch_sizes=(1, 2), size=(64, 64)))["sections"]
     *measured, failed = sections["inference"]["rows"]
     assert {row["batch"] for row in measured} == {1}
@@ -179,7 +187,7 @@ def test_an_interruption_keeps_what_was_measured(
         yield {"stage": "first"}
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, "_own_rows", rows)
+    monkeypatch.setattr(network, "_own_rows", rows)
     with pytest.raises(KeyboardInterrupt):
         results_of(options)
     results = json.loads((tmp_path / "out" / "benchmark.json").read_text())
@@ -190,16 +198,16 @@ def test_an_interruption_keeps_what_was_measured(
 def test_a_failed_training_step_keeps_the_figures_of_inference(
     tiny_config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "training_rows", out_of_memory)
-    effort = command.Effort(runs=1, seconds=0.0)
-    figures = command._config_figures(tiny_config, "float32", 2, (64, 64), True, effort)
+    monkeypatch.setattr(all_configs, "training_rows", out_of_memory)
+    effort = Effort(runs=1, seconds=0.0)
+    figures = all_configs._config_figures(tiny_config, "float32", 2, (64, 64), True, effort)
     assert figures["fps"] > 0
     assert figures["failed"] == "JaxRuntimeError: RESOURCE_EXHAUSTED: out of memory"
 
 
 def test_figures_of_a_config(tiny_config: Config) -> None:
-    effort = command.Effort(runs=1, seconds=0.0)
-    figures = command._config_figures(tiny_config, "float32", 2, (64, 64), True, effort)
+    effort = Effort(runs=1, seconds=0.0)
+    figures = all_configs._config_figures(tiny_config, "float32", 2, (64, 64), True, effort)
     assert list(figures) == [
         "memory_mb",
         "fps",
@@ -217,9 +225,9 @@ def test_figures_of_a_config(tiny_config: Config) -> None:
 )
 def test_the_canvas_is_the_config_s_largest(name: str, size: tuple[int, int]) -> None:
     options = Options(name)
-    assert command.canvas_of(options, load_config(name)) == size
+    assert options.canvas_of(load_config(name)) == size
     chosen = replace(options, size=(64, 96))
-    assert command.canvas_of(chosen, load_config(name)) == (64, 96)
+    assert chosen.canvas_of(load_config(name)) == (64, 96)
 
 
 def test_wrong_input_is_reported_before_anything_is_measured(tmp_path: Path) -> None:
@@ -280,10 +288,10 @@ def test_on_a_gpu_peers_are_measured_in_new_processes_before_ours(
         times = {"median_ms": 3.0 * batch_size, "p10_ms": 1.0, "p90_ms": 9.0}
         return [{"stage": "network", **times}], {}
 
-    monkeypatch.setattr(command.jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(peers, "peer_device", lambda: peers.CPU)
     monkeypatch.setattr(peers, "child_rows", child_rows)
-    monkeypatch.setattr(command, "inference_rows", own_rows)
+    monkeypatch.setattr(network, "inference_rows", own_rows)
     sections = results_of(replace(options, peers=True, batch_sizes=(1, 2)))["sections"]
     assert order == ["PyTorch 1", "PyTorch 2", "ours 1", "ours 2"]
     first, second, failed = sections["inference_peers"]["rows"]

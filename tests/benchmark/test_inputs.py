@@ -15,14 +15,18 @@ from rpn_jax.benchmark.inputs import (
     equal_boxes,
     make_batch,
     make_boxes,
+    make_features,
     make_outputs,
     make_pictures,
+    make_roi_outputs,
+    object_boxes,
     output_shapes,
 )
 from rpn_jax.config import Config, load_config
 from rpn_jax.models import RPN, variable_shapes
+from rpn_jax.models.roi import DELTA_STDS
 from rpn_jax.models.rpn.proposals import candidates, propose
-from rpn_jax.ops import box_iou
+from rpn_jax.ops import box_iou, decode_boxes
 
 
 def test_equal_seeds_give_equal_pictures() -> None:
@@ -74,6 +78,29 @@ def test_nms_of_generated_outputs_removes_many_boxes_and_keeps_enough() -> None:
     kept = int(jax.jit(partial(propose, unlimited))(outputs, sizes).valid.sum())
     assert jax.jit(partial(propose, config))(outputs, sizes).valid.all()
     assert 1000 < kept < 0.8 * int(exists.sum())
+
+
+def test_generated_outputs_of_the_second_stage_find_the_objects() -> None:
+    objects = object_boxes(2, (320, 448), seed=0)
+    rng = np.random.default_rng(0)
+    boxes = np.concatenate([objects + rng.normal(0, 2, objects.shape), np.zeros((2, 5, 4))], axis=1)
+    outputs = make_roi_outputs(80, jnp.asarray(boxes, jnp.float32), objects, seed=0)
+    assert outputs.class_logits.shape == (2, len(objects[0]) + 5, 81)
+    best = np.asarray(outputs.class_logits).argmax(axis=-1)
+    assert (best[:, :-5] == np.arange(len(objects[0]))).mean() > 0.9
+    assert (best[:, -5:] == 80).all()
+    deltas = np.asarray(outputs.deltas[:, :, 7]) * np.array(DELTA_STDS)
+    assert np.isfinite(deltas).all()
+    decoded = np.asarray(decode_boxes(jnp.asarray(boxes), jnp.asarray(deltas)))[:, :-5]
+    sides = np.asarray(objects)[..., 2:] - np.asarray(objects)[..., :2]
+    offsets = np.abs(decoded - objects) / np.tile(sides, 2)
+    assert np.median(offsets) < 0.05
+
+
+def test_features_have_the_shapes_of_the_levels(tiny_config: Config) -> None:
+    levels = make_features(tiny_config, 2, (64, 96), seed=0)
+    assert [level.shape for level in levels] == [(2, 16, 24, 32), (2, 8, 12, 32), (2, 4, 6, 32)]
+    assert np.std(levels[0]) == pytest.approx(1, abs=0.05)
 
 
 def test_chained_boxes_overlap_only_their_neighbours() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
@@ -15,8 +16,16 @@ import pytest
 from rpn_jax.benchmark import files, growth, process, stages, training
 from rpn_jax.benchmark.device import Peaks
 from rpn_jax.benchmark.figures import Row
+from rpn_jax.benchmark.second_stage import (
+    BOX_HEAD,
+    DETECTIONS,
+    ROI_ALIGN,
+    ROI_ALIGN_GRADIENT,
+    SECOND_STAGE,
+)
 from rpn_jax.benchmark.stages import (
     CALLS_IN_FLIGHT,
+    FEATURES,
     NETWORK,
     POST_PROCESSING,
     WHOLE,
@@ -26,13 +35,16 @@ from rpn_jax.benchmark.stages import (
     whole_row,
 )
 from rpn_jax.benchmark.timing import Effort, count_flops, median_ratio
-from rpn_jax.benchmark.training import matching_row, training_rows
-from rpn_jax.config import Config, load_config, save_config
+from rpn_jax.benchmark.training import STEP, matching_row, training_rows
+from rpn_jax.config import Config, RoIHeadConfig, load_config, save_config
 from rpn_jax.data.files import find_pictures
 from rpn_jax.inference.forward import prepare_variables
 from rpn_jax.models import init_variables, variable_shapes
+from rpn_jax.structures import Detections, Proposals
 
 CANVAS = (64, 64)
+FIRST_STAGE = [NETWORK, "top-k + decode", "NMS", POST_PROCESSING]
+SECOND = [ROI_ALIGN, BOX_HEAD, DETECTIONS, SECOND_STAGE]
 EFFORT = Effort(runs=2, seconds=60.0)
 PEAKS = Peaks(flops_per_second=1e12, bytes_per_second=1e10)
 
@@ -43,27 +55,73 @@ def assert_consistent(row: Row, pictures: int) -> None:
     assert row["calls"] == EFFORT.runs
 
 
-def test_stages_of_inference(tiny_config: Config) -> None:
-    rows, calls = inference_rows(tiny_config, init_variables(tiny_config), 2, CANVAS, PEAKS, EFFORT)
+@pytest.fixture
+def tiny_detector(tiny_config: Config) -> Config:
+    roi = RoIHeadConfig(num_classes=3, channels=16)
+    return replace(
+        tiny_config,
+        model=replace(tiny_config.model, roi=roi),
+        rpn_proposals=replace(tiny_config.rpn_proposals, nms_pre=100, max_proposals=50),
+        roi_loss=replace(tiny_config.roi_loss, nms_pre=100, max_proposals=50, samples_per_image=16),
+    )
+
+
+def test_stages_of_a_detector(tiny_detector: Config) -> None:
+    variables = init_variables(tiny_detector)
+    rows, calls = inference_rows(tiny_detector, variables, 2, CANVAS, PEAKS, EFFORT)
     in_flight = rows.pop()
     assert_consistent(in_flight, 2 * CALLS_IN_FLIGHT)
     by_stage = {row["stage"]: row for row in rows}
-    assert list(by_stage) == [NETWORK, "top-k + decode", "NMS", POST_PROCESSING, WHOLE]
+    assert list(by_stage) == list(calls) == [FEATURES, *FIRST_STAGE, *SECOND, WHOLE]
     for row in rows:
         assert_consistent(row, 2)
         assert row["compile_s"] > 0.01
         assert row["memory_mb"] > 0
-    network, whole = by_stage[NETWORK], by_stage[WHOLE]
-    assert 1 <= whole["gflop_per_picture"] / network["gflop_per_picture"] < 1.5
-    for row in (network, whole):
+    network, whole, head = (by_stage[stage] for stage in (NETWORK, WHOLE, BOX_HEAD))
+    inputs = 7 * 7 * 32
+    products = 2 * 50 * (inputs * 16 + 16 * 16 + 16 * (4 + 12))
+    assert head["gflop_per_picture"] * 1e9 == pytest.approx(products, rel=0.1)
+    assert whole["gflop_per_picture"] > network["gflop_per_picture"] + head["gflop_per_picture"]
+    for row in (network, whole, head):
         expected = row["gflop_per_picture"] * 2 / row["median_ms"]
         assert row["achieved_tflops"] == pytest.approx(expected)
         assert row["share_of_peak_flops"] == pytest.approx(expected)
         assert row["share_of_roofline"] >= row["share_of_peak_flops"]
-    assert set(calls) == set(by_stage)
-    for stage in (POST_PROCESSING, WHOLE):
+    assert calls[ROI_ALIGN]().shape == (2, 50, 7, 7, 32)
+    assert isinstance(calls[WHOLE](), Detections)
+    for stage in (POST_PROCESSING, DETECTIONS, WHOLE):
         assert int(calls[stage]().valid.sum()) == 2 * by_stage[stage]["boxes_out"]
-        assert 0 < by_stage[stage]["boxes_out"] <= tiny_config.rpn_proposals.max_proposals
+    assert 0 < by_stage[POST_PROCESSING]["boxes_out"] <= 50
+    assert by_stage[DETECTIONS]["boxes_out"] > 0
+
+
+def test_stages_of_an_rpn(tiny_config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything else is the same as for a detector."""
+
+    def not_measured(stage: stages.Stage, *_: object) -> tuple[Row, Callable[[], None]]:
+        return {"stage": stage.name, "function": stage.function}, lambda: None
+
+    monkeypatch.setattr(stages, "_measure", not_measured)
+    rows, _ = inference_rows(tiny_config, init_variables(tiny_config), 2, CANVAS, PEAKS, EFFORT)
+    assert [row["stage"] for row in rows[:-1]] == [*FIRST_STAGE, WHOLE]
+    arguments = stages.whole_arguments(tiny_config, init_variables(tiny_config), 2, CANVAS)
+    assert isinstance(jax.eval_shape(rows[-2]["function"], *arguments), Proposals)
+
+
+def test_the_training_step_of_a_detector(tiny_detector: Config) -> None:
+    variables = init_variables(tiny_detector)
+    rows, calls = training_rows(tiny_detector, variables, 2, CANVAS, PEAKS, EFFORT)
+    assert [row["stage"] for row in rows] == list(calls) == [STEP, ROI_ALIGN_GRADIENT]
+    for row in rows:
+        assert_consistent(row, 2)
+    assert math.isfinite(rows[0]["gflop_per_picture"])
+    (before, metrics), (after, _) = (calls[STEP]() for _ in range(2))
+    assert int(after.step) == int(before.step) + 1
+    assert set(metrics) >= {"loss_rpn_cls", "loss_cls", "loss_bbox"}
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(variables))
+    pooled, gradients = calls[ROI_ALIGN_GRADIENT]()
+    assert pooled.shape == (2, 16, 7, 7, 32)
+    assert gradients[0].any()
 
 
 def test_flops_of_the_network_are_those_of_its_convolutions() -> None:
@@ -97,17 +155,6 @@ def test_flops_are_not_known_without_the_cpu_backend(
         assert "gflop_per_picture" not in row
     monkeypatch.setattr(jax, "local_devices", Mock(side_effect=RuntimeError("no such backend")))
     assert count_flops(product, square) is None
-
-
-def test_the_training_step(tiny_config: Config) -> None:
-    variables = init_variables(tiny_config)
-    (row,), calls = training_rows(tiny_config, variables, 2, CANVAS, PEAKS, EFFORT)
-    (step,) = calls.values()
-    assert_consistent(row, 2)
-    assert math.isfinite(row["gflop_per_picture"])
-    before, after = (int(step()[0].step) for _ in range(2))
-    assert after == before + 1
-    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(variables))
 
 
 def test_a_ratio_uses_the_second_of_two_equal_calls() -> None:

@@ -9,7 +9,7 @@ from functools import cache
 from importlib.util import find_spec
 
 from rpn_jax.benchmark import files
-from rpn_jax.benchmark.device import Peaks, measure_peaks, peaks_of
+from rpn_jax.benchmark.device import Peaks, measured_peaks, peaks_of
 from rpn_jax.benchmark.figures import Row, one_line
 from rpn_jax.benchmark.inputs import Canvas
 from rpn_jax.benchmark.stages import inference_rows, whole_row
@@ -146,4 +146,4 @@ def input_rows(small: bool) -> Iterator[Row]:
 
 @cache
 def _peaks(precision: Precision, small: bool) -> Peaks:
-    return peaks_of(precision, *SMALL_PEAKS) if small else measure_peaks(precision)
+    return peaks_of(precision, *SMALL_PEAKS) if small else measured_peaks(precision)
