@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import re
+import sys
+import tomllib
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -27,6 +31,9 @@ LAYERS = (
     ("cli",),
 )
 """Parts of the package. A part may import from its own layer and from those above it."""
+
+ABOUT_PYTORCH = r"rpn_jax\.benchmark\.(peer|torch)"
+"""Pattern of the modules that need PyTorch."""
 
 LAYER_OF = {part: number for number, layer in enumerate(LAYERS) for part in layer}
 
@@ -76,6 +83,29 @@ def test_finds_every_form_of_import() -> None:
         "rpn_jax.errors",
         "rpn_jax.ops.boxes",
     }
+
+
+def packages_imported_first(tree: ast.Module) -> set[str]:
+    """Return the top-level names of what is imported when a module is imported."""
+    names: set[str] = set()
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add((node.module or "").partition(".")[0])
+    return names - set(sys.stdlib_module_names) - {"rpn_jax"}
+
+
+def test_modules_import_only_what_an_installation_without_extras_has() -> None:
+    """Modules of the benchmark about PyTorch are imported only where PyTorch is installed."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    installed = {re.split("[><=]", requirement)[0] for requirement in project["dependencies"]}
+    distributions = packages_distributions()
+    for module, path in MODULES.items():
+        allowed = {"torch", "torchvision"} if re.match(ABOUT_PYTORCH, module) else set()
+        for package in packages_imported_first(ast.parse(path.read_text())) - allowed:
+            names = {name.lower() for name in distributions[package]}
+            assert names & installed, f"{module} imports {package}, which no dependency brings"
 
 
 def test_every_part_belongs_to_one_layer() -> None:
