@@ -99,12 +99,12 @@ def packages_imported_first(tree: ast.Module) -> set[str]:
 def test_modules_import_only_what_an_installation_without_extras_has() -> None:
     """Modules of the benchmark about PyTorch are imported only where PyTorch is installed."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    installed = {re.split("[><=]", requirement)[0] for requirement in project["dependencies"]}
+    installed = {re.split("[><=;]", requirement)[0] for requirement in project["dependencies"]}
     distributions = packages_distributions()
     for module, path in MODULES.items():
         allowed = {"torch", "torchvision"} if re.match(ABOUT_PYTORCH, module) else set()
         for package in packages_imported_first(ast.parse(path.read_text())) - allowed:
-            names = {name.lower() for name in distributions[package]}
+            names = {name.lower().replace("_", "-") for name in distributions[package]}
             assert names & installed, f"{module} imports {package}, which no dependency brings"
 
 
