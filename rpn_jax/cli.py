@@ -35,15 +35,13 @@ from rpn_jax.suggestions import suggestion
 from rpn_jax.verbs import (
     SCORE,
     VERBS,
-    Benchmark,
     CheckData,
-    Convert,
-    Demo,
     Detect,
     Evaluate,
     Pack,
     Train,
     Verb,
+    WithoutConfig,
     WithWeights,
 )
 
@@ -58,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
       0, or 2 for bad input (with one line on stderr), or 130 after an interrupt. 'check-data'
-      returns 1 after warnings. A process whose peer is lost ends with 3.
+      returns 1 after warnings, 'doctor' after a problem. A process whose peer is lost ends with 3.
 
     Raises:
       SystemExit: with code 0, after ``--help`` or ``--version`` was printed.
@@ -88,7 +86,7 @@ def parse(words: list[str]) -> Verb:
         problem = f"unknown verb '{name}'{hint}" if name else "no verb."
         raise UserError(f"{problem} Choose one of: {', '.join(VERBS)}. See 'rpn-jax --help'.")
     verb = VERBS[name]
-    if issubclass(verb, Convert | Benchmark | Demo):
+    if issubclass(verb, WithoutConfig):
         return read_flags(verb(), rest, f"rpn-jax {name}")
     if issubclass(verb, Train | CheckData | Pack):
         config, rest = leading_config(name, rest)

@@ -47,7 +47,9 @@ from rpn_jax.inference.results import (
 from rpn_jax.runtime import set_up_compiling
 from rpn_jax.structures import Variables
 from rpn_jax.training.curves import draw_curves
+from rpn_jax.training.doctor import check_installation
 from rpn_jax.training.metrics import METRICS_FILE
+from rpn_jax.training.replay import replay_step
 from rpn_jax.training.run import train_run
 from rpn_jax.training.tasks import Figures, Results, Task, task_of
 from rpn_jax.weights import torch as torch_weights
@@ -279,6 +281,23 @@ def convert_to_torch(weights: Path, file: Path) -> None:
     """
     torch_weights.to_torch(weights, file)
     make_console().print(f"weights are in {file}", soft_wrap=True)
+
+
+def replay(file: Path) -> None:
+    """Run a training step again that a run kept because its loss was not finite.
+
+    Raises:
+      UserError: the file cannot be read.
+    """
+    console = make_console()
+    set_up_compiling()
+    replay_step(file, console)
+
+
+def doctor() -> int:
+    """Check the installation. See `check_installation`."""
+    set_up_compiling()
+    return check_installation(make_console())
 
 
 def demo(workdir: Path, detector: bool) -> None:

@@ -91,6 +91,18 @@ def devices_for_batch(pictures: int) -> list[jax.Device]:
     ]
 
 
+def peak_memory() -> int | None:
+    """Return the largest memory that a local device has used so far, in bytes.
+
+    None if the backend does not report it, as on CPUs.
+    """
+    import jax
+
+    statistics = [device.memory_stats() or {} for device in jax.local_devices()]
+    peaks = [values.get("peak_bytes_in_use") for values in statistics]
+    return max((peak for peak in peaks if peak is not None), default=None)
+
+
 def device_mesh(axis: str, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Return devices, by default all local ones, as a mesh with one axis of that name."""
     import jax

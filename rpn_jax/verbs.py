@@ -122,6 +122,8 @@ class Train:
     """Continue the run in the work directory after its last checkpoint."""
     auto_scale_lr: Switch = False
     """Short form of --optim.auto-scale-lr."""
+    profile: Annotated[int | None, tyro.conf.DisallowNone] = None
+    """Short form of --train.profile-steps."""
     auto: Switch = False
     """Choose the length, the schedule, the picture size and the evaluations from the dataset. Every
     choice is printed with its reason. A flag that you give is kept."""
@@ -140,8 +142,11 @@ class Train:
 
         optim = self.config.optim
         scaled = replace(optim, auto_scale_lr=optim.auto_scale_lr or self.auto_scale_lr)
+        config = replace(self.config, optim=scaled)
+        if self.profile is not None:
+            config = replace(config, train=replace(config.train, profile_steps=self.profile))
         given = self.given if self.auto else None
-        commands.train(replace(self.config, optim=scaled), self.workdir, self.resume, given)
+        commands.train(config, self.workdir, self.resume, given)
 
 
 @dataclass(frozen=True)
@@ -334,6 +339,34 @@ class Benchmark(Options):
 
 
 @dataclass(frozen=True)
+class Replay:
+    """Run a training step again whose loss was not finite, and print its losses."""
+
+    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")] = tyro.MISSING
+    """File WORKDIR/step_NUMBER.npz that the run wrote."""
+    platform: Platform = "auto"
+
+    def run(self) -> None:
+        use_platform(self.platform)
+        from rpn_jax import commands
+
+        commands.replay(self.file)
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Print versions and devices, run a small training step, and say what is missing."""
+
+    platform: Platform = "auto"
+
+    def run(self) -> int:
+        use_platform(self.platform)
+        from rpn_jax import commands
+
+        return commands.doctor()
+
+
+@dataclass(frozen=True)
 class Demo:
     """Train a small model on built-in pictures, evaluate it and draw its boxes, in minutes."""
 
@@ -352,7 +385,8 @@ class Demo:
         commands.demo(self.workdir or default, self.detector)
 
 
-Verb = Train | Evaluate | CheckData | Pack | Propose | Detect | Convert | Benchmark | Demo
+WithoutConfig = Convert | Benchmark | Replay | Doctor | Demo
+Verb = Train | Evaluate | CheckData | Pack | Propose | Detect | WithoutConfig
 WithWeights = Evaluate | Propose | Detect
 VERBS: dict[str, type[Verb]] = {
     "train": Train,
@@ -363,6 +397,8 @@ VERBS: dict[str, type[Verb]] = {
     "detect": Detect,
     "convert": Convert,
     "benchmark": Benchmark,
+    "replay": Replay,
+    "doctor": Doctor,
     "demo": Demo,
 }
 

@@ -42,10 +42,7 @@ def load_config(name_or_path: str | Path) -> Config:
     """
     path = config_file_of(Path(name_or_path)) or Path(name_or_path)
     if path.suffix == ".json":
-        values = read_json(path)
-        if isinstance(values, dict):
-            values = _in_current_format(values, path)
-        return _without_implied_buckets(_build(Config, values, path))
+        return config_from_values(read_json(path), path)
     if path.suffix in (".yaml", ".yml"):
         raise UserError(
             f"config {path}: YAML configs of other tools cannot be read. Use a name from "
@@ -89,7 +86,27 @@ def config_names() -> list[str]:
 
 def save_config(config: Config, path: Path) -> None:
     """Write a config as JSON. `load_config` reads the file."""
-    write_json(path, {"format": FORMAT, **dataclasses.asdict(config)})
+    write_json(path, config_values(config))
+
+
+def config_values(config: Config) -> dict[str, Any]:
+    """Return a config as JSON values. `config_from_values` is the inverse."""
+    return {"format": FORMAT, **dataclasses.asdict(config)}
+
+
+def config_from_values(values: Any, path: Path) -> Config:
+    """Return the config of JSON values, in this format or an older one.
+
+    Args:
+      values: what `config_values` returned.
+      path: file that contains them, for error messages.
+
+    Raises:
+      UserError: a key is unknown, or a value is not allowed.
+    """
+    if isinstance(values, dict):
+        values = _in_current_format(values, path)
+    return _without_implied_buckets(_build(Config, values, path))
 
 
 def _config_folder() -> Path:

@@ -411,6 +411,9 @@ class TrainConfig:
     keep_last: int = 2
     """Number of latest checkpoints to keep. The best one is kept too. With 2 or more, a run can
     continue if the last one is damaged."""
+    profile_steps: int = 0
+    """Number of steps to record with JAX's profiler, soon after the start. The trace is in the
+    folder profile of the work directory. 0 records none."""
 
     def __post_init__(self) -> None:
         check_types("train", self)
@@ -421,6 +424,7 @@ class TrainConfig:
         for key in ("save_every_steps", "save_every_minutes"):
             value = getattr(self, key)
             check(value >= 0, f"train.{key}", value, "0 or more")
+        check(self.profile_steps >= 0, "train.profile_steps", self.profile_steps, "0 or more")
         check(self.keep_last >= 1, "train.keep_last", self.keep_last, "1 or more")
 
 

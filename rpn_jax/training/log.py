@@ -11,6 +11,7 @@ from types import TracebackType
 from rich.console import Console
 
 from rpn_jax.console import make_bar
+from rpn_jax.devices import peak_memory
 from rpn_jax.errors import writing
 from rpn_jax.files import json_figures, written_whole
 from rpn_jax.training.metrics import METRICS_FILE, MetricsRow, metrics_line, read_metrics
@@ -19,8 +20,13 @@ from rpn_jax.training.metrics import METRICS_FILE, MetricsRow, metrics_line, rea
 class RunLog:
     """Shows and stores the progress of a run. A context manager, and an `Observer`.
 
-    Each line of metrics holds the means over the steps since the previous line. `done` is the
-    number of finished steps.
+    Each line of metrics holds the means over the steps since the previous line, and:
+
+    - ``input_wait``: share of the time that the loop waited for batches, counting the waits at
+      whose end the devices had nothing left to do. It is an upper bound of their idle time.
+    - ``device_memory_gb``: largest memory of a device so far, in GB, where the backend reports it.
+
+    `done` is the number of finished steps.
 
     Args:
       workdir: folder of ``metrics.jsonl`` and the event files.
@@ -58,6 +64,7 @@ class RunLog:
         self._sums: dict[str, float] = defaultdict(float)
         self._count = 0
         self._seconds = 0.0
+        self._waited = 0.0
         self._clock = time.perf_counter()
         self._progress = make_bar(console, "epoch {task.fields[epoch]}", "{task.fields[figures]}")
         self._task = self._progress.add_task(
@@ -100,6 +107,10 @@ class RunLog:
         self._seconds += now - self._clock
         self._clock = now
 
+    def waited(self, seconds: float) -> None:
+        """Add a wait for a batch, during which the devices became idle."""
+        self._waited += seconds
+
     def step(self, step: int, metrics: dict[str, float]) -> None:
         """Add the metrics of a step, counted from 0. Write a line if one is due."""
         self.done = done = step + 1
@@ -120,14 +131,21 @@ class RunLog:
         figures = {key: total / self._count for key, total in self._sums.items()}
         figures["learning_rate"] = learning_rate
         figures["pictures_per_second"] = self._count * self._batch_size / self._seconds
+        figures["input_wait"] = min(self._waited / self._seconds, 1.0)
+        memory = peak_memory()
+        if memory is not None:
+            figures["device_memory_gb"] = memory / 1e9
         self._sums.clear()
         self._count = 0
-        self._seconds = 0.0
+        self._seconds = self._waited = 0.0
         self._write(done, figures, "training")
         text = (
             f"loss {figures['loss']:.4f}  lr {learning_rate:.2e}  "
-            f"{figures['pictures_per_second']:.1f} pictures/s"
+            f"{figures['pictures_per_second']:.1f} pictures/s  "
+            f"input wait {figures['input_wait']:.0%}"
         )
+        if memory is not None:
+            text += f"  memory {memory / 1e9:.1f} GB"
         self._progress.update(self._task, figures=text)
         if not self._console.is_terminal:
             self._console.print(f"step {done}/{self._last_step}  {text}")
@@ -162,6 +180,9 @@ class QuietLog:
         """Do nothing."""
 
     def restart_clock(self) -> None:
+        """Do nothing."""
+
+    def waited(self, seconds: float) -> None:
         """Do nothing."""
 
     def step(self, step: int, metrics: dict[str, float]) -> None:

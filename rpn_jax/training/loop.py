@@ -20,6 +20,23 @@ CompiledSteps = dict[tuple[int, int], jax.stages.Compiled]
 """The compiled step of each canvas (height, width)."""
 
 
+class NotFiniteError(UserError):
+    """The loss or the gradient of a step is not finite.
+
+    Args:
+      message: error message.
+      step: number of the step, counted from 0.
+      state: state before the step.
+      batch: batch of the step, without device axis, as NumPy arrays.
+    """
+
+    def __init__(self, message: str, step: int, state: TrainState, batch: Batch) -> None:
+        super().__init__(message)
+        self.step = step
+        self.state = state
+        self.batch = batch
+
+
 class Observer(Protocol):
     """Receives the progress of the loop. `rpn_jax.training.log` shows and stores it."""
 
@@ -28,6 +45,9 @@ class Observer(Protocol):
 
     def compiled(self, seconds: float) -> None:
         """Called after each compilation, with its duration."""
+
+    def waited(self, seconds: float) -> None:
+        """Called if the devices had nothing to do when a batch arrived, with the time it took."""
 
     def step(self, step: int, metrics: dict[str, float]) -> None:
         """Called after step number ``step``, counted from 0."""
@@ -86,26 +106,33 @@ def run_steps(
         loaded, the state before it is saved, and then the error is raised.
 
     Raises:
-      UserError: the loss or the gradient of a step is not finite. The state is not saved then.
+      NotFiniteError: the loss or the gradient of a step is not finite. The state is not saved
+        then. It is the state before that step.
     """
     first_step = int(state.step)
     pending: list[tuple[int, Metrics, Batch]] = []
 
+    def report() -> None:
+        _report(*pending.pop(), state, observer, picture_names)
+
     def finish() -> None:
         if pending:
-            _report(*pending.pop(), observer, picture_names)
+            report()
             save(state)
 
     for step in range(first_step, first_step + steps):
+        asked = time.perf_counter()
         try:
             batch = next(batches)
         except Exception:
             finish()
             raise
+        if pending and pending[0][1]["loss"].is_ready():
+            observer.waited(time.perf_counter() - asked)
         _, _, height, width, _ = batch.images.shape
         state, metrics = compiled[height, width](state, batch)
         if pending:
-            _report(*pending.pop(), observer, picture_names)
+            report()
         pending.append((step, metrics, batch))
         if should_stop():
             break
@@ -119,6 +146,7 @@ def _report(
     step: int,
     metrics: Metrics,
     batch: Batch,
+    state: TrainState,
     observer: Observer,
     picture_names: Callable[[np.ndarray], list[str]],
 ) -> None:
@@ -127,11 +155,13 @@ def _report(
     # that caused it, and not those of the next step.
     for key in ("loss", "grad_norm"):
         if not math.isfinite(values[key]):
-            names = ", ".join(picture_names(fetch(batch.indices).reshape(-1)))
-            raise UserError(
+            whole = jax.tree.map(lambda x: np.concatenate(fetch(x)), batch)
+            names = ", ".join(picture_names(whole.indices))
+            message = (
                 f"step {step}: {key} is {values[key]} on the pictures {names}. Try a lower "
                 "optim.learning_rate, a longer optim.warmup_steps or an optim.clip_norm."
             )
+            raise NotFiniteError(message, step, state, whole)
     observer.step(step, values)
 
 

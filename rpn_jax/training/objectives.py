@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 import jax
+import jax.numpy as jnp
 
 from rpn_jax.config import Config, replace
 from rpn_jax.models import RPN, Detector, FasterRCNN
@@ -19,7 +20,7 @@ from rpn_jax.structures import Batch, Proposals, RoIOutputs, RPNOutputs, Variabl
 from rpn_jax.training.step import DEVICE_AXIS, LossFunction, Metrics
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float
+    from jaxtyping import Array, Bool, Float
 
     Levels = tuple[Float[Array, "B _ _ C"], ...]
 
@@ -36,7 +37,7 @@ def loss_function_of(config: Config, backbone: Backbone | None = None) -> LossFu
 def rpn_loss_function(config: Config, backbone: Backbone | None = None) -> LossFunction:
     """Return the loss function of an RPN, for `rpn_jax.training.step`.
 
-    It returns the terms of `rpn_jax.rpn_loss`.
+    It returns the terms of `rpn_jax.rpn_loss`, and the share of positives in the sampled anchors.
 
     Args:
       config: the config of the model and its loss.
@@ -58,7 +59,8 @@ def faster_rcnn_loss_function(config: Config, backbone: Backbone | None = None) 
 
     Both stages are trained at the same time (Ren et al. 2015, section 3.2, "approximate joint
     training"): no gradient flows through the proposals. The function returns the terms of
-    `rpn_jax.rpn_loss` and of `rpn_jax.roi_loss`.
+    `rpn_jax.rpn_loss` and of `rpn_jax.roi_loss`, and the share of positives in the sampled anchors
+    and boxes.
 
     Arguments are those of `rpn_loss_function`.
     """
@@ -80,8 +82,13 @@ def faster_rcnn_loss_function(config: Config, backbone: Backbone | None = None) 
             batch.box_mask,
             roi_rng,
         )
-        outputs = model.apply(variables, levels, targets.boxes_xyxy, method="roi_outputs")
-        return rpn_terms | roi_loss(cast(RoIOutputs, outputs), targets, DEVICE_AXIS), variables
+        outputs = cast(
+            RoIOutputs, model.apply(variables, levels, targets.boxes_xyxy, method="roi_outputs")
+        )
+        is_object = targets.labels < outputs.deltas.shape[-2]
+        figures = {"positive_boxes": _share(targets.sampled & is_object, targets.sampled)}
+        roi_terms = roi_loss(outputs, targets, DEVICE_AXIS)
+        return rpn_terms | figures | roi_terms, variables
 
     return loss_function
 
@@ -139,4 +146,10 @@ def _rpn_terms(
     else:
         cells, targets = at_sampled_cells(targets, config.model.rpn.anchors.per_cell, samples)
         outputs = model.apply(variables, levels, cells, method="rpn_outputs_at")
-    return loss_terms(cast(RPNOutputs, outputs), targets, DEVICE_AXIS)
+    figures = {"positive_anchors": _share(targets.positive, targets.positive | targets.negative)}
+    return figures | loss_terms(cast(RPNOutputs, outputs), targets, DEVICE_AXIS)
+
+
+def _share(chosen: Bool[Array, "*n"], among: Bool[Array, "*n"]) -> Float[Array, ""]:
+    """Return the share of true entries, 0 if there is none."""
+    return jnp.sum(chosen) / jnp.maximum(jnp.sum(among), 1)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
@@ -36,14 +35,17 @@ from rpn_jax.hosts.exchange import (
 from rpn_jax.models import build_detector, init_variables, variable_shapes
 from rpn_jax.structures import Batch, Variables
 from rpn_jax.training.log import QuietLog, RunLog
-from rpn_jax.training.loop import compile_steps, run_steps
+from rpn_jax.training.loop import NotFiniteError, compile_steps, run_steps
 from rpn_jax.training.optim import build_optimizer, trainable_parameters
 from rpn_jax.training.outputs import check_same_state, open_checkpoints, own_workdir, record
+from rpn_jax.training.profile import PROFILE_FOLDER, profiled
 from rpn_jax.training.recipe import choose_settings
+from rpn_jax.training.replay import save_step
 from rpn_jax.training.saving import SaveTimer, describe_duration, set_aside_damaged
 from rpn_jax.training.signals import stop_on_signals
 from rpn_jax.training.step import (
     TrainState,
+    continued_state,
     initial_state,
     make_step,
     replicate,
@@ -116,9 +118,7 @@ def train_run(
             if is_main():
                 set_aside_damaged(workdir, restored, partial(say, console))
             last = restored.saved
-            state = TrainState(
-                jnp.asarray(last.step, jnp.int32), restored.variables, restored.opt_state
-            )
+            state = continued_state(last.step, restored.variables, restored.opt_state)
             del restored
         else:
             if resume:
@@ -181,14 +181,27 @@ def train_run(
             positions = own_positions(data.batch_size)
             host_batches = train_batches(train_data, plan, train.seed, done, positions)
             batches = prefetch(host_batches, _to_devices)
+            if is_main() and train.profile_steps:
+                folder = workdir / PROFILE_FOLDER
+                recorded = profiled(batches, folder, train.profile_steps, console)
+                # Write the trace also if the run ends early.
+                batches = stack.enter_context(closing(recorded))
             compiled = compile_steps(step, state, plan.batch_shapes(), log)
         while done < last_step and not should_stop():
             log.restart_clock()
             steps = epoch_steps - done % epoch_steps
             names = partial(_picture_names, train_data)
-            state = run_steps(
-                compiled, state, batches, steps, log, names, should_stop, timer.due, save
-            )
+            try:
+                state = run_steps(
+                    compiled, state, batches, steps, log, names, should_stop, timer.due, save
+                )
+            except NotFiniteError as error:
+                file = workdir / f"step_{error.step}.npz"
+                if is_main():
+                    save_step(
+                        file, config, epoch_steps, names(np.asarray(error.batch.indices)), error
+                    )
+                raise UserError(f"{error} 'rpn-jax replay {file}' runs this step again.") from None
             done = int(state.step)
 
     # Finish. A run that was asked to stop ends like an interrupted program.

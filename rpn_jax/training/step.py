@@ -7,7 +7,8 @@ project's only `pmap`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -20,15 +21,16 @@ from rpn_jax.hosts.exchange import place
 from rpn_jax.structures import Batch, Variables
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Int
+    from jaxtyping import Array, Bool, Float, Int
 
 DEVICE_AXIS = "devices"
 """Name of the `pmap` axis."""
 
 Metrics = dict[str, Any]
 LossFunction = Callable[[Variables, Batch, jax.Array], tuple[Metrics, Variables]]
-"""(variables, one device's batch, random key) -> the loss terms to add up, and the variables with
-the statistics that the batch updated. Runs inside the `pmap` axis `DEVICE_AXIS`."""
+"""(variables, one device's batch, random key) -> scalars by name, and the variables with the
+statistics that the batch updated. The scalars whose names begin with "loss" are added up, as in
+MMDetection. The others are only logged. Runs inside the `pmap` axis `DEVICE_AXIS`."""
 
 
 @jax.tree_util.register_dataclass
@@ -42,6 +44,9 @@ class TrainState:
     """Parameters and statistics."""
     opt_state: optax.OptState
     """The optimiser's state."""
+    failed: Bool[Array, ""]
+    """Whether a loss or gradient was not finite. Such a step and all later ones change nothing, so
+    that the step can be examined with the state before it."""
 
 
 StepFunction = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
@@ -50,7 +55,12 @@ StepFunction = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 def initial_state(variables: Variables, optimizer: optax.GradientTransformation) -> TrainState:
     """Return the state before the first step."""
-    return TrainState(jnp.zeros((), jnp.int32), variables, optimizer.init(variables["params"]))
+    return continued_state(0, variables, optimizer.init(variables["params"]))
+
+
+def continued_state(step: int, variables: Variables, opt_state: optax.OptState) -> TrainState:
+    """Return the state after ``step`` steps."""
+    return TrainState(jnp.asarray(step, jnp.int32), variables, opt_state, jnp.zeros((), bool))
 
 
 def make_step(
@@ -67,8 +77,9 @@ def make_step(
     depends only on the seed, the step and the device's position.
 
     Returns:
-      A function that returns the new state and these scalars: ``loss``, each loss term,
-      ``grad_norm`` (before clipping) and ``learning_rate``.
+      A function that returns the new state and these scalars: ``loss``, each scalar of the loss
+      function, ``grad_norm`` (before clipping) and ``learning_rate``. If ``loss`` or ``grad_norm``
+      is not finite, the new state is the old one, with ``failed`` set.
     """
     return jax.pmap(
         device_step(loss_function, optimizer, schedule, seed),
@@ -94,20 +105,25 @@ def device_step(
 
         def total_loss(params: Any) -> tuple[Float[Array, ""], tuple[Metrics, Variables]]:
             terms, variables = loss_function({**state.variables, "params": params}, batch, rng)
-            return sum(terms.values(), jnp.zeros(())), (terms, variables)
+            losses = [value for name, value in terms.items() if name.startswith("loss")]
+            return sum(losses, jnp.zeros(())), (terms, variables)
 
         params = state.variables["params"]
         (loss, (terms, variables)), grads = jax.value_and_grad(total_loss, has_aux=True)(params)
         loss, terms, grads = jax.lax.pmean((loss, terms, grads), DEVICE_AXIS)
         updates, opt_state = optimizer.update(grads, state.opt_state, params)
+        grad_norm = optax.tree.norm(grads)
         metrics = {
             "loss": loss,
             **terms,
-            "grad_norm": optax.tree.norm(grads),
+            "grad_norm": grad_norm,
             "learning_rate": schedule(state.step),
         }
         variables = {**variables, "params": optax.apply_updates(params, updates)}
-        return TrainState(state.step + 1, variables, opt_state), metrics
+        failed = state.failed | ~(jnp.isfinite(loss) & jnp.isfinite(grad_norm))
+        finished = TrainState(state.step + 1, variables, opt_state, failed)
+        unchanged = replace(state, failed=failed)
+        return jax.tree.map(partial(jnp.where, failed), unchanged, finished), metrics
 
     return step
 

@@ -16,7 +16,7 @@ from rpn_jax.models.folding import fold_norms
 from rpn_jax.structures import Batch
 from rpn_jax.training.objectives import rpn_loss_function
 from rpn_jax.training.optim import make_optimizer, trainable_parameters
-from rpn_jax.training.step import TrainState, initial_state, make_step, split_batch
+from rpn_jax.training.step import continued_state, initial_state, make_step, split_batch
 from rpn_jax.weights.checkpoints import Checkpoints, restore_newest
 
 PICTURES = 2 * jax.local_device_count()
@@ -128,7 +128,7 @@ def test_training_changes_what_the_backbone_trains_and_resumes_exactly(tmp_path,
     losses.append(float(metrics["loss"]))
 
     restored = restore_newest(tmp_path, shapes.variables, shapes.opt_state)
-    start = TrainState(jnp.asarray(2, jnp.int32), restored.variables, restored.opt_state)
+    start = continued_state(2, restored.variables, restored.opt_state)
     resumed, resumed_metrics = step(start, batch)
     jax.tree.map(np.testing.assert_array_equal, resumed, state)
     assert float(resumed_metrics["loss"]) == losses[-1]

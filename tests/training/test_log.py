@@ -66,6 +66,26 @@ def test_a_line_holds_means_and_the_rate_excludes_pauses(tmp_path, clock):
     assert line["pictures_per_second"] == pytest.approx(4 * 2 / 4.0)
 
 
+def test_a_line_has_the_share_of_time_spent_waiting_for_input(tmp_path, clock, monkeypatch):
+    monkeypatch.setattr(run_log, "peak_memory", lambda: 2_500_000_000)
+    with make_log(tmp_path, log_every=2) as log:
+        for step in range(4):
+            clock.now += 1.0
+            if step < 2:
+                log.waited(0.25)
+            log.step(step, metrics(1.0))
+    first, second = lines_of(tmp_path)
+    assert (first["input_wait"], second["input_wait"]) == (pytest.approx(0.25), 0.0)
+    assert first["device_memory_gb"] == pytest.approx(2.5)
+
+
+def test_memory_is_left_out_where_the_device_does_not_report_it(tmp_path, clock):
+    with make_log(tmp_path, log_every=1) as log:
+        clock.now += 1.0
+        log.step(0, metrics(1.0))
+    assert "device_memory_gb" not in lines_of(tmp_path)[0]
+
+
 def test_a_resumed_run_removes_later_lines_and_an_unfinished_one(tmp_path):
     path = tmp_path / METRICS_FILE
     path.write_text('{"step": 2}\n{"step": 4}\n{"step": 6}\n{"ste')

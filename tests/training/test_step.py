@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -14,7 +15,7 @@ import pytest
 
 from rpn_jax.errors import UserError
 from rpn_jax.structures import Batch
-from rpn_jax.training.loop import compile_steps, run_steps
+from rpn_jax.training.loop import NotFiniteError, compile_steps, run_steps
 from rpn_jax.training.step import (
     DEVICE_AXIS,
     device_step,
@@ -29,13 +30,16 @@ class Recorder:
     """An observer that stores its calls."""
 
     def __init__(self):
-        self.canvases, self.seconds, self.steps = [], [], []
+        self.canvases, self.seconds, self.steps, self.waits = [], [], [], []
 
     def compiling(self, canvas, number, total):
         self.canvases.append((canvas, number, total))
 
     def compiled(self, seconds):
         self.seconds.append(seconds)
+
+    def waited(self, seconds):
+        self.waits.append(seconds)
 
     def step(self, step, metrics):
         self.steps.append((step, metrics))
@@ -77,6 +81,7 @@ def run(
     loss=squared_error,
     save=lambda state: None,
     seed=0,
+    source=None,
 ):
     optimizer = optax.sgd(0.1)
     step = make_step(loss, optimizer, optax.constant_schedule(0.1), seed, jax.local_devices())
@@ -86,7 +91,7 @@ def run(
     recorder = Recorder()
     canvases = {batch.images.shape: shapes_of(batch) for batch in list.copy(batches)}
     compiled = compile_steps(step, state, list(canvases.values()), recorder)
-    placed = map(split_batch, batches)
+    placed = map(split_batch, batches if source is None else source)
     names = ["first", "second", "third", "fourth"]
     state = run_steps(
         compiled,
@@ -130,6 +135,44 @@ def test_a_loss_that_is_not_finite_names_step_and_pictures_and_is_not_saved():
     with pytest.raises(UserError, match=r"step 1: loss is nan on the pictures first, second\. Try"):
         run(batches, steps=3, save=saved.append)
     assert saved == []
+
+
+def test_a_step_that_is_not_finite_keeps_its_batch_and_the_state_before_it():
+    good, bad, later = batch_of([2, 4]), batch_of([255, 10]), batch_of([1, 1])
+    with pytest.raises(NotFiniteError) as caught:
+        run([good, bad, later], steps=3)
+    expected, _ = run([good], steps=1)
+    assert (caught.value.step, int(caught.value.state.step)) == (1, 1)
+    np.testing.assert_array_equal(
+        caught.value.state.variables["params"]["w"], expected.variables["params"]["w"]
+    )
+    jax.tree.map(np.testing.assert_array_equal, caught.value.batch, bad)
+
+
+def test_waiting_for_a_batch_counts_if_the_devices_are_idle():
+    def slow(batches):
+        for batch in batches:
+            time.sleep(0.2)
+            yield batch
+
+    batches = [batch_of([2, 4])] * 3
+    _, recorder = run(batches, steps=3, source=slow(batches))
+    assert sum(recorder.waits) >= 0.4
+    assert len(recorder.waits) == 2  # Before the first step, the devices wait for nothing.
+    _, recorder = run(batches, steps=3)
+    assert sum(recorder.waits) < 0.2
+
+
+def test_only_scalars_named_loss_are_added_up():
+    def with_figure(variables, batch, rng):
+        terms, variables = squared_error(variables, batch, rng)
+        return terms | {"share": jnp.float32(0.5)}, variables
+
+    plain, _ = run([batch_of([2, 4])], steps=1)
+    state, recorder = run([batch_of([2, 4])], steps=1, loss=with_figure)
+    assert recorder.steps[0][1]["loss"] == pytest.approx(9.0 + 1.0)
+    assert recorder.steps[0][1]["share"] == 0.5
+    np.testing.assert_array_equal(state.variables["params"]["w"], plain.variables["params"]["w"])
 
 
 def test_the_last_state_is_saved_once():

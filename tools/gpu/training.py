@@ -8,7 +8,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -22,6 +21,7 @@ from rpn_jax.training.optim import make_optimizer, trainable_parameters
 from rpn_jax.training.step import (
     DEVICE_AXIS,
     TrainState,
+    continued_state,
     device_step,
     initial_state,
 )
@@ -114,7 +114,7 @@ class _Run:
         with Checkpoints(folder, keep_last=1, epoch_steps=steps, best_by="loss") as checkpoints:
             checkpoints.save(half, state.variables, state.opt_state)
         saved = restore_newest(folder, state.variables, state.opt_state)
-        restored = TrainState(jnp.asarray(half, jnp.int32), saved.variables, saved.opt_state)
+        restored = continued_state(half, saved.variables, saved.opt_state)
         return losses + self._continue(restored, batches, steps - half, device)[0]
 
     def _continue(
