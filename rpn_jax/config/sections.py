@@ -411,6 +411,12 @@ class TrainConfig:
     keep_last: int = 2
     """Number of latest checkpoints to keep. The best one is kept too. With 2 or more, a run can
     continue if the last one is damaged."""
+    ema_decay: float = 0.0
+    """Decay of the moving average of the weights (EMA) in each step, for example 0.999. Evaluations
+    and checkpoints then hold the average. 0 keeps none."""
+    patience: int = 0
+    """Number of evaluations without a better main figure (AR@1000, or AP of a detector) after which
+    the run ends early. 0 never ends it early."""
     profile_steps: int = 0
     """Number of steps to record with JAX's profiler, soon after the start. The trace is in the
     folder profile of the work directory. 0 records none."""
@@ -424,6 +430,8 @@ class TrainConfig:
         for key in ("save_every_steps", "save_every_minutes"):
             value = getattr(self, key)
             check(value >= 0, f"train.{key}", value, "0 or more")
+        check(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "0 or more, below 1")
+        check(self.patience >= 0, "train.patience", self.patience, "0 or more")
         check(self.profile_steps >= 0, "train.profile_steps", self.profile_steps, "0 or more")
         check(self.keep_last >= 1, "train.keep_last", self.keep_last, "1 or more")
 

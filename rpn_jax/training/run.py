@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 from rich.console import Console
 
 from rpn_jax.config import BackboneConfig, Config, OptimConfig, TrainConfig
@@ -34,10 +35,12 @@ from rpn_jax.hosts.exchange import (
 )
 from rpn_jax.models import build_detector, init_variables, variable_shapes
 from rpn_jax.structures import Batch, Variables
+from rpn_jax.training.average import saved_parts, state_of, with_average
 from rpn_jax.training.log import QuietLog, RunLog
 from rpn_jax.training.loop import NotFiniteError, compile_steps, run_steps
 from rpn_jax.training.optim import build_optimizer, trainable_parameters
 from rpn_jax.training.outputs import check_same_state, open_checkpoints, own_workdir, record
+from rpn_jax.training.patience import Patience, earlier_figures
 from rpn_jax.training.profile import PROFILE_FOLDER, profiled
 from rpn_jax.training.recipe import choose_settings
 from rpn_jax.training.replay import save_step
@@ -45,7 +48,7 @@ from rpn_jax.training.saving import SaveTimer, describe_duration, set_aside_dama
 from rpn_jax.training.signals import stop_on_signals
 from rpn_jax.training.step import (
     TrainState,
-    continued_state,
+    averaged_variables,
     initial_state,
     make_step,
     replicate,
@@ -98,7 +101,8 @@ def train_run(
     shapes = variable_shapes(config)
     trainable = trainable_parameters(shapes["params"], build_detector(config.model).backbone)
     optimizer, schedule = build_optimizer(config.optim, trainable, epoch_steps, data.batch_size)
-    step = make_step(task.loss_function, optimizer, schedule, train.seed, devices)
+    step = make_step(task.loss_function, optimizer, schedule, train.seed, devices, train.ema_decay)
+    new_state = partial(_new_state, optimizer=optimizer, ema_decay=train.ema_decay)
     # Load the weights before the lock creates the folder, so that a failed load leaves no folder.
     start = None
     if last_saved(workdir) is None:
@@ -112,13 +116,15 @@ def train_run(
         if last is not None:
             _check_resumable(last, workdir, resume, epoch_steps, data.batch_size, train.epochs)
             check_same_model(config, workdir)
-            expected = jax.eval_shape(partial(initial_state, optimizer=optimizer), shapes)
-            restored = restore_newest(workdir, expected.variables, expected.opt_state)
+            expected = saved_parts(jax.eval_shape(new_state, shapes))
+            restored = restore_newest(workdir, *expected)
             check_same_state(workdir, restored.saved.step, restored.variables)
             if is_main():
                 set_aside_damaged(workdir, restored, partial(say, console))
             last = restored.saved
-            state = continued_state(last.step, restored.variables, restored.opt_state)
+            parts = restored.variables, restored.opt_state
+            state = state_of(last.step, parts, train.ema_decay)
+            del parts
             del restored
         else:
             if resume:
@@ -126,17 +132,19 @@ def train_run(
             # Another process can have removed the checkpoints since `start` was set to None.
             start = start or _start_variables(config, console)
             check_same_state(workdir, 0, start)
-            state = initial_state(start, optimizer)
+            state = new_state(start)
         state = replicate(state, devices)
         del start  # It would use memory in addition to the state.
         done = int(state.step)
 
+        # Read before the log removes the lines of later steps.
+        patience = Patience(train.patience, earlier_figures(workdir, task.best_by, done))
         log: RunLog | QuietLog = QuietLog(done)
         if is_main():
             log = RunLog(
                 workdir, console, data.batch_size, epoch_steps, done, last_step, train.log_every
             )
-        stack.callback(_print_end, workdir, log, last_step, console)
+        stack.callback(_print_end, workdir, log, last_step, patience, console)
         checkpoints = stack.enter_context(
             open_checkpoints(workdir, train.keep_last, epoch_steps, task.best_by)
         )
@@ -151,10 +159,11 @@ def train_run(
 
         def evaluate(state: TrainState) -> Figures:
             assert eval_data is not None
-            variables = on_own_device(state.variables)
+            variables = on_own_device(averaged_variables(state))
             results = task.predict(variables, eval_data, console)
             figures = task.figures(eval_data, results)
             log.evaluated(int(state.step), figures)
+            patience.add(int(state.step), figures[task.best_by])
             epoch = int(state.step) // epoch_steps
             is_last = epoch == train.epochs
             console.print(
@@ -168,7 +177,7 @@ def train_run(
         def save(state: TrainState) -> None:
             # Save before the evaluation. A run that is killed in an evaluation loses no step.
             step = int(state.step)
-            checkpoints.save(step, state.variables, state.opt_state)
+            checkpoints.save(step, *saved_parts(state))
             timer.restart()
             if step in eval_steps:
                 checkpoints.add_metrics(step, evaluate(state))
@@ -187,7 +196,7 @@ def train_run(
                 # Write the trace also if the run ends early.
                 batches = stack.enter_context(closing(recorded))
             compiled = compile_steps(step, state, plan.batch_shapes(), log)
-        while done < last_step and not should_stop():
+        while done < last_step and not patience.is_over and not should_stop():
             log.restart_clock()
             steps = epoch_steps - done % epoch_steps
             names = partial(_picture_names, train_data)
@@ -204,9 +213,18 @@ def train_run(
                 raise UserError(f"{error} 'rpn-jax replay {file}' runs this step again.") from None
             done = int(state.step)
 
+        if patience.is_over:
+            say(console, f"stopping early: {patience.describe(task.best_by)}")
+
     # Finish. A run that was asked to stop ends like an interrupted program.
-    if done < last_step:
+    if done < last_step and not patience.is_over:
         raise KeyboardInterrupt
+
+
+def _new_state(
+    variables: Variables, optimizer: optax.GradientTransformation, ema_decay: float
+) -> TrainState:
+    return with_average(initial_state(variables, optimizer), ema_decay)
 
 
 def _together(should_stop: Callable[[], bool]) -> Callable[[], bool]:
@@ -322,11 +340,13 @@ def _has_frozen_weights(backbone: BackboneConfig) -> bool:
     return backbone.frozen_stages >= 0 or backbone.norm == "frozen"
 
 
-def _print_end(workdir: Path, log: RunLog | QuietLog, last_step: int, console: Console) -> None:
+def _print_end(
+    workdir: Path, log: RunLog | QuietLog, last_step: int, patience: Patience, console: Console
+) -> None:
     last = last_saved(workdir)
     if last is not None:
         say(console, f"results are in {workdir}: checkpoints/, metrics.jsonl and event files")
-    if last is not None and last.step == last_step:
+    if patience.is_over or (last is not None and last.step == last_step):
         return
     if last is None:
         remedy = "No checkpoint was saved."

@@ -47,6 +47,8 @@ class TrainState:
     failed: Bool[Array, ""]
     """Whether a loss or gradient was not finite. Such a step and all later ones change nothing, so
     that the step can be examined with the state before it."""
+    average: Any = None
+    """Moving average of the parameters, or None."""
 
 
 StepFunction = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
@@ -63,18 +65,27 @@ def continued_state(step: int, variables: Variables, opt_state: optax.OptState) 
     return TrainState(jnp.asarray(step, jnp.int32), variables, opt_state, jnp.zeros((), bool))
 
 
+def averaged_variables(state: TrainState) -> Variables:
+    """Return the variables to evaluate: with the moving average of the parameters, if any."""
+    if state.average is None:
+        return state.variables
+    return {**state.variables, "params": state.average}
+
+
 def make_step(
     loss_function: LossFunction,
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
     seed: int,
     devices: Sequence[jax.Device],
+    ema_decay: float = 0.0,
 ) -> jax.stages.Wrapped:
     """Return a `pmap`-ed function that runs one training step on ``devices``.
 
     The batch's arrays have a leading axis of devices. The state is the same on all devices, and its
     memory is reused (donated). Gradients are averaged over the devices. The random key of a device
-    depends only on the seed, the step and the device's position.
+    depends only on the seed, the step and the device's position. If the state has an average, it
+    becomes ``ema_decay * average + (1 - ema_decay) * parameters`` after the update.
 
     Returns:
       A function that returns the new state and these scalars: ``loss``, each scalar of the loss
@@ -82,7 +93,7 @@ def make_step(
       is not finite, the new state is the old one, with ``failed`` set.
     """
     return jax.pmap(
-        device_step(loss_function, optimizer, schedule, seed),
+        device_step(loss_function, optimizer, schedule, seed, ema_decay),
         axis_name=DEVICE_AXIS,
         in_axes=(None, 0),
         out_axes=(None, None),
@@ -96,6 +107,7 @@ def device_step(
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
     seed: int,
+    ema_decay: float = 0.0,
 ) -> StepFunction:
     """Return the part of `make_step` that each device runs, inside the axis `DEVICE_AXIS`."""
 
@@ -119,9 +131,13 @@ def device_step(
             "grad_norm": grad_norm,
             "learning_rate": schedule(state.step),
         }
-        variables = {**variables, "params": optax.apply_updates(params, updates)}
+        params = optax.apply_updates(params, updates)
+        average = None
+        if state.average is not None:
+            average = optax.incremental_update(params, state.average, 1 - ema_decay)
+        variables = {**variables, "params": params}
         failed = state.failed | ~(jnp.isfinite(loss) & jnp.isfinite(grad_norm))
-        finished = TrainState(state.step + 1, variables, opt_state, failed)
+        finished = TrainState(state.step + 1, variables, opt_state, failed, average)
         unchanged = replace(state, failed=failed)
         return jax.tree.map(partial(jnp.where, failed), unchanged, finished), metrics
 

@@ -12,7 +12,8 @@ from rpn_jax.training.profile import profiled
 
 @pytest.mark.parametrize("steps_of_the_run", [9, 4])
 def test_a_trace_is_written_and_every_batch_is_yielded(tmp_path, steps_of_the_run):
-    console = Console(file=io.StringIO(), width=200)
+    output = io.StringIO()
+    console = Console(file=output, width=200)
     step = jax.jit(lambda x: (x @ x).sum())
     batches = profiled(iter(range(9)), tmp_path, steps=3, console=console)
     seen = []
@@ -24,4 +25,4 @@ def test_a_trace_is_written_and_every_batch_is_yielded(tmp_path, steps_of_the_ru
     assert seen == list(range(steps_of_the_run))
     [trace] = tmp_path.rglob("*.xplane.pb")
     assert trace.stat().st_size > 1000
-    assert f"a trace of 3 steps is in {tmp_path}" in console.file.getvalue()
+    assert f"a trace of 3 steps is in {tmp_path}" in output.getvalue()
