@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import cv2
 import jax
@@ -25,6 +26,7 @@ from rpn_jax.console import make_console
 from rpn_jax.data.pipeline import train_batches
 from rpn_jax.errors import UserError
 from rpn_jax.inference import command
+from rpn_jax.inference.results import PictureDetections, PictureProposals
 from rpn_jax.training import run as train_run
 from rpn_jax.training import tasks
 from rpn_jax.training.lock import lock_workdir
@@ -454,6 +456,21 @@ def test_evaluate_writes_the_results_of_the_figures(run, tmp_path, capsys):
     command.propose(config, workdir, [], tmp_path / "p", 0, 0.0, exact_padding=False)
     written = (tmp_path / name / "proposals.json" for name in "ep")
     assert next(written).read_bytes() == next(written).read_bytes()
+
+
+def test_the_results_of_a_detector_are_two_files(tmp_path):
+    boxes, scores = np.float32([[1, 2, 5, 9]]), np.float32([0.5])
+    pair = (
+        PictureDetections(7, boxes, scores, np.int32([1])),
+        PictureProposals(7, boxes, scores),
+    )
+    dataset = Mock(category_ids=(3, 90))
+    commands._write_results(tmp_path, [pair], dataset)
+    categories = [
+        json.loads((tmp_path / f"{name}.json").read_text())[0]["category_id"]
+        for name in ("detections", "proposals")
+    ]
+    assert categories == [90, 1]
 
 
 def test_evaluating_at_another_scale_prints_a_note(run, capsys):

@@ -68,7 +68,7 @@ class Verified:
     """Labels of classes of which some objects may be missing ('not_exhaustive_category_ids')."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Picture:
     """A picture and its ground truth, known before its pixels are read."""
 

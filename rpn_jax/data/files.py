@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,29 +27,35 @@ class PictureFiles:
     Args:
       items: picture files, or uint8 RGB arrays.
       names: names of files that are not shown by their path, for example URLs.
+      on_pictures: called with 1 after the header of each picture is read.
 
     Raises:
       UserError: a file is missing or is not a picture, or an array has another shape or type.
     """
 
     def __init__(
-        self, items: Sequence[Path | np.ndarray], names: Mapping[Path, str] | None = None
+        self,
+        items: Sequence[Path | np.ndarray],
+        names: Mapping[Path, str] | None = None,
+        on_pictures: Callable[[int], None] = lambda count: None,
     ) -> None:
-        self._items = list(items)
-        self.pictures: Sequence[Picture] = [
-            _picture_of(item, number, names or {})
-            for number, item in enumerate(self._items, start=1)
-        ]
+        # A text needs a third of the memory of a Path, which counts for millions of pictures.
+        self._items = [str(item) if isinstance(item, Path) else item for item in items]
+        pictures = []
+        for number, item in enumerate(items, start=1):
+            pictures.append(_picture_of(item, number, names or {}))
+            on_pictures(1)
+        self.pictures: Sequence[Picture] = pictures
         self.class_names: tuple[str, ...] = ()
         self.category_ids: tuple[int, ...] = ()
 
     def load_image(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
         """Return RGB pixels. Raises UserError if the file cannot be decoded."""
         item = self._items[index]
-        if not isinstance(item, Path):
+        if not isinstance(item, str):
             return item
         picture = self.pictures[index]
-        image = decode_image(read_file(item), picture.name)
+        image = decode_image(read_file(Path(item)), picture.name)
         check_size(image, picture, "its header")
         return image
 

@@ -71,7 +71,7 @@ def propose(
     console = make_console()
     set_up_compiling()
     console.print(describe_devices(), soft_wrap=True)
-    dataset = _open_pictures(config, pictures)
+    dataset = _open_pictures(config, pictures, console)
     config, variables = load_matching_weights(config, weights)
     config = _prepare_out(config, dataset, out, PROPOSALS_FILE, exact_padding)
     path = out / PROPOSALS_FILE
@@ -119,7 +119,7 @@ def detect(
     set_up_compiling()
     second_stage(config)
     console.print(describe_devices(), soft_wrap=True)
-    dataset = _open_pictures(config, pictures)
+    dataset = _open_pictures(config, pictures, console)
     config, variables = load_matching_weights(config, weights)
     config = _prepare_out(config, dataset, out, DETECTIONS_FILE, exact_padding)
     path, roi = out / DETECTIONS_FILE, second_stage(config)
@@ -155,10 +155,10 @@ def detect(
             )
 
 
-def _open_pictures(config: Config, pictures: list[str]) -> Dataset:
+def _open_pictures(config: Config, pictures: list[str], console: Console) -> Dataset:
     """Return the pictures that the user named, or those of ``data.eval_split`` without any."""
     if pictures:
-        return open_pictures(pictures)
+        return open_pictures(pictures, console)
     try:
         return open_eval_data(config.data)
     except UserError as error:

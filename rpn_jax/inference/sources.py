@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Console
+
+from rpn_jax.console import picture_progress
 from rpn_jax.data.files import PictureFiles, find_pictures
 from rpn_jax.weights.torch.download import download_again
 
 
-def open_pictures(sources: Sequence[str]) -> PictureFiles:
+def open_pictures(sources: Sequence[str], console: Console) -> PictureFiles:
     """Return pictures as a dataset, each once, with ids 1, 2, ...
 
     A URL is downloaded to the cache folder, each time it is used, and is the name of its picture.
 
     Args:
       sources: picture files, folders of pictures, globs, or https URLs.
+      console: console for the progress.
 
     Raises:
       UserError: a source matches nothing, cannot be read or downloaded, or is not a picture.
@@ -27,7 +31,9 @@ def open_pictures(sources: Sequence[str]) -> PictureFiles:
         if is_url(source):
             names[path] = source
         paths.append(str(path))
-    return PictureFiles(find_pictures(paths), names)
+    files = find_pictures(paths)
+    with picture_progress(console, "reading the sizes of", len(files)) as advance:
+        return PictureFiles(files, names, advance)
 
 
 def picture_path(source: str) -> Path:

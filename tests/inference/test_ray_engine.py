@@ -26,6 +26,10 @@ ROOT = Path(__file__).resolve().parents[2]
 PICTURES = 11
 
 
+def paths_in(folder):
+    return [folder / f"{number:02}.jpg" for number in range(PICTURES)]
+
+
 @pytest.fixture(scope="module")
 def folder(tiny_config, tmp_path_factory):
     """A config, weights, and pictures of which two are broken, with a Parquet file of the list."""
@@ -33,11 +37,11 @@ def folder(tiny_config, tmp_path_factory):
     save_config(tiny_config, folder / "tiny.json")
     save_variables(folder / "weights", tiny_config, init_variables(tiny_config, seed=0))
     rng = np.random.default_rng(0)
-    paths = [folder / f"{number:02}.png" for number in range(PICTURES)]
+    paths = paths_in(folder)
     for path in paths:
         assert cv2.imwrite(str(path), rng.integers(0, 255, (60, 64, 3), np.uint8))
     paths[3].write_text("no picture")
-    paths[6].write_bytes(paths[6].read_bytes()[:200])  # Its header is whole.
+    paths[6].write_bytes(paths[6].read_bytes()[:1000])  # Its header is whole.
     parquet.write_table(pyarrow.table({"path": list(map(str, paths))}), folder / "list.parquet")
     return folder
 
@@ -63,7 +67,7 @@ def test_killed_work_continues_and_broken_pictures_become_rows(folder, tiny_conf
     assert f"results of {PICTURES} pictures are in" in done.stdout
     assert {path: path.stat().st_mtime_ns for path in before} == before
     rows = parquet.read_table(output).to_pylist()
-    paths = [str(folder / f"{number:02}.png") for number in range(PICTURES)]
+    paths = list(map(str, paths_in(folder)))
     assert [row["path"] for row in rows] == paths
     broken = {number: rows[number]["error"] for number in range(PICTURES) if rows[number]["error"]}
     assert broken == {
@@ -80,7 +84,7 @@ def test_killed_work_continues_and_broken_pictures_become_rows(folder, tiny_conf
 
 def test_the_list_comes_from_files_folders_and_parquet(folder, tmp_path):
     paths = ray_engine.list_paths([str(folder), str(folder / "list.parquet"), "https://a.b/c.png"])
-    assert paths == [*(str(folder / f"{i:02}.png") for i in range(PICTURES)), "https://a.b/c.png"]
+    assert paths == [*map(str, paths_in(folder)), "https://a.b/c.png"]
     parquet.write_table(pyarrow.table({"file": ["a"]}), tmp_path / "a.parquet")
     with pytest.raises(UserError, match=r"a.parquet: has no column 'path', only file\."):
         ray_engine.list_paths([str(tmp_path / "a.parquet")])

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+from rpn_jax.console import make_console
 from rpn_jax.errors import UserError
 from rpn_jax.inference.batches import listed_pictures
 from rpn_jax.inference.sources import open_pictures
@@ -43,7 +44,7 @@ def test_urls_and_files_are_pictures_in_the_given_order(server, tmp_path):
     write(folder / "a.png", 10)
     write(tmp_path / "b.png", 20)
     sources = [f"{url}/a.png", str(tmp_path / "b.png"), f"{url}/a.png?size=2"]
-    dataset = open_pictures(sources)
+    dataset = open_pictures(sources, make_console())
     assert [picture.name for picture in dataset.pictures] == sources
     assert [dataset.load_image(i)[0, 0, 0] for i in range(3)] == [10, 20, 10]
 
@@ -52,7 +53,7 @@ def test_a_url_is_downloaded_again(server):
     folder, url = server
     for grey in (10, 90):
         write(folder / "a.png", grey, height=grey)
-        dataset = open_pictures([f"{url}/a.png"])
+        dataset = open_pictures([f"{url}/a.png"], make_console())
         assert dataset.pictures[0].height == grey
         assert dataset.load_image(0)[0, 0, 0] == grey
 
@@ -67,8 +68,8 @@ def test_errors_name_the_url(server):
     folder, url = server
     (folder / "text.png").write_text("no picture")
     with pytest.raises(UserError, match=rf"^picture {url}/b.png: the server answered 404"):
-        open_pictures([f"{url}/b.png"])
+        open_pictures([f"{url}/b.png"], make_console())
     with pytest.raises(UserError, match=rf"^{url}/text.png: is not a picture"):
-        open_pictures([f"{url}/text.png"])
+        open_pictures([f"{url}/text.png"], make_console())
     with pytest.raises(UserError, match="^picture http://example.org/a.png: .*Use https"):
-        open_pictures(["http://example.org/a.png"])
+        open_pictures(["http://example.org/a.png"], make_console())
