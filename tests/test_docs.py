@@ -149,5 +149,6 @@ def test_constraints_cover_the_requirements() -> None:
     extras = project["optional-dependencies"]
     wanted = [*project["dependencies"], *extras["test"], *extras["dev"]]
     names = {re.split(r"[\[<>=]", requirement)[0].lower() for requirement in wanted}
-    pinned = (ROOT / "constraints.txt").read_text(encoding="utf-8").lower().splitlines()
+    content = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    pinned = content.lower().replace("_", "-").splitlines()
     assert names - {"rpn-jax"} <= {line.split("==")[0] for line in pinned}
