@@ -71,6 +71,7 @@ def train(
     resume: bool,
     given: Collection[str] | None = None,
     on_evaluation: Callable[[Results, Dataset], None] = lambda results, dataset: None,
+    trackers: tuple[str, ...] = (),
 ) -> None:
     """Train, evaluate and save checkpoints in ``workdir``.
 
@@ -86,6 +87,7 @@ def train(
       resume: continue the run in the folder.
       given: see above. None chooses nothing.
       on_evaluation: called after each evaluation with its results and its dataset.
+      trackers: 'wandb' or 'mlflow', see `rpn_jax.training.trackers`.
 
     Raises:
       UserError: the data are invalid, the work directory contains another run, is in use or cannot
@@ -95,7 +97,7 @@ def train(
     console = make_console(quiet=not is_main())
     set_up_compiling()
     console.print(describe_devices(), soft_wrap=True)
-    train_run(config, task_of, workdir, resume, console, on_evaluation, given)
+    train_run(config, task_of, workdir, resume, console, on_evaluation, given, trackers)
 
 
 def evaluate(config: Config, weights: str, out: Path | None, exact_padding: bool) -> Figures:

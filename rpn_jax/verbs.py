@@ -128,6 +128,10 @@ class Train:
     """Choose the length, the schedule, the picture size and the evaluations from the dataset. Every
     choice is printed with its reason. A flag that you give is kept."""
     given: Given = ()
+    wandb: Switch = False
+    """Send the figures to Weights & Biases too. WANDB_MODE=offline keeps them on this machine."""
+    mlflow: Switch = False
+    """Send the figures to MLflow too: to $MLFLOW_TRACKING_URI, or a file in the work directory."""
     platform: Platform = "auto"
     coordinator: Coordinator = None
     process_id: ProcessId = None
@@ -146,7 +150,9 @@ class Train:
         if self.profile is not None:
             config = replace(config, train=replace(config.train, profile_steps=self.profile))
         given = self.given if self.auto else None
-        commands.train(config, self.workdir, self.resume, given)
+        wanted = {"wandb": self.wandb, "mlflow": self.mlflow}
+        trackers = tuple(name for name, is_wanted in wanted.items() if is_wanted)
+        commands.train(config, self.workdir, self.resume, given, trackers=trackers)
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def test_train_passes_the_config_with_its_overrides(work: dict[str, Mock]) -> No
         ),
         optim=replace(base.optim, learning_rate=0.01, decay_epochs=(3, 4, 5), auto_scale_lr=True),
     )
-    work["train"].assert_called_once_with(expected, Path("runs/r50"), True, None)
+    work["train"].assert_called_once_with(expected, Path("runs/r50"), True, None, trackers=())
 
 
 @pytest.mark.parametrize("flag", ["--auto-scale-lr", "--optim.auto-scale-lr"])
@@ -87,7 +87,13 @@ def test_scaling_the_learning_rate_is_part_of_the_config(work: dict[str, Mock], 
 
 def test_train_without_overrides_is_the_config_itself(work: dict[str, Mock]) -> None:
     assert main(TRAIN) == 0
-    work["train"].assert_called_once_with(load_config(R50), Path("runs/r50"), False, None)
+    run = load_config(R50), Path("runs/r50"), False, None
+    work["train"].assert_called_once_with(*run, trackers=())
+
+
+def test_trackers_are_off_until_their_flags_are_given(work: dict[str, Mock]) -> None:
+    assert main([*TRAIN, "--mlflow", "--wandb"]) == 0
+    assert work["train"].call_args.kwargs == {"trackers": ("wandb", "mlflow")}
 
 
 def test_evaluate_passes_weights_and_out(work: dict[str, Mock]) -> None:

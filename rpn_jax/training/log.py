@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -15,6 +15,7 @@ from rpn_jax.devices import peak_memory
 from rpn_jax.errors import writing
 from rpn_jax.files import json_figures, written_whole
 from rpn_jax.training.metrics import METRICS_FILE, MetricsRow, metrics_line, read_metrics
+from rpn_jax.training.trackers import Tracker, finite
 
 
 class RunLog:
@@ -37,6 +38,7 @@ class RunLog:
         resumed run repeats these steps.
       last_step: number of steps at the end of training.
       log_every: steps between two lines.
+      trackers: also receive the figures. They are closed at the end.
     """
 
     def __init__(
@@ -48,12 +50,14 @@ class RunLog:
         first_step: int,
         last_step: int,
         log_every: int,
+        trackers: Sequence[Tracker] = (),
     ) -> None:
         self._console = console
         self._batch_size = batch_size
         self._steps_per_epoch = steps_per_epoch
         self._last_step = last_step
         self._log_every = log_every
+        self._trackers = trackers
         self.done = first_step
         # tensorboardX imports PyTorch if it is installed, which takes seconds and 0.2 GB.
         from tensorboardX import SummaryWriter
@@ -87,6 +91,8 @@ class RunLog:
     ) -> None:
         self._progress.stop()
         self._events.close()
+        for tracker in self._trackers:
+            tracker.close()
 
     def compiling(self, canvas: tuple[int, int], number: int, total: int) -> None:
         """Print the canvas (height, width) that is compiled now."""
@@ -155,10 +161,12 @@ class RunLog:
         row: MetricsRow = {"step": done, "epoch": epoch, **json_figures(figures)}
         with writing(f"metrics {self._metrics_path}"), open(self._metrics_path, "a") as file:
             file.write(metrics_line(row))
-        for key, value in figures.items():
-            if math.isfinite(value):
-                self._events.add_scalar(f"{group}/{key}", value, done)
+        named = {f"{group}/{key}": value for key, value in finite(figures).items()}
+        for name, value in named.items():
+            self._events.add_scalar(name, value, done)
         self._events.flush()
+        for tracker in self._trackers:
+            tracker.log(done, named)
 
 
 class QuietLog:

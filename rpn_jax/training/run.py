@@ -55,6 +55,7 @@ from rpn_jax.training.step import (
     split_batch,
 )
 from rpn_jax.training.tasks import Figures, Results, Task
+from rpn_jax.training.trackers import open_trackers
 from rpn_jax.weights.checkpoints import Saved, last_saved, restore_newest
 from rpn_jax.weights.folders import check_same_model
 from rpn_jax.weights.torch import initial_variables, published_backbone
@@ -71,6 +72,7 @@ def train_run(
     console: Console,
     on_evaluation: Callable[[Results, Dataset], None],
     given: Collection[str] | None = None,
+    trackers: tuple[str, ...] = (),
 ) -> None:
     """Train, evaluate and save checkpoints in ``workdir``. See `rpn_jax.commands.train`.
 
@@ -141,8 +143,16 @@ def train_run(
         patience = Patience(train.patience, earlier_figures(workdir, task.best_by, done))
         log: RunLog | QuietLog = QuietLog(done)
         if is_main():
+            opened = open_trackers(trackers, config, workdir)
             log = RunLog(
-                workdir, console, data.batch_size, epoch_steps, done, last_step, train.log_every
+                workdir,
+                console,
+                data.batch_size,
+                epoch_steps,
+                done,
+                last_step,
+                train.log_every,
+                opened,
             )
         stack.callback(_print_end, workdir, log, last_step, patience, console)
         checkpoints = stack.enter_context(
