@@ -27,6 +27,8 @@ HELLO = struct.Struct("<II")
 """First bytes of a connection: the number that process 0 sent to all, and the process id."""
 BYE, FAILED = b".", b"!"
 """Sent before a connection is closed: after the work is done, or after an error."""
+SECONDS_TO_START = 60
+"""Shortest time in which all processes must start and connect, for slow imports and machines."""
 SECONDS_TO_REPORT = 2.0
 """Time for the other processes to print an error of their own before this one closes."""
 
@@ -92,7 +94,7 @@ def _join(settings: HostSettings, timeout: int) -> None:
             settings.process_id,
             local_device_ids=settings.local_device,
             cluster_detection_method="deactivate",
-            initialization_timeout=max(timeout, 60),
+            initialization_timeout=max(timeout, SECONDS_TO_START),
             heartbeat_timeout_seconds=timeout,
             shutdown_timeout_seconds=timeout,
         )
@@ -101,7 +103,7 @@ def _join(settings: HostSettings, timeout: int) -> None:
         print(
             f"error: process {settings.process_id} of {settings.process_count}: the processes did "
             f"not all meet at {settings.coordinator} ({reason}). Start all of them within "
-            f"{max(timeout, 60)} s, and check the address.",
+            f"{max(timeout, SECONDS_TO_START)} s, and check the address.",
             file=sys.stderr,
         )
         _end(2)
@@ -190,14 +192,14 @@ def _connect(settings: HostSettings, timeout: int) -> _Peers:
     values = np.array([port, secret], np.uint32)
     port, secret = multihost_utils.broadcast_one_to_all(values).tolist()
     if settings.process_id != 0:
-        connection = socket.create_connection((host, port), timeout)
+        connection = socket.create_connection((host, port), max(timeout, SECONDS_TO_START))
         connection.sendall(HELLO.pack(secret, settings.process_id))
         return _Peers({0: _watched(connection, timeout)})
     connections: dict[int, socket.socket] = {}
     while len(connections) < settings.process_count - 1:
-        server.settimeout(timeout)
+        server.settimeout(max(timeout, SECONDS_TO_START))
         connection, _ = server.accept()
-        connection.settimeout(timeout)
+        connection.settimeout(max(timeout, SECONDS_TO_START))
         number, peer = HELLO.unpack(connection.recv(HELLO.size, socket.MSG_WAITALL))
         if number == secret:
             connections[peer] = _watched(connection, timeout)

@@ -32,6 +32,7 @@ from rpn_jax.hosts.exchange import (
     main_first,
     on_own_device,
     own_positions,
+    wait_for_all,
 )
 from rpn_jax.models import build_detector, init_variables, variable_shapes
 from rpn_jax.structures import Batch, Variables
@@ -206,6 +207,8 @@ def train_run(
                 # Write the trace also if the run ends early.
                 batches = stack.enter_context(closing(recorded))
             compiled = compile_steps(step, state, plan.batch_shapes(), log)
+            # On CPUs, all processes must begin the first step within 30 s (Gloo's limit).
+            wait_for_all()
         while done < last_step and not patience.is_over and not should_stop():
             log.restart_clock()
             steps = epoch_steps - done % epoch_steps
