@@ -95,7 +95,11 @@ REFUSALS: list[tuple[str, Any, str]] = [
     ("data.train_images", "a", "the folder of the pictures of data.train_annotations = ''"),
     ("data.eval_images", "a", "the folder of the pictures of data.eval_annotations = ''"),
     ("data.train_also", ("voc:data/VOC2007",), "FORMAT:ROOT:SPLIT"),
-    ("data.train_also", ("cvat:data:train",), "FORMAT is one of coco, voc, yolo, tfds, packed, shapes"),
+    (
+        "data.train_also",
+        ("cvat:data:train",),
+        "FORMAT is one of coco, voc, yolo, tfds, packed, shapes",
+    ),
     ("data.train_also", ("coco:a.json:",), "coco:FILE.json:PICTURES"),
     ("data.train_repeats", (1.0, 2.0), "1 numbers above 0, one for each training dataset"),
     ("data.train_repeats", (0.0,), "1 numbers above 0, one for each training dataset"),
