@@ -334,7 +334,9 @@ def test_a_batch_that_cannot_be_loaded_loses_no_finished_step(
 def test_a_loss_that_is_not_finite_is_not_saved(run, tmp_path):
     config, _ = run
     diverging = replace(config, optim=replace(config.optim, learning_rate=1e30, warmup_steps=0))
-    with pytest.raises(UserError, match=r"^step \d: .* pictures \d+\.png, .* optim\.clip_norm\.$"):
+    cause = r"^step \d: .* pictures \d+\.png, .* optim\.clip_norm\."
+    remedy = r"'rpn-jax replay .*step_\d+\.npz' runs this step again\.$"
+    with pytest.raises(UserError, match=f"{cause} {remedy}"):
         commands.train(diverging, tmp_path, resume=False)
     assert last_saved(tmp_path) is None
 

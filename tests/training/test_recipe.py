@@ -119,7 +119,7 @@ def test_a_dataset_without_boxes_is_an_error(pictures) -> None:
 )
 def test_the_command_passes_on_the_fields_that_the_user_sets(words, given, monkeypatch) -> None:
     passed = []
-    monkeypatch.setattr(commands, "train", lambda *arguments: passed.append(arguments[3]))
+    monkeypatch.setattr(commands, "train", lambda *arguments, trackers: passed.append(arguments[3]))
     assert cli.main(["train", "rpn_demo", "--workdir", "w", *words]) == 0
     assert passed == [given]
 
