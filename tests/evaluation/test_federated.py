@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,9 +19,8 @@ from rpn_jax.evaluation.tables import LVIS_MEANINGS, detection_table
 from rpn_jax.inference.results import read_detections
 from tests.evaluation.cases import MadeDataset
 from tests.evaluation.test_tables import cells, lines_of
-from tests.golden_files import FOLDER
 
-CASE = FOLDER / "lvis"
+CASE = Path(__file__).with_name("lvis")
 """Ground truth, made detections, and the figures of lvis 0.5.3."""
 
 
