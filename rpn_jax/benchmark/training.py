@@ -31,10 +31,10 @@ from rpn_jax.benchmark.timing import (
 )
 from rpn_jax.config import Config
 from rpn_jax.devices import devices_for_batch
-from rpn_jax.models import build_detector, variable_shapes
+from rpn_jax.models import variable_shapes
 from rpn_jax.models.rpn.targets import AnchorTargets, batch_targets
 from rpn_jax.training.objectives import loss_function_of
-from rpn_jax.training.optim import build_optimizer, trainable_parameters
+from rpn_jax.training.optim import detector_optimizer
 from rpn_jax.training.step import (
     DEVICE_AXIS,
     LossFunction,
@@ -167,8 +167,9 @@ class _StepParts(NamedTuple):
 
 
 def _step_parts(config: Config, variables: Variables, batch_size: int) -> _StepParts:
-    trainable = trainable_parameters(variables["params"], build_detector(config.model).backbone)
-    optimizer, schedule = build_optimizer(config.optim, trainable, STEPS_PER_EPOCH, batch_size)
+    optimizer, schedule = detector_optimizer(
+        config, variables["params"], STEPS_PER_EPOCH, batch_size
+    )
     return _StepParts(loss_function_of(config), optimizer, schedule)
 
 

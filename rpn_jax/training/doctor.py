@@ -16,15 +16,18 @@ from rpn_jax.data.catalog import open_train_data
 from rpn_jax.data.pipeline import train_batches
 from rpn_jax.data.plan import plan_training
 from rpn_jax.devices import devices_for_batch, unused_nvidia_device
-from rpn_jax.models import build_detector, init_variables
+from rpn_jax.models import init_variables
 from rpn_jax.runtime import environment
-from rpn_jax.training.optim import build_optimizer, trainable_parameters
+from rpn_jax.training.optim import detector_optimizer
 from rpn_jax.training.step import initial_state, make_step, replicate, split_batch
 from rpn_jax.training.tasks import task_of
 
 EXTRAS = {
     "torch": ("torch", "reads and writes PyTorch's .pth files"),
     "tensorflow_datasets": ("tfds", "reads TensorFlow Datasets"),
+    "ray": ("ray", "shares propose and detect over a cluster"),
+    "wandb": ("wandb", "sends figures to Weights & Biases"),
+    "mlflow": ("mlflow", "sends figures to MLflow"),
 }
 """Optional packages: the extra that installs each, and what it does."""
 SCALE = (64, 64)
@@ -83,8 +86,7 @@ def _failing_step(console: Console) -> str | None:
     start = time.perf_counter()
     try:
         variables = init_variables(config)
-        trainable = trainable_parameters(variables["params"], build_detector(config.model).backbone)
-        optimizer, schedule = build_optimizer(config.optim, trainable, 1, pictures)
+        optimizer, schedule = detector_optimizer(config, variables["params"], 1, pictures)
         step = make_step(task_of(config).loss_function, optimizer, schedule, 0, devices)
         state = replicate(initial_state(variables, optimizer), devices)
         batch = next(train_batches(dataset, plan, seed=0, first_step=0))

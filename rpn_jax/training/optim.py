@@ -9,8 +9,23 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from rpn_jax.config import OptimConfig
+from rpn_jax.config import Config, OptimConfig
+from rpn_jax.models import build_detector
 from rpn_jax.models.backbone import Backbone
+
+
+def detector_optimizer(
+    config: Config, params: Any, steps_per_epoch: int, batch_size: int
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """Return the optimiser and the schedule of a config's detector, with its ResNet.
+
+    Args:
+      config: ``config.model`` says which parameters train, ``config.optim`` how.
+      params: the nested dicts of `rpn_jax.init_variables`, or their shapes.
+      steps_per_epoch, batch_size: as in `build_optimizer`.
+    """
+    trainable = trainable_parameters(params, build_detector(config.model).backbone)
+    return build_optimizer(config.optim, trainable, steps_per_epoch, batch_size)
 
 
 def build_optimizer(

@@ -19,10 +19,10 @@ from rpn_jax.data.loading import NumpyBatch
 from rpn_jax.devices import devices_for_batch
 from rpn_jax.errors import UserError
 from rpn_jax.files import check_regular_file, written_whole
-from rpn_jax.models import build_detector, variable_shapes
+from rpn_jax.models import variable_shapes
 from rpn_jax.structures import Batch
 from rpn_jax.training.loop import NotFiniteError
-from rpn_jax.training.optim import build_optimizer, trainable_parameters
+from rpn_jax.training.optim import detector_optimizer
 from rpn_jax.training.step import (
     Metrics,
     continued_state,
@@ -79,7 +79,7 @@ def replay_step(path: Path, console: Console) -> Metrics:
     """Run the step that `save_step` wrote again, print its figures and return them.
 
     The same program then runs with each picture of the batch alone, in every place of the batch.
-    So the pictures that cause the failure can be told from the others.
+    This shows which pictures cause the failure.
 
     Raises:
       UserError: the file cannot be read, or is not one of `save_step`.
@@ -95,9 +95,8 @@ def replay_step(path: Path, console: Console) -> Metrics:
             "Other anchors and boxes are sampled.",
         )
     shapes = variable_shapes(config)
-    trainable = trainable_parameters(shapes["params"], build_detector(config.model).backbone)
-    optimizer, schedule = build_optimizer(
-        config.optim, trainable, settings["epoch_steps"], config.data.batch_size
+    optimizer, schedule = detector_optimizer(
+        config, shapes["params"], settings["epoch_steps"], config.data.batch_size
     )
     loss_function = task_of(config).loss_function
     step = make_step(loss_function, optimizer, schedule, config.train.seed, devices)

@@ -34,12 +34,12 @@ from rpn_jax.hosts.exchange import (
     own_positions,
     wait_for_all,
 )
-from rpn_jax.models import build_detector, init_variables, variable_shapes
+from rpn_jax.models import init_variables, variable_shapes
 from rpn_jax.structures import Batch, Variables
-from rpn_jax.training.average import saved_parts, state_of, with_average
+from rpn_jax.training.average import SavedParts, saved_parts, state_of, with_average
 from rpn_jax.training.log import QuietLog, RunLog
 from rpn_jax.training.loop import NotFiniteError, compile_steps, run_steps
-from rpn_jax.training.optim import build_optimizer, trainable_parameters
+from rpn_jax.training.optim import detector_optimizer
 from rpn_jax.training.outputs import check_same_state, open_checkpoints, own_workdir, record
 from rpn_jax.training.patience import Patience, earlier_figures
 from rpn_jax.training.profile import PROFILE_FOLDER, profiled
@@ -102,8 +102,7 @@ def train_run(
         eval_data = match_classes(config, eval_data, data.eval_name)
     eval_steps = _eval_steps(train, epoch_steps)
     shapes = variable_shapes(config)
-    trainable = trainable_parameters(shapes["params"], build_detector(config.model).backbone)
-    optimizer, schedule = build_optimizer(config.optim, trainable, epoch_steps, data.batch_size)
+    optimizer, schedule = detector_optimizer(config, shapes["params"], epoch_steps, data.batch_size)
     step = make_step(task.loss_function, optimizer, schedule, train.seed, devices, train.ema_decay)
     new_state = partial(_new_state, optimizer=optimizer, ema_decay=train.ema_decay)
     # Load the weights before the lock creates the folder, so that a failed load leaves no folder.
@@ -120,15 +119,7 @@ def train_run(
             _check_resumable(last, workdir, resume, epoch_steps, data.batch_size, train.epochs)
             check_same_model(config, workdir)
             expected = saved_parts(jax.eval_shape(new_state, shapes))
-            restored = restore_newest(workdir, *expected)
-            check_same_state(workdir, restored.saved.step, restored.variables)
-            if is_main():
-                set_aside_damaged(workdir, restored, partial(say, console))
-            last = restored.saved
-            parts = restored.variables, restored.opt_state
-            state = state_of(last.step, parts, train.ema_decay)
-            del parts
-            del restored
+            last, state = _restore(workdir, expected, train.ema_decay, console)
         else:
             if resume:
                 say(console, f"--workdir {workdir}: has no checkpoint. Training starts at step 1.")
@@ -144,7 +135,6 @@ def train_run(
         patience = Patience(train.patience, earlier_figures(workdir, task.best_by, done))
         log: RunLog | QuietLog = QuietLog(done)
         if is_main():
-            opened = open_trackers(trackers, config, workdir)
             log = RunLog(
                 workdir,
                 console,
@@ -153,7 +143,7 @@ def train_run(
                 done,
                 last_step,
                 train.log_every,
-                opened,
+                open_trackers(trackers, config, workdir),
             )
         stack.callback(_print_end, workdir, log, last_step, patience, console)
         checkpoints = stack.enter_context(
@@ -218,12 +208,7 @@ def train_run(
                     compiled, state, batches, steps, log, names, should_stop, timer.due, save
                 )
             except NotFiniteError as error:
-                file = workdir / f"step_{error.step}.npz"
-                if is_main():
-                    save_step(
-                        file, config, epoch_steps, names(np.asarray(error.batch.indices)), error
-                    )
-                raise UserError(f"{error} 'rpn-jax replay {file}' runs this step again.") from None
+                raise _keep_step(error, workdir, config, epoch_steps, names) from None
             done = int(state.step)
 
         if patience.is_over:
@@ -234,10 +219,36 @@ def train_run(
         raise KeyboardInterrupt
 
 
+def _restore(
+    workdir: Path, expected: SavedParts, ema_decay: float, console: Console
+) -> tuple[Saved, TrainState]:
+    """Return the newest checkpoint that is not damaged, and its state."""
+    restored = restore_newest(workdir, *expected)
+    check_same_state(workdir, restored.saved.step, restored.variables)
+    if is_main():
+        set_aside_damaged(workdir, restored, partial(say, console))
+    parts = (restored.variables, restored.opt_state)
+    return restored.saved, state_of(restored.saved.step, parts, ema_decay)
+
+
 def _new_state(
     variables: Variables, optimizer: optax.GradientTransformation, ema_decay: float
 ) -> TrainState:
     return with_average(initial_state(variables, optimizer), ema_decay)
+
+
+def _keep_step(
+    error: NotFiniteError,
+    workdir: Path,
+    config: Config,
+    epoch_steps: int,
+    names: Callable[[np.ndarray], list[str]],
+) -> UserError:
+    """Write the step of an error to the work directory, and return an error that names the file."""
+    file = workdir / f"step_{error.step}.npz"
+    if is_main():
+        save_step(file, config, epoch_steps, names(np.asarray(error.batch.indices)), error)
+    return UserError(f"{error} 'rpn-jax replay {file}' runs this step again.")
 
 
 def _together(should_stop: Callable[[], bool]) -> Callable[[], bool]:
