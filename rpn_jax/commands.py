@@ -34,8 +34,6 @@ from rpn_jax.evaluation.checks import check_split, has_box_to_find
 from rpn_jax.evaluation.tables import group_table
 from rpn_jax.files import check_out_file, json_figures, make_folder, write_json
 from rpn_jax.hosts.exchange import is_main, main_first
-from rpn_jax.inference.command import detect_all, propose_all
-from rpn_jax.inference.detector import second_stage
 from rpn_jax.inference.drawings import save_detections, save_proposals
 from rpn_jax.inference.results import (
     DETECTIONS_FILE,
@@ -324,30 +322,8 @@ def demo(workdir: Path, detector: bool) -> None:
     make_folder(folder)
     dataset = open_eval_data(config.data)
     config, variables = load_matching_weights(config, workdir)
-    if detector:
-        found = detect_all(config, variables, dataset, console)[:DEMO_PICTURES]
-        names = second_stage(config).class_names
-        save_detections(
-            console,
-            folder,
-            dataset,
-            enumerate(found),
-            len(found),
-            names,
-            DEMO_BOXES,
-            with_truth=True,
-        )
-    else:
-        proposed = propose_all(config, variables, dataset, console)[:DEMO_PICTURES]
-        save_proposals(
-            console,
-            folder,
-            dataset,
-            enumerate(proposed),
-            len(proposed),
-            DEMO_BOXES,
-            with_truth=True,
-        )
+    results = task_of(config).predict(variables, dataset, console)
+    _draw(folder, console, results[:DEMO_PICTURES], dataset)
     draw_curves(workdir / METRICS_FILE, task_of(config).curves, workdir / CURVES_FILE)
     console.print(f"learning curves are in {workdir / CURVES_FILE}", soft_wrap=True)
 
@@ -373,10 +349,29 @@ def _draw_first(folder: Path, console: Console, results: Results, dataset: Datas
     if folder.exists():
         return
     make_folder(folder)
-    first = results[0]
-    if isinstance(first, PictureProposals):
-        save_proposals(console, folder, dataset, [(0, first)], 1, DEMO_BOXES, with_truth=True)
+    _draw(folder, console, results[:1], dataset)
+
+
+def _draw(folder: Path, console: Console, results: Results, dataset: Dataset) -> None:
+    """Draw the first pictures of a dataset with their results and the ground truth."""
+    if isinstance(results[0], PictureProposals):
+        save_proposals(
+            console,
+            folder,
+            dataset,
+            enumerate(results),
+            len(results),
+            DEMO_BOXES,
+            with_truth=True,
+        )
     else:
-        found = [(0, first[0])]
-        names = dataset.class_names
-        save_detections(console, folder, dataset, found, 1, names, DEMO_BOXES, with_truth=True)
+        save_detections(
+            console,
+            folder,
+            dataset,
+            ((index, detections) for index, (detections, _) in enumerate(results)),
+            len(results),
+            dataset.class_names,
+            DEMO_BOXES,
+            with_truth=True,
+        )

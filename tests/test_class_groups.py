@@ -40,9 +40,9 @@ def evaluate(monkeypatch, tmp_path, capsys):
         config = with_classes(config, TRUTH, "test")
         monkeypatch.setattr(commands, "open_eval_data", lambda data: TRUTH)
         monkeypatch.setattr(commands, "load_matching_weights", lambda config, _: (config, {}))
-        monkeypatch.setattr(tasks, "propose_with_progress", lambda *arguments: PROPOSALS)
         both = [(DETECTIONS[0], PROPOSALS[0])]
-        monkeypatch.setattr(tasks, "run_with_progress", lambda *arguments: both)
+        found = PROPOSALS if config.model.roi is None else both
+        monkeypatch.setattr(tasks, "run_with_progress", lambda *arguments: found)
         out: Path = tmp_path / "figures.json"
         figures = commands.evaluate(config, "w", out, exact_padding=False)
         return figures, json.loads(out.read_text()), capsys.readouterr().out

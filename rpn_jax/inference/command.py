@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -15,14 +17,14 @@ from rpn_jax.data.plan import with_exact_padding
 from rpn_jax.devices import describe_devices
 from rpn_jax.errors import UserError
 from rpn_jax.files import check_out_file, write_json
-from rpn_jax.inference.detector import detect_with_progress, make_detect_function, second_stage
+from rpn_jax.inference.batches import BatchFunction, Outputs, Result, SplitBatch
+from rpn_jax.inference.detector import make_detect_function, second_stage
 from rpn_jax.inference.drawings import save_detections, save_proposals
-from rpn_jax.inference.proposer import make_propose_function, propose_with_progress
+from rpn_jax.inference.part_file import PartFile
+from rpn_jax.inference.proposer import make_propose_function
 from rpn_jax.inference.results import (
     DETECTIONS_FILE,
     PROPOSALS_FILE,
-    PictureDetections,
-    PictureProposals,
     detection_rows,
     detections_of_rows,
     picture_detections,
@@ -74,21 +76,18 @@ def propose(
     dataset = _open_pictures(config, pictures, console)
     config, variables = load_matching_weights(config, weights)
     config = _prepare_out(config, dataset, out, PROPOSALS_FILE, exact_padding)
-    path = out / PROPOSALS_FILE
-    with part_file_of(path, config, variables, dataset, min_score) as part:
-        stream_results(
-            make_propose_function(config),
-            variables,
-            dataset,
-            config,
-            picture_proposals,
-            lambda result: proposal_rows(result.above(min_score)),
-            part,
-            "proposing",
-            console,
-        )
-        write_final(path, part)
-        _write_picture_list(console, dataset, out, PROPOSALS_FILE)
+    with _results_of(
+        config,
+        variables,
+        dataset,
+        out / PROPOSALS_FILE,
+        min_score,
+        make_propose_function(config),
+        picture_proposals,
+        lambda result: proposal_rows(result.above(min_score)),
+        "proposing",
+        console,
+    ) as part:
         if draw:
             ids = [picture.image_id for picture in dataset.pictures]
             results = ((at, proposals_of_rows(ids[at], rows)) for at, rows in part.results())
@@ -122,21 +121,19 @@ def detect(
     dataset = _open_pictures(config, pictures, console)
     config, variables = load_matching_weights(config, weights)
     config = _prepare_out(config, dataset, out, DETECTIONS_FILE, exact_padding)
-    path, roi = out / DETECTIONS_FILE, second_stage(config)
-    with part_file_of(path, config, variables, dataset, config.roi_detections.min_score) as part:
-        stream_results(
-            make_detect_function(config),
-            variables,
-            dataset,
-            config,
-            picture_detections,
-            lambda result: detection_rows(result, roi.category_ids),
-            part,
-            "detecting",
-            console,
-        )
-        write_final(path, part)
-        _write_picture_list(console, dataset, out, DETECTIONS_FILE)
+    roi = second_stage(config)
+    with _results_of(
+        config,
+        variables,
+        dataset,
+        out / DETECTIONS_FILE,
+        config.roi_detections.min_score,
+        make_detect_function(config),
+        picture_detections,
+        lambda result: detection_rows(result, roi.category_ids),
+        "detecting",
+        console,
+    ) as part:
         if draw:
             ids = [picture.image_id for picture in dataset.pictures]
             results = (
@@ -153,6 +150,37 @@ def detect(
                 draw,
                 with_truth=False,
             )
+
+
+@contextmanager
+def _results_of(
+    config: Config,
+    variables: Variables,
+    dataset: Dataset,
+    path: Path,
+    min_score: float,
+    function: BatchFunction[Outputs],
+    split: SplitBatch[Outputs, Result],
+    rows_of: Callable[[Result], Iterable[str]],
+    activity: str,
+    console: Console,
+) -> Iterator[PartFile]:
+    """Write the results file and the list of pictures, and yield the part file.
+
+    The part file is removed when the block succeeds. Arguments are those of `part_file_of` and
+    `stream_results`.
+    """
+    with part_file_of(path, config, variables, dataset, min_score) as part:
+        stream_results(
+            function, variables, dataset, config, split, rows_of, part, activity, console
+        )
+        write_final(path, part)
+        pictures = path.with_name(PICTURES_FILE)
+        write_json(pictures, {"images": coco_images(dataset.pictures)})
+        console.print(
+            f"{path.stem} are in {path}, the list of pictures in {pictures}", soft_wrap=True
+        )
+        yield part
 
 
 def _open_pictures(config: Config, pictures: list[str], console: Console) -> Dataset:
@@ -176,27 +204,4 @@ def _prepare_out(
         check_out_file(out / name)
     return (
         replace(config, data=with_exact_padding(dataset, config.data)) if exact_padding else config
-    )
-
-
-def propose_all(
-    config: Config, variables: Variables, dataset: Dataset, console: Console
-) -> list[PictureProposals]:
-    function = make_propose_function(config)
-    return propose_with_progress(function, variables, dataset, config, console)
-
-
-def detect_all(
-    config: Config, variables: Variables, dataset: Dataset, console: Console
-) -> list[PictureDetections]:
-    function = make_detect_function(config)
-    return detect_with_progress(function, variables, dataset, config, console)
-
-
-def _write_picture_list(console: Console, dataset: Dataset, out: Path, results_file: str) -> None:
-    write_json(out / PICTURES_FILE, {"images": coco_images(dataset.pictures)})
-    kind = Path(results_file).stem
-    console.print(
-        f"{kind} are in {out / results_file}, the list of pictures in {out / PICTURES_FILE}",
-        soft_wrap=True,
     )

@@ -15,7 +15,6 @@ from rpn_jax.inference.batches import (
     on_all_devices,
     on_shares,
     run_listed,
-    run_with_progress,
 )
 from rpn_jax.inference.forward import detect_pictures, prepare_variables
 from rpn_jax.inference.results import PictureDetections, picture_detections
@@ -24,10 +23,8 @@ from rpn_jax.weights.models import check_model, load_model
 
 if TYPE_CHECKING:
     from jaxtyping import UInt8
-    from rich.console import Console
 
     from rpn_jax.config import RoIHeadConfig
-    from rpn_jax.data.dataset import Dataset
 
 DetectFunction = BatchFunction[Detections]
 
@@ -35,19 +32,6 @@ DetectFunction = BatchFunction[Detections]
 def make_detect_function(config: Config) -> DetectFunction:
     """Return `detect_pictures`, compiled for all local devices by `on_shares`."""
     return on_shares(config, detect_pictures)
-
-
-def detect_with_progress(
-    detect_function: DetectFunction,
-    variables: Variables,
-    dataset: Dataset,
-    config: Config,
-    console: Console,
-) -> list[PictureDetections]:
-    """Return the detections of every picture in the dataset's order, and show the progress."""
-    return run_with_progress(
-        detect_function, variables, dataset, config, picture_detections, "detecting", console
-    )
 
 
 class Detector:

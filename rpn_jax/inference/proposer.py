@@ -14,7 +14,6 @@ from rpn_jax.inference.batches import (
     on_all_devices,
     on_shares,
     run_listed,
-    run_with_progress,
 )
 from rpn_jax.inference.forward import prepare_variables, propose_pictures
 from rpn_jax.inference.results import PictureProposals, picture_proposals
@@ -23,9 +22,6 @@ from rpn_jax.weights.models import check_model, load_model
 
 if TYPE_CHECKING:
     from jaxtyping import UInt8
-    from rich.console import Console
-
-    from rpn_jax.data.dataset import Dataset
 
 ProposeFunction = BatchFunction[Proposals]
 
@@ -33,19 +29,6 @@ ProposeFunction = BatchFunction[Proposals]
 def make_propose_function(config: Config) -> ProposeFunction:
     """Return `propose_pictures`, compiled for all local devices by `on_shares`."""
     return on_shares(config, propose_pictures)
-
-
-def propose_with_progress(
-    propose_function: ProposeFunction,
-    variables: Variables,
-    dataset: Dataset,
-    config: Config,
-    console: Console,
-) -> list[PictureProposals]:
-    """Return the proposals of every picture in the dataset's order, and show the progress."""
-    return run_with_progress(
-        propose_function, variables, dataset, config, picture_proposals, "proposing", console
-    )
 
 
 class Proposer:

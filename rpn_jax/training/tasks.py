@@ -26,7 +26,7 @@ from rpn_jax.evaluation.tables import (
 )
 from rpn_jax.inference.batches import on_shares, run_with_progress
 from rpn_jax.inference.forward import detect_with_proposals
-from rpn_jax.inference.proposer import make_propose_function, propose_with_progress
+from rpn_jax.inference.proposer import make_propose_function
 from rpn_jax.inference.results import (
     PictureDetections,
     PictureProposals,
@@ -79,7 +79,9 @@ def rpn_task(config: Config) -> Task:
     propose_function = make_propose_function(config)
 
     def predict(variables: Variables, dataset: Dataset, console: Console) -> Results:
-        return propose_with_progress(propose_function, variables, dataset, config, console)
+        return run_with_progress(
+            propose_function, variables, dataset, config, picture_proposals, "proposing", console
+        )
 
     return Task(
         loss_function=loss_function,
