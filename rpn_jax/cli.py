@@ -223,7 +223,8 @@ def _flags_of(defaults: Any) -> list[str]:
     for key, value in config_fields(defaults).items():
         if key == "given":
             continue
-        section, _, name = key.removeprefix("config.").replace("_", "-").rpartition(".")
+        plain = key.removeprefix("config.").removeprefix("hosts.")
+        section, _, name = plain.replace("_", "-").rpartition(".")
         prefix = f"--{section}." if section else "--"
         names = [name, f"no-{name}"] if isinstance(value, bool) else [name]
         flags += [prefix + name for name in names]

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -54,38 +54,7 @@ ExactPadding = Annotated[
         "is then compiled for each picture size."
     ),
 ]
-Coordinator = Annotated[
-    str | None,
-    tyro.conf.DisallowNone,
-    tyro.conf.arg(
-        help="HOST:PORT of process 0, where several processes meet. The default is "
-        "$RPN_JAX_COORDINATOR, or comes from SLURM."
-    ),
-]
-ProcessId = Annotated[
-    int | None,
-    tyro.conf.DisallowNone,
-    tyro.conf.arg(
-        help="Number of this process, from 0. The default is $RPN_JAX_PROCESS_ID, or comes from "
-        "SLURM."
-    ),
-]
-ProcessCount = Annotated[
-    int | None,
-    tyro.conf.DisallowNone,
-    tyro.conf.arg(
-        help="Number of processes. 1 ignores SLURM. The default is $RPN_JAX_PROCESS_COUNT, or "
-        "comes from SLURM, or is 1."
-    ),
-]
-PeerTimeout = Annotated[
-    int,
-    tyro.conf.arg(
-        help="Seconds without a sign of life after which another process counts as lost. Then "
-        "this process ends with exit code 3."
-    ),
-]
-PEER_TIMEOUT = HostFlags().peer_timeout
+Hosts = Annotated[HostFlags, tyro.conf.arg(name=""), tyro.conf.DisallowNone]
 Maximum = Annotated[int | None, tyro.conf.DisallowNone]
 Engine = Annotated[
     Literal["plain", "ray"],
@@ -133,13 +102,10 @@ class Train:
     mlflow: Switch = False
     """Send the figures to MLflow too: to $MLFLOW_TRACKING_URI, or a file in the work directory."""
     platform: Platform = "auto"
-    coordinator: Coordinator = None
-    process_id: ProcessId = None
-    process_count: ProcessCount = None
-    peer_timeout: PeerTimeout = PEER_TIMEOUT
+    hosts: Hosts = field(default_factory=HostFlags)
 
     def run(self) -> int:
-        return run_on_hosts(_host_flags(self), self.platform, self._train)
+        return run_on_hosts(self.hosts, self.platform, self._train)
 
     def _train(self) -> None:
         from rpn_jax import commands
@@ -166,13 +132,10 @@ class Evaluate:
     detections.json that they were computed from."""
     exact_padding: ExactPadding = False
     platform: Platform = "auto"
-    coordinator: Coordinator = None
-    process_id: ProcessId = None
-    process_count: ProcessCount = None
-    peer_timeout: PeerTimeout = PEER_TIMEOUT
+    hosts: Hosts = field(default_factory=HostFlags)
 
     def run(self) -> int:
-        return run_on_hosts(_host_flags(self), self.platform, self._evaluate)
+        return run_on_hosts(self.hosts, self.platform, self._evaluate)
 
     def _evaluate(self) -> None:
         from rpn_jax import commands
@@ -407,10 +370,6 @@ VERBS: dict[str, type[Verb]] = {
     "doctor": Doctor,
     "demo": Demo,
 }
-
-
-def _host_flags(verb: Train | Evaluate) -> HostFlags:
-    return HostFlags(verb.coordinator, verb.process_id, verb.process_count, verb.peer_timeout)
 
 
 def _check_inference(verb: Propose | Detect) -> None:

@@ -32,10 +32,16 @@ class HostFlags:
     """Flags of a command that runs on several hosts. None: not given."""
 
     coordinator: str | None = None
+    """HOST:PORT of process 0, where several processes meet. The default is $RPN_JAX_COORDINATOR, or
+    comes from SLURM."""
     process_id: int | None = None
+    """Number of this process, from 0. The default is $RPN_JAX_PROCESS_ID, or comes from SLURM."""
     process_count: int | None = None
+    """Number of processes. 1 ignores SLURM. The default is $RPN_JAX_PROCESS_COUNT, or comes from
+    SLURM, or is 1."""
     peer_timeout: int = 100
-    """Seconds without a sign of life after which another process counts as lost."""
+    """Seconds without a sign of life after which another process counts as lost. Then this process
+    ends with exit code 3."""
 
 
 @dataclass(frozen=True)
