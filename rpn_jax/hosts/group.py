@@ -174,7 +174,11 @@ class _Peers:
 
 
 def _connect(settings: HostSettings, timeout: int) -> _Peers:
-    """Connect to process 0, whose port is sent through `jax.distributed`."""
+    """Connect to process 0, whose port is sent through `jax.distributed`.
+
+    Raises:
+      UserError: a process did not connect in time.
+    """
     import numpy as np
     from jax.experimental import multihost_utils
 
@@ -191,20 +195,38 @@ def _connect(settings: HostSettings, timeout: int) -> _Peers:
         secret = port = 0
     values = np.array([port, secret], np.uint32)
     port, secret = multihost_utils.broadcast_one_to_all(values).tolist()
-    if settings.process_id != 0:
-        connection = socket.create_connection((host, port), max(timeout, SECONDS_TO_START))
-        connection.sendall(HELLO.pack(secret, settings.process_id))
-        return _Peers({0: _watched(connection, timeout)})
+    seconds = max(timeout, SECONDS_TO_START)
+    try:
+        if settings.process_id != 0:
+            connection = socket.create_connection((host, port), seconds)
+            connection.sendall(HELLO.pack(secret, settings.process_id))
+            return _Peers({0: _watched(connection, timeout)})
+        with server:
+            connections = _accept(server, settings.process_count - 1, secret, seconds)
+    except OSError as error:
+        raise UserError(
+            f"process {settings.process_id}: cannot connect to the others through {host}:{port} "
+            f"({error}). The hosts must be able to reach each other on all ports."
+        ) from None
+    return _Peers({peer: _watched(each, timeout) for peer, each in connections.items()})
+
+
+def _accept(
+    server: socket.socket, count: int, secret: int, seconds: float
+) -> dict[int, socket.socket]:
+    """Return the connections of ``count`` processes. Other programs' connections are closed."""
     connections: dict[int, socket.socket] = {}
-    while len(connections) < settings.process_count - 1:
-        server.settimeout(max(timeout, SECONDS_TO_START))
+    while len(connections) < count:
+        server.settimeout(seconds)
         connection, _ = server.accept()
-        connection.settimeout(max(timeout, SECONDS_TO_START))
-        number, peer = HELLO.unpack(connection.recv(HELLO.size, socket.MSG_WAITALL))
-        if number == secret:
-            connections[peer] = _watched(connection, timeout)
-    server.close()
-    return _Peers(connections)
+        connection.settimeout(seconds)
+        hello = connection.recv(HELLO.size, socket.MSG_WAITALL)
+        number, peer = HELLO.unpack(hello.ljust(HELLO.size, b"\0"))
+        if len(hello) == HELLO.size and number == secret:
+            connections[peer] = connection
+        else:
+            connection.close()
+    return connections
 
 
 def _watched(connection: socket.socket, timeout: int) -> socket.socket:
