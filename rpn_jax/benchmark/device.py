@@ -1,4 +1,4 @@
-"""Measure the peak rates and the memory of the device, and compute the roofline."""
+"""Measure the peak rates of the device, and compute the roofline."""
 
 from __future__ import annotations
 
@@ -70,9 +70,3 @@ def peaks_of(precision: Precision, matrix_side: int, copy_bytes: int) -> Peaks:
     of_product = time_calls(lambda: product(a, b), PEAK_EFFORT)
     of_copy = time_calls(lambda: copy(values), PEAK_EFFORT)
     return Peaks(2 * matrix_side**3 / of_product.p10, 2 * values.nbytes / of_copy.p10)
-
-
-def peak_device_bytes() -> int | None:
-    """Return this process's peak memory on the first device so far, None if it is not known."""
-    statistics = jax.local_devices()[0].memory_stats()
-    return statistics["peak_bytes_in_use"] if statistics else None

@@ -100,8 +100,8 @@ def inference_peak(config: Config, canvas: Canvas) -> Row:
     import jax
     import numpy as np
 
-    from rpn_jax.benchmark.device import peak_device_bytes
     from rpn_jax.benchmark.stages import one_device, whole_function
+    from rpn_jax.devices import peak_memory
     from rpn_jax.inference.forward import prepare_variables
     from rpn_jax.models import variable_shapes
     from rpn_jax.runtime import return_memory_after_compiling
@@ -117,7 +117,7 @@ def inference_peak(config: Config, canvas: Canvas) -> Row:
         jax.block_until_ready(
             function(prepared, batch.images, batch.image_sizes, batch.scale_factors)
         )
-    host, device = _peak_resident_bytes(), peak_device_bytes()
+    host, device = _peak_resident_bytes(), peak_memory()
     return {
         "peak_resident_mb": host and host / 1e6,
         "peak_device_mb": device and device / 1e6,
