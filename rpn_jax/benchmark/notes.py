@@ -29,7 +29,7 @@ NOTES = {
     "without matching and sampling. times_ours_P: PyTorch's time divided by ours with precision "
     "P; above 1 ours is faster. On a CPU both are timed in turns, on a GPU one after the other.",
     "keras_hub": "KerasHub's RetinaNet with ResNet-50-FPN, 80 classes, on Keras's JAX backend in a "
-    "process of its own, one after the other. It is another network: a single stage with levels 3 "
+    "separate process, one after the other. It is another network: a single stage with levels 3 "
     "to 7. 'end to end' decodes its boxes and removes overlapping ones. times_ours_P: its time "
     "divided by ours for the same stage with precision P.",
     "growth": "unit_cost_to_first: time per unit, divided by that of the axis's first row; 1 is "

@@ -39,7 +39,7 @@ class View:
         }
 
     def load_image(self, index: int) -> UInt8[np.ndarray, "H W 3"]:
-        """Return the RGB pixels of a picture. Raises the errors of its own dataset."""
+        """Return the RGB pixels of a picture. Raise what its dataset raises."""
         part, position = self.place(index)
         return part.load_image(position)
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 import numpy as np
@@ -108,7 +108,7 @@ class PartFile:
 
 @contextmanager
 def open_part_file(
-    path: Path, work: dict[str, Any], batches: Iterable[Sequence[int]], num_pictures: int
+    path: Path, work: dict[str, str], batches: Iterable[Sequence[int]], num_pictures: int
 ) -> Iterator[PartFile]:
     """Open a part file, or create it. A last batch that is not whole is cut off.
 
@@ -123,7 +123,6 @@ def open_part_file(
     Raises:
       UserError: the file holds results of other work, is in use, or cannot be read or written.
     """
-    texts = {name: str(value) for name, value in work.items()}
     with writing(path):
         file = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")  # noqa: SIM115
     with file:
@@ -132,13 +131,13 @@ def open_part_file(
         with reading(path):
             header = file.readline()
             if header.endswith(b"\n"):
-                _check_same_work(path, header, texts)
+                _check_same_work(path, header, work)
                 _read_finished(part, batches)
         with writing(path):
             if not header.endswith(b"\n"):
                 file.seek(0)
                 file.truncate()
-                file.write(json.dumps({"format": FORMAT, "work": texts}).encode() + b"\n")
+                file.write(json.dumps({"format": FORMAT, "work": work}).encode() + b"\n")
                 file.flush()
         try:
             yield part
