@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from rpn_jax.config import Precision
+from rpn_jax.ops import space_to_depth
 from rpn_jax.ops.cpu import convolution as on_cpu
 from rpn_jax.ops.precision import compute_dtype, lax_precision, matmul
 
@@ -46,7 +48,7 @@ def convolve(
         cpu=partial(
             on_cpu.convolve, plain=plain, precision=precision, stride=stride, dilation=dilation
         ),
-        default=plain,
+        default=partial(_default_convolve, plain=plain, stride=stride),
     )
     return y if bias is None else _add_bias(y, bias)
 
@@ -66,6 +68,17 @@ def convolve_patches(
       precision: see `rpn_jax.ops.precision`.
     """
     return _add_bias(matmul(patches, kernel.reshape(-1, kernel.shape[-1]), precision), bias)
+
+
+def _default_convolve(
+    x: Float[Array, "B H W I"],
+    kernel: Float[Array, "k k J O"],
+    plain: Callable[[Array, Array], Array],
+    stride: int,
+) -> Float[Array, "B h w O"]:
+    if space_to_depth.applies(x, kernel, stride):
+        return space_to_depth.convolve_pixel_blocks(x, kernel)
+    return plain(x, kernel)
 
 
 def _plain_convolve(
