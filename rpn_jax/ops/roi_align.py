@@ -12,6 +12,7 @@ memory depends on the size of a tile and not on the size of the map.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -21,15 +22,25 @@ import jax.numpy as jnp
 from jax import lax
 
 from rpn_jax.ops.cpu.roi_align import gradient_box_by_box, pool_boxes
-from rpn_jax.ops.roi_bins import Boxes, axis_weights, bins_along, varying_zeros
+from rpn_jax.ops.roi_bins import (
+    Boxes,
+    axis_weights,
+    bins_along,
+    cells_of_bins,
+    cells_per_bin,
+    varying_zeros,
+)
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
 
 FINEST_SCALE = 56.0
 """Boxes with sqrt(area) below twice this many pixels are pooled from the finest level."""
+CELLS_OF_BIN = 6
+"""Cells along each side of a bin that are summed one by one. A square box has bins of 2 to 4 cells,
+which read 3 to 6 cells."""
 TILE = 32
-"""Side of a tile, cells. A square box covers 14 to 28 cells of its level, so one tile holds it."""
+"""Side of a tile for larger bins, cells."""
 BOXES_A_CHUNK = 128
 """Boxes whose tiles are in memory at the same time: 67 MB in bfloat16 with 256 channels."""
 BOXES_A_GRADIENT_CHUNK = 64
@@ -136,65 +147,79 @@ def pool_in_chunks(
     size: int,
     precision: lax.Precision,
 ) -> Float[Array, "R P P C"]:
-    """Pool chunks of boxes at the same time: the form for accelerators.
+    """Pool all boxes at the same time: the form for accelerators.
 
-    A round adds one tile to every box. The first round holds all boxes, and most need no other. For
-    the next rounds the boxes with the most tiles come first, so a round ends where they run out.
+    Bins of almost all boxes read at most `CELLS_OF_BIN` cells along each side. Their weighted sums
+    are one kernel over the bins and channels of all boxes. The boxes with larger bins are then
+    pooled by matrix products over tiles, those with the most tiles first.
     """
     total = len(boxes.level)
-    channels = levels[0].shape[-1]
-    chunk = min(BOXES_A_CHUNK, max(total, 1))
+    chunk = min(BOXES_A_CHUNK, total)
+    cells, first_cell = _flat_cells(levels, boxes)
+    pooled = _weighted_sums(cells, first_cell, boxes, size).astype(cells.dtype)
     across = -(-boxes.columns.span // TILE)
-    tiles = across * -(-boxes.rows.span // TILE)
-    order = jnp.argsort(-tiles, stable=True)
-    padded_order = jnp.pad(order, (0, -total % chunk))
-    boxes, across, tiles = jax.tree.map(lambda x: x[padded_order], (boxes, across, tiles))
-    tiles = jnp.where(jnp.arange(len(tiles)) < total, tiles, 0)
-    cells, first_cell, width = _flat_cells(levels, boxes)
+    bins = jnp.maximum(cells_per_bin(boxes.rows), cells_per_bin(boxes.columns))
+    tiles = jnp.where(bins > CELLS_OF_BIN, across * -(-boxes.rows.span // TILE), 0)
+    order = jnp.argsort(-tiles, stable=True).astype(jnp.int32)
+    # The other boxes are done. They get the place of a box that does not exist, where writing does
+    # nothing.
+    order = jnp.where(tiles[order] > 0, order, total)
+    order = jnp.pad(order, (0, chunk), constant_values=total)
 
-    def tile_of_each(start: Int[Array, ""], round_: Int[Array, ""]) -> Float[Array, "M P P C"]:
-        some, across_, tiles_, first_, width_ = jax.tree.map(
-            lambda x: lax.dynamic_slice_in_dim(x, start, chunk),
-            (boxes, across, tiles, first_cell, width),
+    def pool_chunk(index: Int[Array, ""], pooled: Array) -> Array:
+        chosen = lax.dynamic_slice_in_dim(order, index * chunk, chunk)
+        some, first, across_, tiles_ = jax.tree.map(
+            lambda x: x[jnp.minimum(chosen, total - 1)], (boxes, first_cell, across, tiles)
         )
-        down, right = jnp.divmod(round_, jnp.maximum(across_, 1))
-        rows = (some.rows.first + down * TILE)[:, None] + jnp.arange(TILE, dtype=jnp.int32)
-        columns = (some.columns.first + right * TILE)[:, None] + jnp.arange(TILE, dtype=jnp.int32)
-        inside_rows = jnp.minimum(rows, some.rows.cells[:, None] - 1)
-        starts = first_[:, None] + inside_rows * width_[:, None] + columns[:, :1]
-        windows = jax.vmap(jax.vmap(lambda at: lax.dynamic_slice_in_dim(cells, at, TILE)))(starts)
-        exists = (round_ < tiles_)[:, None, None]
-        row_weights = jnp.where(exists, axis_weights(some.rows, rows, size), 0.0)
-        column_weights = axis_weights(some.columns, columns, size)
-        return _products(windows, row_weights, column_weights, precision)
 
-    def add_round(round_: Int[Array, ""], chunks: Int[Array, ""] | int, pooled: Array) -> Array:
-        def add_chunk(index: Int[Array, ""], pooled: Array) -> Array:
-            start = index * chunk
-            before = lax.dynamic_slice_in_dim(pooled, start, chunk)
-            after = before + tile_of_each(start, round_)
-            return lax.dynamic_update_slice_in_dim(pooled, after, start, axis=0)
+        def add_tile(number: Int[Array, ""], sums: Array) -> Array:
+            down, right = jnp.divmod(number, jnp.maximum(across_, 1))
+            rows = (some.rows.first + down * TILE)[:, None] + jnp.arange(TILE, dtype=jnp.int32)
+            columns = (some.columns.first + right * TILE)[:, None] + jnp.arange(
+                TILE, dtype=jnp.int32
+            )
+            inside_rows = jnp.minimum(rows, some.rows.cells[:, None] - 1)
+            starts = first[:, None] + inside_rows * some.columns.cells[:, None] + columns[:, :1]
+            windows = jax.vmap(jax.vmap(lambda at: lax.dynamic_slice_in_dim(cells, at, TILE)))(
+                starts
+            )
+            exists = (number < tiles_)[:, None, None]
+            row_weights = jnp.where(exists, axis_weights(some.rows, rows, size), 0.0)
+            column_weights = axis_weights(some.columns, columns, size)
+            return sums + _products(windows, row_weights, column_weights, precision)
 
-        return lax.fori_loop(0, chunks, add_chunk, pooled)
+        zeros = varying_zeros(boxes, chunk, size, size, cells.shape[-1])
+        sums = lax.fori_loop(0, tiles_[0], add_tile, zeros)
+        return pooled.at[chosen].set(sums.astype(pooled.dtype), mode="drop", unique_indices=True)
 
-    def next_round(state: tuple[Array, Array]) -> tuple[Array, Array]:
-        round_, pooled = state
-        chunks = -(-jnp.sum(tiles > round_) // chunk)
-        return round_ + 1, add_round(round_, chunks, pooled)
+    chunks = -(-jnp.sum(tiles > 0) // chunk)
+    return lax.fori_loop(0, chunks, pool_chunk, pooled)
 
-    pooled = varying_zeros(boxes, len(tiles), size, size, channels)
-    pooled = add_round(jnp.int32(0), len(tiles) // chunk, pooled)
-    _, pooled = lax.while_loop(
-        lambda state: jnp.any(tiles > state[0]), next_round, (jnp.int32(1), pooled)
+
+def _weighted_sums(
+    cells: Float[Array, "cells C"], first_cell: Int[Array, " R"], boxes: Boxes, size: int
+) -> Float[Array, "R P P C"]:
+    """Return the weighted sums of `CELLS_OF_BIN` rows and columns of cells in each bin."""
+    rows, row_weights = cells_of_bins(boxes.rows, CELLS_OF_BIN, size)
+    columns, column_weights = cells_of_bins(boxes.columns, CELLS_OF_BIN, size)
+    row_starts = first_cell[:, None, None] + rows * boxes.columns.cells[:, None, None]
+    # Without the barrier each channel would compute these again.
+    row_starts, columns, row_weights, column_weights = lax.optimization_barrier(
+        (row_starts, columns, row_weights, column_weights)
     )
-    unsorted = jnp.zeros(total, jnp.int32).at[order].set(jnp.arange(total, dtype=jnp.int32))
-    return pooled[unsorted].astype(levels[0].dtype)
+    sums = jnp.zeros((), jnp.float32)
+    for i, j in itertools.product(range(CELLS_OF_BIN), repeat=2):
+        places = row_starts[:, :, None, i] + columns[:, None, :, j]
+        weights = row_weights[:, :, None, i] * column_weights[:, None, :, j]
+        values = cells.at[places].get(mode="clip", wrap_negative_indices=False)
+        sums = sums + weights[..., None] * values.astype(jnp.float32)
+    return sums
 
 
 def _flat_cells(
     levels: tuple[Float[Array, "B Hl Wl C"], ...], boxes: Boxes
-) -> tuple[Float[Array, "cells C"], Int[Array, " R"], Int[Array, " R"]]:
-    """Return the cells of all maps in one array, and each box's first cell and row length there.
+) -> tuple[Float[Array, "cells C"], Int[Array, " R"]]:
+    """Return the cells of all maps in one array, and the place of each box's map there.
 
     A tile may reach beyond the last cell, so the array ends with a tile's width of zeros.
     """
@@ -204,7 +229,7 @@ def _flat_cells(
     ends = jnp.cumsum(jnp.array([0] + [len(x) for x in flat[:-1]], jnp.int32))
     size = jnp.array([x.shape[1] * x.shape[2] for x in levels], jnp.int32)
     first = ends[boxes.level] + boxes.picture * size[boxes.level]
-    return cells, first, boxes.columns.cells
+    return cells, first
 
 
 def _products(
@@ -230,45 +255,52 @@ def gradient_by_products(
 ) -> tuple[Float[Array, "B Hl Wl C"], ...]:
     """Return the gradients of the levels as products over all boxes: the form for accelerators.
 
-    ``dF = sum over boxes of Wy^T G Wx`` is one large product for each picture and level, with zero
-    weights for boxes of other levels. It costs more operations than sums over the covered tiles,
-    but needs no atomics, whose order would change from run to run.
+    ``dF = sum over boxes of Wy^T G Wx`` is a few large products for each picture and level, over
+    the chunks that contain boxes of that level. It costs more operations than sums over the covered
+    tiles, but needs no atomics, whose order would change from run to run.
     """
     batch = levels[0].shape[0]
     count = len(boxes.level) // batch
-    chunk = min(BOXES_A_GRADIENT_CHUNK, max(count, 1))
-    behind = -count % chunk
+    chunk = min(BOXES_A_GRADIENT_CHUNK, count)
 
-    def in_chunks(x: Array) -> Array:
-        """[B * N, ...] to [B, chunks, chunk, ...], padded with zeros."""
+    def in_order(x: Array) -> Array:
+        """[B * N, ...] to [B, N, ...], padded to whole chunks."""
         x = x.reshape(batch, count, *x.shape[1:])
-        x = jnp.pad(x, [(0, 0), (0, behind)] + [(0, 0)] * (x.ndim - 2))
-        return x.reshape(batch, -1, chunk, *x.shape[2:])
+        return jnp.pad(x, [(0, 0), (0, -count % chunk)] + [(0, 0)] * (x.ndim - 2))
 
-    exists = jnp.ones(batch * count, bool)
-    chunks = jax.tree.map(in_chunks, (boxes, grad, exists))
+    padded, grad = jax.tree.map(in_order, (boxes, grad))
+    exists = jnp.arange(padded.level.shape[1]) < count
+    level_of = jnp.where(exists, padded.level, len(levels))
+    order = jnp.argsort(level_of, axis=1, stable=True)
+    level_of = jnp.take_along_axis(level_of, order, axis=1)
 
     def of_level(index: int, level: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
         _, height, width, channels = level.shape
         rows = jnp.broadcast_to(jnp.arange(height, dtype=jnp.int32), (chunk, height))
         columns = jnp.broadcast_to(jnp.arange(width, dtype=jnp.int32), (chunk, width))
 
-        def add_chunk(total: Array, part: tuple[Boxes, Array, Array]) -> tuple[Array, None]:
-            some, grad, exists = part
-            here = (exists & (some.level == index))[:, None, None]
-            row_weights = jnp.where(here, axis_weights(some.rows, rows, size), 0.0)
-            column_weights = axis_weights(some.columns, columns, size)
-            column_weights = jnp.where(here, column_weights, 0.0).astype(grad.dtype)
-            kwargs = {"precision": precision, "preferred_element_type": jnp.float32}
-            by_row = jnp.einsum("npqc,nqw->npwc", grad, column_weights, **kwargs)
-            by_row = by_row.astype(grad.dtype)
-            product = jnp.einsum("nph,npwc->hwc", row_weights.astype(grad.dtype), by_row, **kwargs)
-            return total + product, None
+        def of_picture(
+            picture: tuple[Boxes, Array, Array, Array],
+        ) -> Float[Array, "H W C"]:
+            boxes_, grad_, order_, level_ = picture
+            first, end = jnp.sum(level_ < index), jnp.sum(level_ <= index)
 
-        def of_picture(parts: tuple[Boxes, Array, Array]) -> Float[Array, "H W C"]:
+            def add_chunk(number: Int[Array, ""], total: Array) -> Array:
+                chosen = lax.dynamic_slice_in_dim(order_, number * chunk, chunk)
+                some, grad = jax.tree.map(lambda x: x[chosen], (boxes_, grad_))
+                here = lax.dynamic_slice_in_dim(level_, number * chunk, chunk) == index
+                row_weights = axis_weights(some.rows, rows, size)
+                row_weights = jnp.where(here[:, None, None], row_weights, 0.0).astype(grad.dtype)
+                column_weights = axis_weights(some.columns, columns, size).astype(grad.dtype)
+                kwargs = {"precision": precision, "preferred_element_type": jnp.float32}
+                # One product for each row of bins has its result in the order that is needed next.
+                of_row = jnp.broadcast_to(column_weights[:, None], (chunk, size, size, width))
+                by_row = jnp.einsum("npqc,npqw->npwc", grad, of_row, **kwargs).astype(grad.dtype)
+                return total + jnp.einsum("nph,npwc->hwc", row_weights, by_row, **kwargs)
+
             start = varying_zeros(boxes, height, width, channels)
-            return lax.scan(add_chunk, start, parts)[0]
+            return lax.fori_loop(first // chunk, -(-end // chunk), add_chunk, start)
 
-        return lax.map(of_picture, chunks).astype(level.dtype)
+        return lax.map(of_picture, (padded, grad, order, level_of)).astype(level.dtype)
 
     return tuple(of_level(index, level) for index, level in enumerate(levels))

@@ -101,6 +101,15 @@ def cells_per_bin(axis: Axis) -> Int[Array, " R"]:
     return jnp.ceil(between_samples).astype(jnp.int32) + 2
 
 
+def cells_of_bins(
+    axis: Axis, count: int, size: int
+) -> tuple[Int[Array, "R P T"], Float[Array, "R P T"]]:
+    """Return ``count`` cells from the first one of each bin, and their weights."""
+    cells = first_cells(axis, size)[..., None] + jnp.arange(count, dtype=jnp.int32)
+    weights = bin_weights(axis, cells, size)
+    return jnp.minimum(cells, axis.cells[:, None, None] - 1), weights
+
+
 def bin_weights(axis: Axis, cells: Int[Array, "R #P T"], size: int) -> Float[Array, "R P T"]:
     """Return the weight of cells in the mean of each bin's samples, along one axis.
 

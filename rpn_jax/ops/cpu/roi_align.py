@@ -13,9 +13,8 @@ from rpn_jax.ops.roi_bins import (
     Axis,
     Boxes,
     axis_weights,
-    bin_weights,
+    cells_of_bins,
     cells_per_bin,
-    first_cells,
     varying_zeros,
 )
 
@@ -113,8 +112,8 @@ def _weighted_sums(
 ) -> Float[Array, "M P P C"]:
     """Return the weighted sum of ``shape`` (rows, columns) of cells in each bin."""
     row_count, column_count = shape
-    rows, row_weights = _cells_of_bins(boxes.rows, row_count, size)
-    columns, column_weights = _cells_of_bins(boxes.columns, column_count, size)
+    rows, row_weights = cells_of_bins(boxes.rows, row_count, size)
+    columns, column_weights = cells_of_bins(boxes.columns, column_count, size)
     row_starts = first_cell[:, None, None] + rows * boxes.columns.cells[:, None, None]
     total = jnp.zeros((), jnp.float32)
     for i, j in itertools.product(range(row_count), range(column_count)):
@@ -124,15 +123,6 @@ def _weighted_sums(
         values = cells.at[places].get(mode="clip")
         total = total + weights[..., None] * values.astype(jnp.float32)
     return total
-
-
-def _cells_of_bins(
-    axis: Axis, count: int, size: int
-) -> tuple[Int[Array, "M P T"], Float[Array, "M P T"]]:
-    """Return ``count`` cells from the first one of each bin, and their weights."""
-    cells = first_cells(axis, size)[..., None] + jnp.arange(count, dtype=jnp.int32)
-    weights = bin_weights(axis, cells, size)
-    return jnp.minimum(cells, axis.cells[:, None, None] - 1), weights
 
 
 def pool_box_by_box(
