@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 
+from rpn_jax.ops.quotient import quotient
+
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
 
@@ -35,8 +37,8 @@ def box_iou(
 ) -> Float[Array, "*batch N M"]:
     """Return the intersection over union (IoU) of every box of ``a`` with every box of ``b``.
 
-    Boxes are xyxy pixels. The result is float32 in [0, 1], and 0 where a box has no area. On CPUs
-    it has the same bits as these operations in NumPy, also under jit.
+    Boxes are xyxy pixels. The result is float32 in [0, 1], and 0 where a box has no area. It has
+    the same bits as these operations in NumPy, also under jit.
 
     >>> a = jnp.array([[0.0, 0.0, 2.0, 2.0]])
     >>> b = jnp.array([[1.0, 0.0, 3.0, 2.0], [2.0, 0.0, 4.0, 2.0]])
@@ -50,11 +52,26 @@ def box_iou(
 
 def elementwise_iou(a: Coordinates, b: Coordinates) -> Float[Array, "..."]:
     """Return the IoU of boxes whose coordinates broadcast against each other."""
+    return quotient(*_overlap_and_union(a, b))
+
+
+def approximate_iou(a: Coordinates, b: Coordinates) -> Float[Array, "..."]:
+    """Return `elementwise_iou` with the division of the platform, which is faster on GPUs.
+
+    On CPUs it has the same bits.
+    """
+    overlap, union = _overlap_and_union(a, b)
+    return overlap / union
+
+
+def _overlap_and_union(
+    a: Coordinates, b: Coordinates
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     width = jnp.minimum(a[2], b[2]) - jnp.maximum(a[0], b[0])
     height = jnp.minimum(a[3], b[3]) - jnp.maximum(a[1], b[1])
     overlap = _unfused_product(jnp.maximum(width, 0.0), jnp.maximum(height, 0.0))
     union = (_area(a) + _area(b)) - overlap
-    return overlap / jnp.maximum(union, _SMALLEST_UNION)
+    return overlap, jnp.maximum(union, _SMALLEST_UNION)
 
 
 def clip_boxes(

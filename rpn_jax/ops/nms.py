@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
-from rpn_jax.ops.boxes import elementwise_iou, split_coordinates
+from rpn_jax.ops.boxes import approximate_iou, split_coordinates
 from rpn_jax.ops.cpu.nms import keep_one_by_one, keep_one_by_one_of_classes
 from rpn_jax.ops.topk import masked_top_k
 
@@ -209,7 +209,7 @@ def _suppressors(
     for bit in range(BITS):
         others = tuple(x[:, bit::BITS, None] for x in coordinates)
         better = positions[bit::BITS, None] < positions
-        overlaps = elementwise_iou(others, boxes) > iou_threshold
+        overlaps = approximate_iou(others, boxes) > iou_threshold
         words |= jnp.where(overlaps & better, jnp.uint8(1 << bit), jnp.uint8(0))
     return words
 

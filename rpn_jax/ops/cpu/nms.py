@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
-from rpn_jax.ops.boxes import elementwise_iou, split_coordinates
+from rpn_jax.ops.boxes import approximate_iou, split_coordinates
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
@@ -50,7 +50,7 @@ def keep_one_by_one(
             level = jnp.argmax(finite[levels, best]).astype(jnp.int32)
             position = best[level]
             boxes = tuple(x[level] for x in coordinates)
-            iou = elementwise_iou(tuple(x[position] for x in boxes), boxes)
+            iou = approximate_iou(tuple(x[position] for x in boxes), boxes)
             leaves = (iou > iou_threshold) | (positions == position)
             left = jnp.where(leaves, gone, remaining[level])
             return (
@@ -104,7 +104,7 @@ def keep_one_by_one_of_classes(
             label = jnp.argmin(jnp.where(best == jnp.max(best), first, candidates))
             position = first[label]
             boxes = tuple(x[label] for x in coordinates)
-            iou = elementwise_iou(tuple(x[position] for x in boxes), boxes)
+            iou = approximate_iou(tuple(x[position] for x in boxes), boxes)
             leaves = (iou > iou_threshold) | (positions == position)
             left = jnp.where(leaves, -jnp.inf, remaining[label])
             return (
