@@ -35,10 +35,10 @@ from rpn_jax.evaluation.tables import group_table
 from rpn_jax.files import check_out_file, json_figures, make_folder, write_json
 from rpn_jax.hosts.exchange import is_main, main_first
 from rpn_jax.inference.drawings import save_detections, save_proposals
-from rpn_jax.inference.results import (
+from rpn_jax.inference.results import PictureProposals
+from rpn_jax.inference.results_file import (
     DETECTIONS_FILE,
     PROPOSALS_FILE,
-    PictureProposals,
     write_detections,
     write_results,
 )

@@ -22,13 +22,12 @@ from rpn_jax.inference.detector import make_detect_function, second_stage
 from rpn_jax.inference.drawings import save_detections, save_proposals
 from rpn_jax.inference.part_file import PartFile
 from rpn_jax.inference.proposer import make_propose_function
-from rpn_jax.inference.results import (
+from rpn_jax.inference.results import picture_detections, picture_proposals
+from rpn_jax.inference.results_file import (
     DETECTIONS_FILE,
     PROPOSALS_FILE,
     detection_rows,
     detections_of_rows,
-    picture_detections,
-    picture_proposals,
     proposal_rows,
     proposals_of_rows,
 )

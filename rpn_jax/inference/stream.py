@@ -27,7 +27,7 @@ from rpn_jax.inference.batches import (
 )
 from rpn_jax.inference.forward import prepare_variables
 from rpn_jax.inference.part_file import PartFile, open_part_file
-from rpn_jax.inference.results import write_rows
+from rpn_jax.inference.results_file import write_rows
 from rpn_jax.inference.work import describe_list, describe_model
 from rpn_jax.structures import Variables
 

@@ -11,7 +11,8 @@ import pytest
 
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation.average_precision import class_figures, evaluate_detections
-from rpn_jax.inference.results import PictureDetections, read_detections
+from rpn_jax.inference.results import PictureDetections
+from rpn_jax.inference.results_file import read_detections
 from tests.evaluation.cases import (
     AP_CASE,
     MadeDataset,

@@ -16,7 +16,7 @@ from rpn_jax.data.views import relabel
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation.average_precision import class_figures, evaluate_detections
 from rpn_jax.evaluation.tables import LVIS_MEANINGS, detection_table
-from rpn_jax.inference.results import read_detections
+from rpn_jax.inference.results_file import read_detections
 from tests.evaluation.cases import MadeDataset
 from tests.evaluation.test_tables import cells, lines_of
 

@@ -10,7 +10,8 @@ import pytest
 
 from rpn_jax.errors import UserError
 from rpn_jax.evaluation.voc import voc_average_precision
-from rpn_jax.inference.results import PictureDetections, read_detections
+from rpn_jax.inference.results import PictureDetections
+from rpn_jax.inference.results_file import read_detections
 from tests.evaluation.cases import AP_CASE, MadeDataset, box, dataset, dataset_of, detections_of
 
 METHODS = ("11points", "area")

@@ -15,9 +15,11 @@ from rpn_jax.inference.results import (
     PictureProposals,
     picture_detections,
     picture_proposals,
+    to_xywh,
+)
+from rpn_jax.inference.results_file import (
     read_detections,
     read_results,
-    to_xywh,
     write_detections,
     write_results,
 )

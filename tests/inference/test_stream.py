@@ -23,7 +23,8 @@ from rpn_jax.data.files import PictureFiles
 from rpn_jax.errors import UserError
 from rpn_jax.inference import command, stream
 from rpn_jax.inference.part_file import open_part_file
-from rpn_jax.inference.results import picture_proposals, proposal_rows
+from rpn_jax.inference.results import picture_proposals
+from rpn_jax.inference.results_file import proposal_rows
 from rpn_jax.structures import Proposals
 from rpn_jax.weights.folders import save_variables
 

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from rpn_jax.inference.results import PictureProposals
-from rpn_jax.structures import Detections
 from tools.parity.rows import Measured
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from numpy import ndarray
+
+    from rpn_jax.inference.results import PictureProposals
+    from rpn_jax.structures import Detections
 
 BOX_TOLERANCE = 0.05
 """Maximum difference of each side of two proposals that count as the same, in pixels."""

@@ -10,7 +10,7 @@ from rpn_jax.data.coco_file import read_coco
 from rpn_jax.evaluation.average_precision import evaluate_detections
 from rpn_jax.evaluation.recall import evaluate
 from rpn_jax.files import read_json
-from rpn_jax.inference.results import read_detections, read_results
+from rpn_jax.inference.results_file import read_detections, read_results
 from rpn_jax.models import variable_shapes
 from rpn_jax.weights.torch.names import flat_by_torch_key, torch_shape
 from tools.parity.compare import worst
