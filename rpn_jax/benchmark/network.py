@@ -119,11 +119,13 @@ def _peers_in_turns(
 ) -> Iterator[Row]:
     """Measure PyTorch on the CPU, in turns with our ``calls``: other load slows both."""
     from rpn_jax.benchmark.peers import CPU, peer_rows
+    from rpn_jax.benchmark.torch_variants import CPU_VARIANTS
 
     for batch_size in options.batch_sizes:
         say(f"PyTorch, batch {batch_size}")
         case = (config, variables, batch_size, canvas, train, CPU, effort, calls[batch_size])
-        yield from rows_or_failure({"batch": batch_size}, partial(peer_rows, *case))
+        measure = partial(peer_rows, *case, CPU_VARIANTS)
+        yield from rows_or_failure({"batch": batch_size}, measure)
 
 
 def peers_in_children(

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -36,7 +36,7 @@ from rpn_jax.benchmark.peer_calls import (
 )
 from rpn_jax.benchmark.process import answer, ask_child
 from rpn_jax.benchmark.timing import Call, Effort, median_ratio, repeat, seconds_until_ready
-from rpn_jax.benchmark.torch_variants import CPU_VARIANTS, CUDA_VARIANTS, Variant, set_precision
+from rpn_jax.benchmark.torch_variants import CUDA_VARIANTS, Variant, set_precision
 from rpn_jax.benchmark.training import BOXES
 from rpn_jax.config import Config, Precision
 from rpn_jax.structures import Batch, Variables
@@ -57,8 +57,9 @@ def peer_rows(
     device: torch.device,
     effort: Effort,
     our_calls: OurCalls,
+    variants: Sequence[Variant],
 ) -> Iterator[Row]:
-    """Yield the rows of each variant for ``device``: stages of inference, or the training step.
+    """Yield the rows of each variant on ``device``: stages of inference, or the training step.
 
     The column ``times_ours_P`` is the time of PyTorch divided by the time of our call of the same
     stage with precision P, from `timing.median_ratio`. A variant that fails (out of memory, no
@@ -67,7 +68,7 @@ def peer_rows(
     torch.backends.cudnn.benchmark = True
     library = "torchvision" if is_torchvision_peer(config) else "PyTorch"
     batch = make_batch(batch_size, canvas, BOXES, seed=0)
-    for variant in CUDA_VARIANTS if device.type == "cuda" else CPU_VARIANTS:
+    for variant in variants:
         name = f"{library} {variant.name}"
         set_precision(variant.precision)
         try:
@@ -190,6 +191,7 @@ def _child_rows(request: dict[str, Any]) -> list[Row]:
             torch.device("cuda"),
             Effort(**request["effort"]),
             our_calls={},
+            variants=CUDA_VARIANTS,
         )
     )
 

@@ -182,7 +182,9 @@ def test_a_row_for_each_variant(train: bool) -> None:
         "another stage": {"float32": lambda: seen.append("another")},
     }
     effort = Effort(runs=1, seconds=0.0)
-    rows = list(peers.peer_rows(config, variables, 1, CANVAS, train, CPU, effort, ours))
+    rows = list(
+        peers.peer_rows(config, variables, 1, CANVAS, train, CPU, effort, ours, CPU_VARIANTS)
+    )
     assert [row["peer"] for row in rows] == [f"PyTorch {v.name}" for v in CPU_VARIANTS]
     for row in rows:
         assert row["stage"] == stage
@@ -211,9 +213,8 @@ def test_a_failed_variant_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(peers, "make_peer", fail)
     config = CONFIGS["r18_gn"]
-    rows = peers.peer_rows(
-        config, random_variables(config), 1, CANVAS, False, CPU, Effort(runs=1, seconds=0.0), {}
-    )
+    variables, effort = random_variables(config), Effort(runs=1, seconds=0.0)
+    rows = peers.peer_rows(config, variables, 1, CANVAS, False, CPU, effort, {}, CPU_VARIANTS)
     assert {row["failed"] for row in rows} == {"RuntimeError: out of memory and more"}
 
 
@@ -324,7 +325,7 @@ def test_torchvision_has_every_stage(
 ) -> None:
     config, variables, _ = torchvision_case
     effort = Effort(runs=1, seconds=0.0)
-    rows = peers.peer_rows(config, variables, 1, CANVAS, train, CPU, effort, {})
+    rows = peers.peer_rows(config, variables, 1, CANVAS, train, CPU, effort, {}, CPU_VARIANTS)
     assert [(row["peer"], row["stage"]) for row in rows] == [
         (f"torchvision {variant.name}", stage) for variant in CPU_VARIANTS for stage in stages
     ]
@@ -388,7 +389,7 @@ def test_torchvision_s_detector_has_every_stage(
 ) -> None:
     config, variables, _ = torchvision_detector
     effort = Effort(runs=1, seconds=0.0)
-    rows = list(peers.peer_rows(config, variables, 1, CANVAS, train, CPU, effort, {}))
+    rows = list(peers.peer_rows(config, variables, 1, CANVAS, train, CPU, effort, {}, CPU_VARIANTS))
     assert [(row["peer"], row.get("stage")) for row in rows] == [
         (f"torchvision {variant.name}", stage) for variant in CPU_VARIANTS for stage in stages
     ], rows
@@ -492,7 +493,7 @@ def test_a_child_process_measures_the_same_rows(
     config, _, *arguments = measured.call_args.args
     assert config == load_config("rpn_demo")
     assert arguments == [2, CANVAS, True, torch.device("cuda"), effort]
-    assert measured.call_args.kwargs == {"our_calls": {}}
+    assert measured.call_args.kwargs == {"our_calls": {}, "variants": CUDA_VARIANTS}
 
 
 def test_both_sets_of_switches_agree_on_tf32() -> None:

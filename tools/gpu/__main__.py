@@ -41,7 +41,12 @@ def _parser() -> argparse.ArgumentParser:
         epilog="The exit code is 0 if all sections ran and passed, and 1 otherwise.",
     )
     add = parser.add_argument
-    add("--out", type=Path, required=True, help="folder for results.json, results.md and traces")
+    add(
+        "--out",
+        type=Path,
+        required=True,
+        help="folder for results.json, results.md, logs and traces",
+    )
     add("--minutes", type=float, default=9.0, help="time limit of all sections (default 9)")
     add("--wheels", type=Path, help="folder of wheels for packages that are not installed")
     add(
@@ -121,12 +126,12 @@ def _environment(wheels: Path | None, folder: Path) -> dict[str, str]:
 def _run_section(
     section: SectionOfRun, command: list[str], environment: dict[str, str], limit: float
 ) -> SectionResult:
-    """Run a section in a separate process and return its result."""
+    """Run a section in a separate process and return its result. Its output is in NAME.log."""
     rows_file = Path(command[2])
     rows_file.unlink(missing_ok=True)
-    errors_file = rows_file.with_name("errors.txt")
+    log = Path(command[1]) / f"{section.name}.log"
     start = time.monotonic()
-    with errors_file.open("w") as errors:
+    with log.open("w") as errors:
         process = subprocess.Popen(
             [sys.executable, "-m", "tools.gpu.child", *command],
             env=environment,
@@ -141,7 +146,7 @@ def _run_section(
         finally:
             _stop(process)
     rows = _read_rows(rows_file)
-    status, message = _judge(code, rows, limit, errors_file.read_text(errors="replace"))
+    status, message = _judge(code, rows, limit, log.read_text(errors="replace"))
     seconds = time.monotonic() - start
     return SectionResult(section.name, section.about, status, message, seconds, rows)
 

@@ -12,30 +12,36 @@ from rpn_jax.benchmark.training import STEP
 from rpn_jax.files import read_json
 from tools.gpu.results import RESULTS_FILE
 
+MODELS = {"benchmark": "RPN", "detector": "Faster R-CNN"}
+"""What each section measures."""
+
 
 @dataclass(frozen=True)
 class Goal:
     """A goal for R50-FPN at 800x1344 on an NVIDIA H200."""
 
+    section: str
+    """Section of the results that its figure comes from."""
     name: str
     unit: str
     goal: float
     stretch: float
     lower_is_better: bool
     measure: Callable[[list[Row]], float | None]
-    """Returns the figure from the rows of the section 'benchmark', None if it is missing."""
+    """Returns the figure from the rows of the section, None if it is missing."""
 
 
 def rows(out: Path) -> Iterator[Row]:
     """Yield a row for each goal."""
     sections = read_json(out / RESULTS_FILE)["sections"]
-    measured = sections.get("benchmark", {}).get("rows", [])
     environment = sections.get("environment", {}).get("rows", [])
     device = next((row["value"] for row in environment if row["what"] == "device"), "unknown")
     small = read_json(out / RESULTS_FILE)["options"]["small"]
     for goal in GOALS:
+        measured = sections.get(goal.section, {}).get("rows", [])
         value = None if small else goal.measure(measured)
         yield {
+            "model": MODELS[goal.section],
             "goal": goal.name,
             "unit": goal.unit,
             "goal_value": goal.goal,
@@ -79,46 +85,71 @@ def _against(rows: list[Row], variant: str, batch: int) -> float | None:
     return None
 
 
+def _goals(
+    section: str,
+    final_boxes: str,
+    milliseconds: tuple[float, float],
+    rate: tuple[float, float],
+    training_rate: tuple[float, float],
+    times_eager: tuple[float, float],
+    times_compiled: tuple[float, float],
+) -> list[Goal]:
+    """Return the goals that both models have. Each pair is a goal and a stretch goal."""
+    whole = f"bfloat16, batch %s, on the device to {final_boxes}"
+    return [
+        Goal(
+            section,
+            whole % 1,
+            "ms",
+            *milliseconds,
+            lower_is_better=True,
+            measure=lambda rows: _ours(rows, WHOLE, 1, "median_ms"),
+        ),
+        Goal(
+            section,
+            whole % 16,
+            "pictures/s",
+            *rate,
+            lower_is_better=False,
+            measure=lambda rows: _ours(rows, WHOLE, 16, "pictures_per_s"),
+        ),
+        Goal(
+            section,
+            "training, bfloat16, batch 16",
+            "pictures/s",
+            *training_rate,
+            lower_is_better=False,
+            measure=lambda rows: _ours(rows, STEP, 16, "pictures_per_s"),
+        ),
+        Goal(
+            section,
+            "times as fast as eager float32 torchvision, batch 1",
+            "times",
+            *times_eager,
+            lower_is_better=False,
+            measure=lambda rows: _against(rows, "torchvision eager float32", 1),
+        ),
+        Goal(
+            section,
+            "times as fast as compiled bfloat16 torchvision, batch 16",
+            "times",
+            *times_compiled,
+            lower_is_better=False,
+            measure=lambda rows: _against(rows, "torchvision compile bfloat16", 16),
+        ),
+    ]
+
+
 GOALS = (
+    *_goals("benchmark", "proposals", (1.6, 1.1), (850, 1050), (300, 380), (5, 8), (1.5, 2)),
     Goal(
-        "bfloat16, batch 1, picture on the device to proposals",
-        "ms",
-        1.6,
-        1.1,
-        True,
-        lambda rows: _ours(rows, WHOLE, 1, "median_ms"),
-    ),
-    Goal(
-        "bfloat16, batch 16, pictures on the device to proposals",
-        "pictures/s",
-        850,
-        1050,
-        False,
-        lambda rows: _ours(rows, WHOLE, 16, "pictures_per_s"),
-    ),
-    Goal("share of post-processing at batch 16", "%", 15, 8, True, _post_processing_share),
-    Goal(
-        "training, bfloat16, batch 16",
-        "pictures/s",
-        300,
-        380,
-        False,
-        lambda rows: _ours(rows, STEP, 16, "pictures_per_s"),
-    ),
-    Goal(
-        "times as fast as eager float32 torchvision, batch 1",
-        "times",
-        5,
+        "benchmark",
+        "share of post-processing at batch 16",
+        "%",
+        15,
         8,
-        False,
-        lambda rows: _against(rows, "torchvision eager float32", 1),
+        lower_is_better=True,
+        measure=_post_processing_share,
     ),
-    Goal(
-        "times as fast as compiled bfloat16 torchvision, batch 16",
-        "times",
-        1.5,
-        2,
-        False,
-        lambda rows: _against(rows, "torchvision compile bfloat16", 16),
-    ),
+    *_goals("detector", "detections", (2.2, 1.6), (700, 850), (230, 300), (5, 5), (1.5, 1.5)),
 )

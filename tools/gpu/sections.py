@@ -69,8 +69,18 @@ SECTIONS = (
         "benchmark",
         "Stages of inference, and the training step. Times are of one call, waited for. "
         "times_ours_P: PyTorch's time over ours with precision P, measured in turns.",
-        lambda request: speed.benchmark_rows(request.small),
+        lambda request: speed.benchmark_rows(
+            speed.SMALL_CONFIG if request.small else speed.CONFIG, request.small
+        ),
         share=30,
+    ),
+    SectionOfRun(
+        "detector",
+        "The same for Faster R-CNN, with the parts of its second stage.",
+        lambda request: speed.benchmark_rows(
+            speed.SMALL_DETECTOR if request.small else speed.DETECTOR, request.small
+        ),
+        share=25,
     ),
     SectionOfRun(
         "configs",
@@ -94,8 +104,8 @@ SECTIONS = (
     ),
     SectionOfRun(
         "goals",
-        "Goals of docs/performance.md for an NVIDIA H200 against the figures of the section "
-        "'benchmark'.",
+        "Goals of docs/performance.md for an NVIDIA H200 against the figures of the sections "
+        "'benchmark' and 'detector'.",
         lambda request: goals.rows(request.out),
         share=1,
     ),

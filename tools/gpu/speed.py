@@ -1,4 +1,4 @@
-"""Sections 'benchmark', 'configs' and 'input': how fast this package is on this device."""
+"""Sections 'benchmark', 'detector', 'configs' and 'input': how fast we are on this device."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from rpn_jax.benchmark import files
 from rpn_jax.benchmark.device import Peaks, measured_peaks, peaks_of
 from rpn_jax.benchmark.figures import Row, one_line
-from rpn_jax.benchmark.inputs import Canvas
 from rpn_jax.benchmark.stages import inference_rows, whole_row
 from rpn_jax.benchmark.timing import Call, Effort
 from rpn_jax.benchmark.training import training_rows
@@ -26,63 +26,95 @@ from rpn_jax.models import init_variables
 from rpn_jax.structures import Variables
 from tools.gpu.trace import SMALL_CONFIG
 
+if TYPE_CHECKING:
+    OurCalls = dict[str, dict[Precision, Call]]
+    """Calls of this package, by stage and precision."""
+
 CONFIG = "rpn_r50_fpn_1x_coco"
+DETECTOR, SMALL_DETECTOR = "faster-rcnn_r50_fpn_1x_coco", "faster-rcnn_demo"
 CANVAS = (800, 1344)
-BATCH_SIZES = (1, 16)
+PROGRAMS = ((1, False), (16, False), (16, True))
+"""Batch size, and whether it is the training step."""
+SMALL_PROGRAMS = ((1, False), (1, True))
 PRECISIONS: tuple[Precision, ...] = ("bfloat16", "tf32", "float32")
-"""The precision of the goals comes first, in case the time limit ends the section."""
-EFFORT = Effort(runs=30, seconds=5.0)
+GOAL_VARIANTS = ((1, False, "eager float32"), (16, False, "compile bfloat16 channels_last"))
+"""Batch size, whether it is the training step, and variant of PyTorch that a goal names."""
+EFFORT = Effort(runs=30, seconds=1.0)
 SMALL_EFFORT = Effort(runs=2, seconds=2.0)
 SMALL_PEAKS = (512, 2**24)
 """Side of the matrices and bytes of the array for the peaks of a small run."""
 
 
-def benchmark_rows(small: bool) -> Iterator[Row]:
-    """Yield inference, training and PyTorch, for each precision and batch size."""
-    config = load_config(SMALL_CONFIG if small else CONFIG)
-    canvas = config.data.canvases[0] if small else CANVAS
-    variables = init_variables(config)
-    effort = SMALL_EFFORT if small else EFFORT
-    batch_sizes = (1,) if small else BATCH_SIZES
+def benchmark_rows(config_name: str, small: bool) -> Iterator[Row]:
+    """Yield inference, training and PyTorch, the figures of the goals first.
+
+    Those are our programs in bfloat16 and the variants of PyTorch in `GOAL_VARIANTS`. The column
+    ``times_ours_P`` compares a variant with those of our programs that were measured before it.
+    """
+    config = load_config(config_name)
+    case = _Benchmark(config, init_variables(config), small)
     precisions: tuple[Precision, ...] = ("float32",) if small else PRECISIONS
-    for batch_size, train in itertools.product(batch_sizes, (False, True)):
-        calls: defaultdict[str, dict[Precision, Call]] = defaultdict(dict)
-        for precision in precisions:
-            case: Row = {"program": "ours", "precision": precision, "batch": batch_size}
-            measure = training_rows if train else inference_rows
-            in_precision = with_precision(config, precision)
-            peaks = _peaks(precision, small)
-            try:
-                rows, of_stage = measure(in_precision, variables, batch_size, canvas, peaks, effort)
-            except Exception as error:  # the other cases are still measured
-                yield {**case, "failed": one_line(error)}
+    programs = SMALL_PROGRAMS if small else PROGRAMS
+    for program in programs:
+        yield from case.our_rows(*program, precisions[0])
+    for program in programs:
+        yield from case.peer_rows(*program, of_goals=True)
+    for precision, program in itertools.product(precisions[1:], programs):
+        yield from case.our_rows(*program, precision)
+    for program in programs:
+        yield from case.peer_rows(*program, of_goals=False)
+
+
+class _Benchmark:
+    """A network that is measured, and our programs of it that were measured already."""
+
+    def __init__(self, config: Config, variables: Variables, small: bool) -> None:
+        self._config, self._variables, self._small = config, variables, small
+        self._canvas = config.data.canvases[0] if small else CANVAS
+        self._effort = SMALL_EFFORT if small else EFFORT
+        self._calls: defaultdict[tuple[int, bool], OurCalls] = defaultdict(dict)
+
+    def our_rows(self, batch_size: int, train: bool, precision: Precision) -> Iterator[Row]:
+        case: Row = {"program": "ours", "precision": precision, "batch": batch_size}
+        measure = training_rows if train else inference_rows
+        config, peaks = with_precision(self._config, precision), _peaks(precision, self._small)
+        try:
+            rows, of_stage = measure(
+                config, self._variables, batch_size, self._canvas, peaks, self._effort
+            )
+        except Exception as error:  # the other programs are still measured
+            yield {**case, "failed": one_line(error)}
+            return
+        for stage, call in of_stage.items():
+            self._calls[batch_size, train].setdefault(stage, {})[precision] = call
+        yield from ({**case, **row} for row in rows)
+
+    def peer_rows(self, batch_size: int, train: bool, of_goals: bool) -> Iterator[Row]:
+        if find_spec("torch") is None:
+            yield {"program": "PyTorch", "note": "not installed"}
+            return
+        from rpn_jax.benchmark.peers import peer_device, peer_rows
+        from rpn_jax.benchmark.torch_variants import CPU_VARIANTS, CUDA_VARIANTS
+
+        device = peer_device()
+        if device is None:
+            yield {"program": "PyTorch", "note": "cannot use the device that JAX computes on"}
+            return
+        for variant in CUDA_VARIANTS if device.type == "cuda" else CPU_VARIANTS:
+            if ((batch_size, train, variant.name) in GOAL_VARIANTS) != of_goals:
                 continue
-            for stage, call in of_stage.items():
-                calls[stage][precision] = call
-            yield from ({**case, **row} for row in rows)
-        yield from _peer_rows(config, variables, batch_size, canvas, train, effort, calls)
-
-
-def _peer_rows(
-    config: Config,
-    variables: Variables,
-    batch_size: int,
-    canvas: Canvas,
-    train: bool,
-    effort: Effort,
-    calls: defaultdict[str, dict[Precision, Call]],
-) -> Iterator[Row]:
-    if find_spec("torch") is None:
-        yield {"program": "PyTorch", "note": "not installed"}
-        return
-    from rpn_jax.benchmark.peers import peer_device, peer_rows
-
-    device = peer_device()
-    if device is None:
-        yield {"program": "PyTorch", "note": "cannot use the device that JAX computes on"}
-        return
-    for row in peer_rows(config, variables, batch_size, canvas, train, device, effort, calls):
-        yield {"program": row.pop("peer"), "batch": batch_size, **row}
+            for row in peer_rows(
+                self._config,
+                self._variables,
+                batch_size,
+                self._canvas,
+                train,
+                device,
+                self._effort,
+                self._calls[batch_size, train],
+                [variant],
+            ):
+                yield {"program": row.pop("peer"), "batch": batch_size, **row}
 
 
 def config_rows(small: bool) -> Iterator[Row]:

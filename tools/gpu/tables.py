@@ -1,4 +1,4 @@
-"""Copy GPU figures into the docs: ``python -m tools.gpu.tables RESULTS.json docs/performance.md``.
+"""Copy GPU figures into the docs: ``python -m tools.gpu.tables RESULTS.json PAGE.md``.
 
 A table goes between the lines ``<!-- gpu:NAME -->`` and ``<!-- /gpu:NAME -->`` of the page, for
 each name in `TABLES`. What stood between the two lines is replaced.
@@ -34,35 +34,54 @@ class Table:
     """Returns whether the table shows a row."""
 
 
-TABLES = {
-    "goals": Table(
-        "goals", ("goal", "unit", "goal_value", "stretch", "measured", "result"), lambda row: True
-    ),
-    "inference": Table(
-        "benchmark",
+def _stages(section: str) -> Table:
+    return Table(
+        section,
         ("stage", "precision", "batch", "median_ms", "p10_ms", "p90_ms", "pictures_per_s"),
         lambda row: row.get("program") == "ours" and row.get("stage") not in (STEP, None),
-    ),
-    "training": Table(
-        "benchmark",
+    )
+
+
+def _training_steps(section: str) -> Table:
+    return Table(
+        section,
         ("precision", "batch", "median_ms", "pictures_per_s", "memory_mb"),
         lambda row: row.get("program") == "ours" and row.get("stage") == STEP,
-    ),
-    "peers": Table(
-        "benchmark",
+    )
+
+
+def _peers(section: str) -> Table:
+    return Table(
+        section,
         ("program", "stage", "batch", "median_ms", "times_ours_float32", "times_ours_bfloat16"),
         lambda row: row.get("program") not in ("ours", None),
+    )
+
+
+def _all_rows(section: str, *columns: str) -> Table:
+    return Table(section, columns, lambda row: True)
+
+
+TABLES = {
+    "goals": _all_rows(
+        "goals", "model", "goal", "unit", "goal_value", "stretch", "measured", "result"
     ),
-    "configs": Table(
-        "configs",
-        ("config", "precision", "pictures_per_s", "median_ms", "memory_mb"),
-        lambda row: True,
+    "inference": _stages("benchmark"),
+    "training": _training_steps("benchmark"),
+    "peers": _peers("benchmark"),
+    "detector-inference": _stages("detector"),
+    "detector-training": _training_steps("detector"),
+    "detector-peers": _peers("detector"),
+    "configs": _all_rows(
+        "configs", "config", "precision", "pictures_per_s", "median_ms", "memory_mb"
     ),
-    "input": Table(
-        "input",
-        ("work", "resize", "threads", "batch", "pictures_per_s", "device_pictures_per_s"),
-        lambda row: True,
+    "input": _all_rows(
+        "input", "work", "resize", "threads", "batch", "pictures_per_s", "device_pictures_per_s"
     ),
+    "operations": _all_rows(
+        "operations", "operation", "entries", "largest_difference", "different", "may_differ"
+    ),
+    "steps": _all_rows("training", "what", "steps", "largest_difference", "same_bits", "passed"),
 }
 
 
@@ -70,7 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command on ``arguments``, by default those of the process; return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m tools.gpu.tables", description=__doc__)
     parser.add_argument("results", type=Path, help="results.json of 'python -m tools.gpu'")
-    parser.add_argument("page", type=Path, help="page to fill, docs/performance.md")
+    parser.add_argument(
+        "page", type=Path, help="page to fill, docs/performance.md or docs/parity.md"
+    )
     return exit_code(lambda: _run(parser.parse_args(arguments)))
 
 

@@ -87,8 +87,8 @@ def test_report_of_an_interrupted_run_counts_the_sections_that_did_not_run() -> 
 
 
 def test_sections_import_where_optional_packages_are_missing() -> None:
-    missing = ["cv2", "grain", "jaxtyping", "matplotlib", "PIL", "pycocotools", "tensorboardX"]
-    missing += ["torchvision", "tyro"]
+    missing = ["cv2", "grain", "jaxtyping", "matplotlib", "msgspec", "PIL"]
+    missing += ["pycocotools", "simplejpeg", "tensorboardX", "torchvision", "tyro"]
     code = f"import sys; sys.modules.update(dict.fromkeys({missing}))\nimport tools.gpu.sections"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
