@@ -27,6 +27,8 @@ HELLO = struct.Struct("<II")
 """First bytes of a connection: the number that process 0 sent to all, and the process id."""
 BYE, FAILED = b".", b"!"
 """Sent before a connection is closed: after the work is done, or after an error."""
+SECONDS_TO_GREET = 10
+"""Time in which a process that connected sends its number. Another program may send nothing."""
 SECONDS_TO_START = 60
 """Shortest time in which all processes must start and connect, for slow imports and machines."""
 SECONDS_TO_REPORT = 2.0
@@ -219,14 +221,25 @@ def _accept(
     while len(connections) < count:
         server.settimeout(seconds)
         connection, _ = server.accept()
-        connection.settimeout(seconds)
-        hello = connection.recv(HELLO.size, socket.MSG_WAITALL)
-        number, peer = HELLO.unpack(hello.ljust(HELLO.size, b"\0"))
-        if len(hello) == HELLO.size and number == secret:
-            connections[peer] = connection
-        else:
+        peer = _greeting_of(connection, secret)
+        if peer is None:
             connection.close()
+        else:
+            connections[peer] = connection
     return connections
+
+
+def _greeting_of(connection: socket.socket, secret: int) -> int | None:
+    """Return the number of the process that connected, None if it is another program."""
+    connection.settimeout(SECONDS_TO_GREET)
+    try:
+        hello = connection.recv(HELLO.size, socket.MSG_WAITALL)
+    except OSError:
+        return None
+    if len(hello) < HELLO.size:
+        return None
+    number, peer = HELLO.unpack(hello)
+    return peer if number == secret else None
 
 
 def _watched(connection: socket.socket, timeout: int) -> socket.socket:
