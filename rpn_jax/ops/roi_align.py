@@ -149,9 +149,9 @@ def pool_in_chunks(
 ) -> Float[Array, "R P P C"]:
     """Pool all boxes at the same time: the form for accelerators.
 
-    Bins of almost all boxes read at most `CELLS_OF_BIN` cells along each side. Their weighted sums
-    are one kernel over the bins and channels of all boxes. The boxes with larger bins are then
-    pooled by matrix products over tiles, those with the most tiles first.
+    Bins of boxes that are about square read at most `CELLS_OF_BIN` cells along each side. Their
+    weighted sums are one kernel over the bins and channels of all boxes. The boxes with larger bins
+    are then pooled by matrix products over tiles, those with the most tiles first.
     """
     total = len(boxes.level)
     chunk = min(BOXES_A_CHUNK, total)
@@ -174,15 +174,7 @@ def pool_in_chunks(
 
         def add_tile(number: Int[Array, ""], sums: Array) -> Array:
             down, right = jnp.divmod(number, jnp.maximum(across_, 1))
-            rows = (some.rows.first + down * TILE)[:, None] + jnp.arange(TILE, dtype=jnp.int32)
-            columns = (some.columns.first + right * TILE)[:, None] + jnp.arange(
-                TILE, dtype=jnp.int32
-            )
-            inside_rows = jnp.minimum(rows, some.rows.cells[:, None] - 1)
-            starts = first[:, None] + inside_rows * some.columns.cells[:, None] + columns[:, :1]
-            windows = jax.vmap(jax.vmap(lambda at: lax.dynamic_slice_in_dim(cells, at, TILE)))(
-                starts
-            )
+            windows, rows, columns = _windows(cells, first, some, down * TILE, right * TILE)
             exists = (number < tiles_)[:, None, None]
             row_weights = jnp.where(exists, axis_weights(some.rows, rows, size), 0.0)
             column_weights = axis_weights(some.columns, columns, size)
@@ -196,6 +188,23 @@ def pool_in_chunks(
     return lax.fori_loop(0, chunks, pool_chunk, pooled)
 
 
+def _windows(
+    cells: Float[Array, "cells C"],
+    first_cell: Int[Array, " M"],
+    boxes: Boxes,
+    row: Int[Array, " M"],
+    column: Int[Array, " M"],
+) -> tuple[Float[Array, "M T T C"], Int[Array, "M T"], Int[Array, "M T"]]:
+    """Return a tile of each box, ``row`` and ``column`` cells from its corner, and its cells."""
+    steps = jnp.arange(TILE, dtype=jnp.int32)
+    rows = (boxes.rows.first + row)[:, None] + steps
+    columns = (boxes.columns.first + column)[:, None] + steps
+    inside_rows = jnp.minimum(rows, boxes.rows.cells[:, None] - 1)
+    starts = first_cell[:, None] + inside_rows * boxes.columns.cells[:, None] + columns[:, :1]
+    windows = jax.vmap(jax.vmap(lambda at: lax.dynamic_slice_in_dim(cells, at, TILE)))(starts)
+    return windows, rows, columns
+
+
 def _weighted_sums(
     cells: Float[Array, "cells C"], first_cell: Int[Array, " R"], boxes: Boxes, size: int
 ) -> Float[Array, "R P P C"]:
@@ -203,7 +212,7 @@ def _weighted_sums(
     rows, row_weights = cells_of_bins(boxes.rows, CELLS_OF_BIN, size)
     columns, column_weights = cells_of_bins(boxes.columns, CELLS_OF_BIN, size)
     row_starts = first_cell[:, None, None] + rows * boxes.columns.cells[:, None, None]
-    # Without the barrier each channel would compute these again.
+    # The barrier keeps these out of the kernel of the sums, where each channel could compute them.
     row_starts, columns, row_weights, column_weights = lax.optimization_barrier(
         (row_starts, columns, row_weights, column_weights)
     )
