@@ -12,6 +12,8 @@ from rpn_jax.benchmark.training import STEP
 from rpn_jax.files import read_json
 from tools.gpu.results import RESULTS_FILE
 
+Measure = Callable[[list[Row]], float | None]
+
 MODELS = {"benchmark": "RPN", "detector": "Faster R-CNN"}
 """What each section measures."""
 
@@ -27,7 +29,7 @@ class Goal:
     goal: float
     stretch: float
     lower_is_better: bool
-    measure: Callable[[list[Row]], float | None]
+    measure: Measure
     """Returns the figure from the rows of the section, None if it is missing."""
 
 
@@ -95,48 +97,28 @@ def _goals(
     times_compiled: tuple[float, float],
 ) -> list[Goal]:
     """Return the goals that both models have. Each pair is a goal and a stretch goal."""
-    whole = f"bfloat16, batch %s, on the device to {final_boxes}"
+
+    def ours(stage: str, batch: int, column: str) -> Measure:
+        return lambda rows: _ours(rows, stage, batch, column)
+
+    def against(variant: str, batch: int) -> Measure:
+        return lambda rows: _against(rows, variant, batch)
+
+    at_once = "bfloat16, batch 1, on the device to " + final_boxes
+    in_batches = "bfloat16, batch 16, on the device to " + final_boxes
+    training = "training, bfloat16, batch 16"
+    eager = "times as fast as eager float32 torchvision, batch 1"
+    compiled = "times as fast as compiled bfloat16 torchvision, batch 16"
+    table: list[tuple[str, str, tuple[float, float], Measure]] = [
+        (at_once, "ms", milliseconds, ours(WHOLE, 1, "median_ms")),
+        (in_batches, "pictures/s", rate, ours(WHOLE, 16, "pictures_per_s")),
+        (training, "pictures/s", training_rate, ours(STEP, 16, "pictures_per_s")),
+        (eager, "times", times_eager, against("torchvision eager float32", 1)),
+        (compiled, "times", times_compiled, against("torchvision compile bfloat16", 16)),
+    ]
     return [
-        Goal(
-            section,
-            whole % 1,
-            "ms",
-            *milliseconds,
-            lower_is_better=True,
-            measure=lambda rows: _ours(rows, WHOLE, 1, "median_ms"),
-        ),
-        Goal(
-            section,
-            whole % 16,
-            "pictures/s",
-            *rate,
-            lower_is_better=False,
-            measure=lambda rows: _ours(rows, WHOLE, 16, "pictures_per_s"),
-        ),
-        Goal(
-            section,
-            "training, bfloat16, batch 16",
-            "pictures/s",
-            *training_rate,
-            lower_is_better=False,
-            measure=lambda rows: _ours(rows, STEP, 16, "pictures_per_s"),
-        ),
-        Goal(
-            section,
-            "times as fast as eager float32 torchvision, batch 1",
-            "times",
-            *times_eager,
-            lower_is_better=False,
-            measure=lambda rows: _against(rows, "torchvision eager float32", 1),
-        ),
-        Goal(
-            section,
-            "times as fast as compiled bfloat16 torchvision, batch 16",
-            "times",
-            *times_compiled,
-            lower_is_better=False,
-            measure=lambda rows: _against(rows, "torchvision compile bfloat16", 16),
-        ),
+        Goal(section, name, unit, *pair, unit == "ms", measure)
+        for name, unit, pair, measure in table
     ]
 
 

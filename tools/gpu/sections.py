@@ -56,7 +56,7 @@ SECTIONS = (
         "Operations on this device against their CPU forms. On a CPU, the forms for GPUs are "
         "compared with those for CPUs.",
         lambda request: operations.rows(request.small, request.tiny),
-        share=8,
+        share=16,
     ),
     SectionOfRun(
         "training",

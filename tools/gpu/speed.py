@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -27,14 +27,17 @@ from rpn_jax.structures import Variables
 from tools.gpu.trace import SMALL_CONFIG
 
 if TYPE_CHECKING:
+    from rpn_jax.benchmark.torch_variants import Variant
+
     OurCalls = dict[str, dict[Precision, Call]]
     """Calls of this package, by stage and precision."""
 
 CONFIG = "rpn_r50_fpn_1x_coco"
 DETECTOR, SMALL_DETECTOR = "faster-rcnn_r50_fpn_1x_coco", "faster-rcnn_demo"
 CANVAS = (800, 1344)
-PROGRAMS = ((1, False), (16, False), (16, True))
+GOAL_PROGRAMS = ((1, False), (16, False), (16, True))
 """Batch size, and whether it is the training step."""
+PROGRAMS = (*GOAL_PROGRAMS, (1, True))
 SMALL_PROGRAMS = ((1, False), (1, True))
 PRECISIONS: tuple[Precision, ...] = ("bfloat16", "tf32", "float32")
 GOAL_VARIANTS = ((1, False, "eager float32"), (16, False, "compile bfloat16 channels_last"))
@@ -48,21 +51,44 @@ SMALL_PEAKS = (512, 2**24)
 def benchmark_rows(config_name: str, small: bool) -> Iterator[Row]:
     """Yield inference, training and PyTorch, the figures of the goals first.
 
-    Those are our programs in bfloat16 and the variants of PyTorch in `GOAL_VARIANTS`. The column
-    ``times_ours_P`` compares a variant with those of our programs that were measured before it.
+    Those are `GOAL_PROGRAMS` in bfloat16, and the variants of PyTorch in `GOAL_VARIANTS`. The
+    column ``times_ours_P`` compares a variant with our programs that were measured before it.
     """
     config = load_config(config_name)
-    case = _Benchmark(config, init_variables(config), small)
-    precisions: tuple[Precision, ...] = ("float32",) if small else PRECISIONS
+    benchmark = _Benchmark(config, init_variables(config), small)
+    first, *others = ("float32",) if small else PRECISIONS
     programs = SMALL_PROGRAMS if small else PROGRAMS
-    for program in programs:
-        yield from case.our_rows(*program, precisions[0])
-    for program in programs:
-        yield from case.peer_rows(*program, of_goals=True)
-    for precision, program in itertools.product(precisions[1:], programs):
-        yield from case.our_rows(*program, precision)
-    for program in programs:
-        yield from case.peer_rows(*program, of_goals=False)
+    of_goals = [program for program in programs if small or program in GOAL_PROGRAMS]
+    rest = [program for program in programs if program not in of_goals]
+    variants = _peer_variants()
+    if variants is None:
+        yield {"program": "PyTorch", "note": "not installed, or cannot use the device of JAX"}
+    peers = [(*program, variant) for program in programs for variant in variants or ()]
+    for program in of_goals:
+        yield from benchmark.our_rows(*program, first)
+    for batch_size, train, variant in peers:
+        if (batch_size, train, variant.name) in GOAL_VARIANTS:
+            yield from benchmark.peer_rows(batch_size, train, variant)
+    for program in rest:
+        yield from benchmark.our_rows(*program, first)
+    for precision, program in itertools.product(others, programs):
+        yield from benchmark.our_rows(*program, precision)
+    for batch_size, train, variant in peers:
+        if (batch_size, train, variant.name) not in GOAL_VARIANTS:
+            yield from benchmark.peer_rows(batch_size, train, variant)
+
+
+def _peer_variants() -> Sequence[Variant] | None:
+    """Return the variants of PyTorch for this device, None if PyTorch cannot be measured."""
+    if find_spec("torch") is None:
+        return None
+    from rpn_jax.benchmark.peers import peer_device
+    from rpn_jax.benchmark.torch_variants import CPU_VARIANTS, CUDA_VARIANTS
+
+    device = peer_device()
+    if device is None:
+        return None
+    return CUDA_VARIANTS if device.type == "cuda" else CPU_VARIANTS
 
 
 class _Benchmark:
@@ -75,6 +101,7 @@ class _Benchmark:
         self._calls: defaultdict[tuple[int, bool], OurCalls] = defaultdict(dict)
 
     def our_rows(self, batch_size: int, train: bool, precision: Precision) -> Iterator[Row]:
+        """Measure a program, and keep its calls."""
         case: Row = {"program": "ours", "precision": precision, "batch": batch_size}
         measure = training_rows if train else inference_rows
         config, peaks = with_precision(self._config, precision), _peaks(precision, self._small)
@@ -89,32 +116,15 @@ class _Benchmark:
             self._calls[batch_size, train].setdefault(stage, {})[precision] = call
         yield from ({**case, **row} for row in rows)
 
-    def peer_rows(self, batch_size: int, train: bool, of_goals: bool) -> Iterator[Row]:
-        if find_spec("torch") is None:
-            yield {"program": "PyTorch", "note": "not installed"}
-            return
+    def peer_rows(self, batch_size: int, train: bool, variant: Variant) -> Iterator[Row]:
+        """Measure a variant of PyTorch, in turns with the calls of the same program."""
         from rpn_jax.benchmark.peers import peer_device, peer_rows
-        from rpn_jax.benchmark.torch_variants import CPU_VARIANTS, CUDA_VARIANTS
 
-        device = peer_device()
-        if device is None:
-            yield {"program": "PyTorch", "note": "cannot use the device that JAX computes on"}
-            return
-        for variant in CUDA_VARIANTS if device.type == "cuda" else CPU_VARIANTS:
-            if ((batch_size, train, variant.name) in GOAL_VARIANTS) != of_goals:
-                continue
-            for row in peer_rows(
-                self._config,
-                self._variables,
-                batch_size,
-                self._canvas,
-                train,
-                device,
-                self._effort,
-                self._calls[batch_size, train],
-                [variant],
-            ):
-                yield {"program": row.pop("peer"), "batch": batch_size, **row}
+        device, calls = peer_device(), self._calls[batch_size, train]
+        assert device is not None
+        case = (self._config, self._variables, batch_size, self._canvas, train, device)
+        for row in peer_rows(*case, self._effort, calls, [variant]):
+            yield {"program": row.pop("peer"), "batch": batch_size, **row}
 
 
 def config_rows(small: bool) -> Iterator[Row]:
