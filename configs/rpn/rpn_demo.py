@@ -1,8 +1,10 @@
 """A small RPN for synthetic pictures. It needs no download and trains in minutes on a CPU.
 
-The backbone is a ResNet-18 with group norm and three stages. The pictures have 160x128 pixels, and
+The backbone is a ResNet-18 with group norm and three stages. The pictures have 128x96 pixels, and
 the anchors 16 to 181 pixels in two sizes an octave. A picture has only a few boxes, so that 64
-sampled anchors instead of 256 give the positive ones more weight.
+sampled anchors instead of 256 give the positive ones more weight. The run is short: small batches
+give it more steps, and the average of the weights over the last steps finds more boxes than the
+weights themselves.
 
 rpn-jax demo --workdir runs/demo
 """
@@ -26,10 +28,17 @@ CONFIG = replace(
         BASE.data,
         dataset="shapes",
         eval_split="eval",
-        scale=(160, 128),
+        scale=(128, 96),
+        batch_size=2,
     ),
     optim=replace(
-        BASE.optim, learning_rate=0.02, warmup_steps=50, decay_epochs=(2,), clip_norm=5.0
+        BASE.optim,
+        learning_rate=0.02,
+        warmup_steps=50,
+        decay_epochs=(2,),
+        decay_factor=0.2,
+        base_batch_size=2,
+        clip_norm=5.0,
     ),
-    train=replace(BASE.train, epochs=3),
+    train=replace(BASE.train, epochs=3, ema_decay=0.98),
 )

@@ -20,7 +20,7 @@ from rpn_jax.errors import UserError
 if TYPE_CHECKING:
     from jaxtyping import Float, Float32, UInt8
 
-SPLIT_SIZES = {"train": 2048, "eval": 64}
+SPLIT_SIZES = {"train": 896, "eval": 64}
 """Number of pictures of each split."""
 SPLIT_SEEDS = {"train": 1, "eval": 2}
 """Part of each picture's seed that depends on the split."""
