@@ -25,7 +25,7 @@ class NotFiniteError(UserError):
 
     Args:
       message: error message.
-      step: number of the step, counted from 0.
+      step: number of the step, counted from 1 as in the log.
       state: state before the step.
       batch: batch of the step, without device axis, as NumPy arrays.
     """
@@ -153,15 +153,16 @@ def _report(
     values = {key: float(value) for key, value in jax.device_get(metrics).items()}
     # The gradient can overflow one step before the loss does. Checking both names the pictures
     # that caused it, and not those of the next step.
+    number = step + 1
     for key in ("loss", "grad_norm"):
         if not math.isfinite(values[key]):
             whole = jax.tree.map(lambda x: np.concatenate(fetch(x)), batch)
             names = ", ".join(picture_names(whole.indices))
             message = (
-                f"step {step}: {key} is {values[key]} on the pictures {names}. Try a lower "
+                f"step {number}: {key} is {values[key]} on the pictures {names}. Try a lower "
                 "optim.learning_rate, a longer optim.warmup_steps or an optim.clip_norm."
             )
-            raise NotFiniteError(message, step, state, whole)
+            raise NotFiniteError(message, number, state, whole)
     observer.step(step, values)
 
 

@@ -106,7 +106,7 @@ def replay_step(path: Path, console: Console) -> Metrics:
     batch = NumpyBatch(**_entries(arrays, "batch"))
 
     def run(batch: Batch) -> Metrics:
-        state = replicate(continued_state(number, variables, opt_state), devices)
+        state = replicate(continued_state(number - 1, variables, opt_state), devices)
         _, metrics = step(state, split_batch(batch))
         return {name: float(value) for name, value in jax.device_get(metrics).items()}
 

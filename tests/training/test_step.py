@@ -132,7 +132,7 @@ def test_every_canvas_is_compiled_and_reported():
 def test_a_loss_that_is_not_finite_names_step_and_pictures_and_is_not_saved():
     batches = [batch_of([2, 4]), batch_of([255, 10]), batch_of([1, 1])]
     saved: list = []
-    with pytest.raises(UserError, match=r"step 1: loss is nan on the pictures first, second\. Try"):
+    with pytest.raises(UserError, match=r"step 2: loss is nan on the pictures first, second\. Try"):
         run(batches, steps=3, save=saved.append)
     assert saved == []
 
@@ -142,7 +142,7 @@ def test_a_step_that_is_not_finite_keeps_its_batch_and_the_state_before_it():
     with pytest.raises(NotFiniteError) as caught:
         run([good, bad, later], steps=3)
     expected, _ = run([good], steps=1)
-    assert (caught.value.step, int(caught.value.state.step)) == (1, 1)
+    assert (caught.value.step, int(caught.value.state.step)) == (2, 1)
     np.testing.assert_array_equal(
         caught.value.state.variables["params"]["w"], expected.variables["params"]["w"]
     )
@@ -198,7 +198,7 @@ def test_a_state_is_saved_when_a_save_is_due_and_after_its_own_figures_were_read
 
 def test_a_state_is_not_saved_if_its_step_is_not_finite():
     saved: list = []
-    with pytest.raises(UserError, match=r"step 1: loss is nan"):
+    with pytest.raises(UserError, match=r"step 2: loss is nan"):
         run([batch_of([2]), batch_of([255])], 2, save_due=lambda done: True, save=saved.append)
     assert len(saved) == 1
 
@@ -225,7 +225,7 @@ def test_a_gradient_that_is_not_finite_names_its_own_step():
         value = variables["params"]["w"] + batch.images[0, 0, 0, 0].astype(jnp.float32)
         return {"loss_a": jnp.sqrt(jnp.abs(value))}, variables
 
-    with pytest.raises(UserError, match=r"step 0: grad_norm is (nan|inf) on the pictures first"):
+    with pytest.raises(UserError, match=r"step 1: grad_norm is (nan|inf) on the pictures first"):
         run([batch_of([0]), batch_of([3])], steps=2, loss=root)
 
 
