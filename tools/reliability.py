@@ -72,7 +72,7 @@ def measure(folder: Path, kills: int, flips: int, rng: random.Random) -> dict[st
         result[f"killed_runs_of_{processes}_processes"] = trials
     one, two = (losses(undisturbed[processes]) for processes in (1, 2))
     differences = [abs(a - b) / abs(a) for a, b in zip(one, two, strict=True)]
-    result["steps"] = len(one)
+    result["losses_of_1_and_2_processes"] = list(zip(one, two, strict=True))
     result["largest_relative_difference_of_losses"] = max(differences)
     result["flips"] = count_flips(undisturbed[1], flips, rng)
     return result
