@@ -17,6 +17,5 @@ CONFIG = replace(
         roi=RoIHeadConfig(num_classes=len(SHAPES), class_names=SHAPES, channels=256),
     ),
     rpn_proposals=replace(BASE.rpn_proposals, nms_pre=500, max_proposals=300),
-    roi_loss=replace(BASE.roi_loss, nms_pre=500, max_proposals=300, samples_per_image=128),
-    optim=replace(BASE.optim, learning_rate=0.03),
+    roi_loss=replace(BASE.roi_loss, nms_pre=500, max_proposals=300, samples_per_image=64),
 )
