@@ -3,8 +3,7 @@
 The backbone is a ResNet-18 with group norm and three stages. The pictures have 128x96 pixels, and
 the anchors 16 to 181 pixels in two sizes an octave. A picture has only a few boxes, so that 64
 sampled anchors instead of 256 give the positive ones more weight. The run is short: small batches
-give it more steps, and the average of the weights over the last steps finds more boxes than the
-weights themselves.
+give it more steps, and it is evaluated with the average of the weights over the last steps.
 
 rpn-jax demo --workdir runs/demo
 """
