@@ -95,5 +95,6 @@ def _failing_step(console: Console) -> str | None:
     except RuntimeError as error:  # XLA's errors: memory, drivers, libraries.
         return str(error).partition("\n")[0]
     seconds = time.perf_counter() - start
-    say(console, f"a training step on {len(devices)} devices took {seconds:.1f} s with compilation")
+    kind = f"{len(devices)} x {devices[0].device_kind}"
+    say(console, f"a training step on {kind} took {seconds:.1f} s with compilation")
     return None if math.isfinite(loss) else f"its loss is {loss}"

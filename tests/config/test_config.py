@@ -412,9 +412,24 @@ def test_fields_that_are_missing_in_json_have_their_defaults(tmp_path: Path) -> 
     assert load_config(path) == with_value(Config(), "train.epochs", 3)
 
 
+CHANGED_SINCE_0_1: dict[str, dict[str, object]] = {
+    "rpn_demo": {
+        "data.scale": (160, 128),
+        "data.batch_size": 4,
+        "optim.base_batch_size": 4,
+        "optim.decay_factor": 0.1,
+        "train.ema_decay": 0.0,
+    }
+}
+"""Fields of configs whose values in version 0.1 were others than today's."""
+
+
 @pytest.mark.parametrize("path", sorted(VERSION_0_1.glob("*.json")), ids=lambda path: path.stem)
 def test_configs_of_version_0_1_load(path: Path) -> None:
-    assert load_config(path) == load_config(path.stem)
+    expected = load_config(path.stem)
+    for key, value in CHANGED_SINCE_0_1.get(path.stem, {}).items():
+        expected = with_value(expected, key, value)
+    assert load_config(path) == expected
 
 
 @pytest.mark.parametrize("number", [0, 3, "2", None])

@@ -55,7 +55,7 @@ def test_the_doctor_runs_a_step(capsys):
     text = capsys.readouterr().out
     assert re.search(r"^jax \d", text, re.MULTILINE)
     assert re.search(r"^device 0: cpu$", text, re.MULTILINE)
-    assert re.search(r"^a training step on \d+ devices took [\d.]+ s", text, re.MULTILINE)
+    assert re.search(r"^a training step on \d+ x cpu took [\d.]+ s", text, re.MULTILINE)
 
 
 def test_the_doctor_names_missing_extras_and_failures(capsys, monkeypatch):
