@@ -341,6 +341,18 @@ def test_a_loss_that_is_not_finite_is_not_saved(run, tmp_path):
     assert last_saved(tmp_path) is None
 
 
+def test_a_run_whose_batches_are_taken_in_parts_has_the_same_losses(run, tmp_path):
+    config, workdir = run
+    train = replace(config.train, gradient_parts=2, eval_every=0)
+    commands.train(replace(config, train=train), tmp_path, resume=False)
+    expected, losses = (
+        [line["loss"] for line in lines_of(folder / "metrics.jsonl") if "loss" in line]
+        for folder in (workdir, tmp_path)
+    )
+    assert len(expected) == 6
+    np.testing.assert_allclose(losses, expected, rtol=1e-4)
+
+
 def test_a_run_can_be_resumed_with_another_clip_norm_and_scaling(run, tmp_path, capsys):
     config, _ = run
     commands.train(with_epochs(config, 1), tmp_path, resume=False)

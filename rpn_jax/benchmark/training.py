@@ -33,17 +33,10 @@ from rpn_jax.config import Config
 from rpn_jax.devices import devices_for_batch
 from rpn_jax.models import variable_shapes
 from rpn_jax.models.rpn.targets import AnchorTargets, batch_targets
+from rpn_jax.training.gradients import DEVICE_AXIS, LossFunction, Metrics
 from rpn_jax.training.objectives import loss_function_of
 from rpn_jax.training.optim import detector_optimizer
-from rpn_jax.training.step import (
-    DEVICE_AXIS,
-    LossFunction,
-    Metrics,
-    TrainState,
-    device_step,
-    initial_state,
-    make_step,
-)
+from rpn_jax.training.step import TrainState, device_step, initial_state, make_step
 
 if TYPE_CHECKING:
     import optax
@@ -106,6 +99,7 @@ def time_training(
     """Time forward pass, matching, sampling, losses, backward pass, gradient average and SGD.
 
     The batch has ``batch_size`` pictures with `BOXES` boxes each, shared by `devices_for_batch`.
+    Each device takes its pictures at once, whatever ``config.train.gradient_parts`` says.
     """
     parts = _step_parts(config, variables, batch_size)
     devices = devices_for_batch(batch_size)

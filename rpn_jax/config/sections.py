@@ -411,6 +411,9 @@ class TrainConfig:
     keep_last: int = 2
     """Number of latest checkpoints to keep. The best one is kept too. With 2 or more, a run can
     continue if the last one is damaged."""
+    gradient_parts: int = 1
+    """Number of equal parts in which each device takes its pictures of a batch, one after the other
+    (gradient accumulation). The step is that of the whole batch, with less memory."""
     ema_decay: float = 0.0
     """Decay of the moving average of the weights (EMA) in each step, for example 0.999. Evaluations
     and checkpoints then hold the average. 0 keeps none."""
@@ -430,6 +433,7 @@ class TrainConfig:
         for key in ("save_every_steps", "save_every_minutes"):
             value = getattr(self, key)
             check(value >= 0, f"train.{key}", value, "0 or more")
+        check(self.gradient_parts >= 1, "train.gradient_parts", self.gradient_parts, "1 or more")
         check(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "0 or more, below 1")
         check(self.patience >= 0, "train.patience", self.patience, "0 or more")
         check(self.profile_steps >= 0, "train.profile_steps", self.profile_steps, "0 or more")
@@ -463,6 +467,12 @@ class Config:
 
     def __post_init__(self) -> None:
         check_types("", self)
+        check(
+            self.train.gradient_parts == 1 or self.model.backbone.norm != "batch",
+            "train.gradient_parts",
+            self.train.gradient_parts,
+            "1 with model.backbone.norm 'batch': its statistics are those of the whole batch",
+        )
 
 
 def _default_class_names(count: int) -> tuple[str, ...]:

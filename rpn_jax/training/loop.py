@@ -14,7 +14,8 @@ from rpn_jax.devices import devices_for_batch
 from rpn_jax.errors import UserError
 from rpn_jax.hosts.exchange import fetch
 from rpn_jax.structures import Batch
-from rpn_jax.training.step import Metrics, TrainState, batch_sharding
+from rpn_jax.training.gradients import Metrics
+from rpn_jax.training.step import TrainState, batch_sharding
 
 CompiledSteps = dict[tuple[int, int], jax.stages.Compiled]
 """The compiled step of each canvas (height, width)."""

@@ -5,22 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 import jax
-import jax.numpy as jnp
 
 from rpn_jax.config import Config, replace
 from rpn_jax.models import RPN, Detector, FasterRCNN
 from rpn_jax.models.backbone import Backbone
-from rpn_jax.models.roi.loss import roi_loss
+from rpn_jax.models.means import Mean, share
+from rpn_jax.models.roi.loss import roi_loss_terms
 from rpn_jax.models.roi.targets import roi_targets
-from rpn_jax.models.rpn.loss import loss_terms
+from rpn_jax.models.rpn.loss import rpn_loss_terms
 from rpn_jax.models.rpn.proposals import propose
 from rpn_jax.models.rpn.targets import at_sampled_cells, batch_targets
 from rpn_jax.ops.pixels import normalize_images
 from rpn_jax.structures import Batch, Proposals, RoIOutputs, RPNOutputs, Variables
-from rpn_jax.training.step import DEVICE_AXIS, LossFunction, Metrics
+from rpn_jax.training.gradients import DEVICE_AXIS, LossFunction
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float
+    from jaxtyping import Array, Float
 
     Levels = tuple[Float[Array, "B _ _ C"], ...]
 
@@ -46,10 +46,10 @@ def rpn_loss_function(config: Config, backbone: Backbone | None = None) -> LossF
     model = RPN(config.model, axis_name=DEVICE_AXIS, backbone=backbone)
 
     def loss_function(
-        variables: Variables, batch: Batch, rng: jax.Array
-    ) -> tuple[Metrics, Variables]:
+        variables: Variables, batch: Batch, rng: jax.Array, first: int | jax.Array
+    ) -> tuple[dict[str, Mean], Variables]:
         levels, variables = _features(model, config, variables, batch)
-        return _rpn_terms(model, config, variables, levels, batch, rng), variables
+        return _rpn_terms(model, config, variables, levels, batch, rng, first), variables
 
     return loss_function
 
@@ -67,11 +67,11 @@ def faster_rcnn_loss_function(config: Config, backbone: Backbone | None = None) 
     model = FasterRCNN(config.model, axis_name=DEVICE_AXIS, backbone=backbone)
 
     def loss_function(
-        variables: Variables, batch: Batch, rng: jax.Array
-    ) -> tuple[Metrics, Variables]:
+        variables: Variables, batch: Batch, rng: jax.Array, first: int | jax.Array
+    ) -> tuple[dict[str, Mean], Variables]:
         rpn_rng, roi_rng = jax.random.split(rng)
         levels, variables = _features(model, config, variables, batch)
-        rpn_terms = _rpn_terms(model, config, variables, levels, batch, rpn_rng)
+        rpn_terms = _rpn_terms(model, config, variables, levels, batch, rpn_rng, first)
         proposals = training_proposals(model, config, variables, levels, batch)
         targets = roi_targets(
             config,
@@ -81,14 +81,14 @@ def faster_rcnn_loss_function(config: Config, backbone: Backbone | None = None) 
             batch.labels,
             batch.box_mask,
             roi_rng,
+            first,
         )
         outputs = cast(
             RoIOutputs, model.apply(variables, levels, targets.boxes_xyxy, method="roi_outputs")
         )
         is_object = targets.labels < outputs.deltas.shape[-2]
-        figures = {"positive_boxes": _share(targets.sampled & is_object, targets.sampled)}
-        roi_terms = roi_loss(outputs, targets, DEVICE_AXIS)
-        return rpn_terms | figures | roi_terms, variables
+        figures = {"positive_boxes": share(targets.sampled & is_object, targets.sampled)}
+        return rpn_terms | figures | roi_loss_terms(outputs, targets), variables
 
     return loss_function
 
@@ -130,7 +130,8 @@ def _rpn_terms(
     levels: Levels,
     batch: Batch,
     rng: jax.Array,
-) -> Metrics:
+    first: int | jax.Array,
+) -> dict[str, Mean]:
     """Return the terms of the first stage's loss.
 
     The sampling does not depend on the head's outputs, so the head computes outputs only at the
@@ -139,17 +140,12 @@ def _rpn_terms(
     samples = config.rpn_loss.samples_per_image
     level_shapes = [(level.shape[1], level.shape[2]) for level in levels]
     targets = batch_targets(
-        config, level_shapes, batch.boxes_xyxy, batch.box_mask, batch.image_sizes, rng
+        config, level_shapes, batch.boxes_xyxy, batch.box_mask, batch.image_sizes, rng, first
     )
     if samples == 0:  # All anchors are sampled, so the outputs of all cells are needed.
         outputs = model.apply(variables, levels, method="rpn_outputs")
     else:
         cells, targets = at_sampled_cells(targets, config.model.rpn.anchors.per_cell, samples)
         outputs = model.apply(variables, levels, cells, method="rpn_outputs_at")
-    figures = {"positive_anchors": _share(targets.positive, targets.positive | targets.negative)}
-    return figures | loss_terms(cast(RPNOutputs, outputs), targets, DEVICE_AXIS)
-
-
-def _share(chosen: Bool[Array, "*n"], among: Bool[Array, "*n"]) -> Float[Array, ""]:
-    """Return the share of true entries, 0 if there is none."""
-    return jnp.sum(chosen) / jnp.maximum(jnp.sum(among), 1)
+    figures = {"positive_anchors": share(targets.positive, targets.positive | targets.negative)}
+    return figures | rpn_loss_terms(cast(RPNOutputs, outputs), targets)

@@ -21,16 +21,10 @@ from rpn_jax.errors import UserError
 from rpn_jax.files import check_regular_file, written_whole
 from rpn_jax.models import variable_shapes
 from rpn_jax.structures import Batch
+from rpn_jax.training.gradients import Metrics, check_parts
 from rpn_jax.training.loop import NotFiniteError
 from rpn_jax.training.optim import detector_optimizer
-from rpn_jax.training.step import (
-    Metrics,
-    continued_state,
-    initial_state,
-    make_step,
-    replicate,
-    split_batch,
-)
+from rpn_jax.training.step import continued_state, initial_state, make_step, replicate, split_batch
 from rpn_jax.training.tasks import task_of
 from rpn_jax.weights.trees import by_name, check_arrays, host_copy, in_structure
 
@@ -98,8 +92,15 @@ def replay_step(path: Path, console: Console) -> Metrics:
     optimizer, schedule = detector_optimizer(
         config, shapes["params"], settings["epoch_steps"], config.data.batch_size
     )
-    loss_function = task_of(config).loss_function
-    step = make_step(loss_function, optimizer, schedule, config.train.seed, devices)
+    check_parts(config.train.gradient_parts, config.data.batch_size)
+    step = make_step(
+        task_of(config).loss_function,
+        optimizer,
+        schedule,
+        config.train.seed,
+        devices,
+        gradient_parts=config.train.gradient_parts,
+    )
     expected = jax.eval_shape(lambda variables: initial_state(variables, optimizer), shapes)
     variables = _part(path, arrays, "variables", expected.variables)
     opt_state = _part(path, arrays, "optimizer", expected.opt_state)

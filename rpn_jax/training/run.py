@@ -37,6 +37,7 @@ from rpn_jax.hosts.exchange import (
 from rpn_jax.models import init_variables, variable_shapes
 from rpn_jax.structures import Batch, Variables
 from rpn_jax.training.average import SavedParts, saved_parts, state_of, with_average
+from rpn_jax.training.gradients import check_parts
 from rpn_jax.training.log import QuietLog, RunLog
 from rpn_jax.training.loop import NotFiniteError, compile_steps, run_steps
 from rpn_jax.training.optim import detector_optimizer
@@ -82,6 +83,7 @@ def train_run(
     """
     # Set up.
     devices = devices_for_batch(config.data.batch_size)
+    check_parts(config.train.gradient_parts, config.data.batch_size)
     config = replace(config, data=with_listed_names(config.data))
     with _timed(console, "reading the annotations to train on"):
         train_data = open_train_data(config.data)
@@ -103,7 +105,15 @@ def train_run(
     eval_steps = _eval_steps(train, epoch_steps)
     shapes = variable_shapes(config)
     optimizer, schedule = detector_optimizer(config, shapes["params"], epoch_steps, data.batch_size)
-    step = make_step(task.loss_function, optimizer, schedule, train.seed, devices, train.ema_decay)
+    step = make_step(
+        task.loss_function,
+        optimizer,
+        schedule,
+        train.seed,
+        devices,
+        train.ema_decay,
+        train.gradient_parts,
+    )
     new_state = partial(_new_state, optimizer=optimizer, ema_decay=train.ema_decay)
     # Load the weights before the lock creates the folder, so that a failed load leaves no folder.
     start = None

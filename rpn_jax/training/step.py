@@ -19,18 +19,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 from rpn_jax.devices import device_mesh, devices_for_batch
 from rpn_jax.hosts.exchange import place
 from rpn_jax.structures import Batch, Variables
+from rpn_jax.training.gradients import DEVICE_AXIS, LossFunction, Metrics, batch_gradient
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Int
-
-DEVICE_AXIS = "devices"
-"""Name of the `pmap` axis."""
-
-Metrics = dict[str, Any]
-LossFunction = Callable[[Variables, Batch, jax.Array], tuple[Metrics, Variables]]
-"""(variables, one device's batch, random key) -> scalars by name, and the variables with the
-statistics that the batch updated. The scalars whose names begin with "loss" are added up, as in
-MMDetection. The others are only logged. Runs inside the `pmap` axis `DEVICE_AXIS`."""
+    from jaxtyping import Array, Bool, Int
 
 
 @jax.tree_util.register_dataclass
@@ -79,13 +71,15 @@ def make_step(
     seed: int,
     devices: Sequence[jax.Device],
     ema_decay: float = 0.0,
+    gradient_parts: int = 1,
 ) -> jax.stages.Wrapped:
     """Return a `pmap`-ed function that runs one training step on ``devices``.
 
     The batch's arrays have a leading axis of devices. The state is the same on all devices, and its
     memory is reused (donated). Gradients are averaged over the devices. The random key of a device
     depends only on the seed, the step and the device's position. If the state has an average, it
-    becomes ``ema_decay * average + (1 - ema_decay) * parameters`` after the update.
+    becomes ``ema_decay * average + (1 - ema_decay) * parameters`` after the update. A device takes
+    its pictures in ``gradient_parts`` equal parts.
 
     Returns:
       A function that returns the new state and these scalars: ``loss``, each scalar of the loss
@@ -93,7 +87,7 @@ def make_step(
       is not finite, the new state is the old one, with ``failed`` set.
     """
     return jax.pmap(
-        device_step(loss_function, optimizer, schedule, seed, ema_decay),
+        device_step(loss_function, optimizer, schedule, seed, ema_decay, gradient_parts),
         axis_name=DEVICE_AXIS,
         in_axes=(None, 0),
         out_axes=(None, None),
@@ -108,6 +102,7 @@ def device_step(
     schedule: optax.Schedule,
     seed: int,
     ema_decay: float = 0.0,
+    gradient_parts: int = 1,
 ) -> StepFunction:
     """Return the part of `make_step` that each device runs, inside the axis `DEVICE_AXIS`."""
 
@@ -115,28 +110,19 @@ def device_step(
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
         rng = jax.random.fold_in(rng, jax.lax.axis_index(DEVICE_AXIS))
 
-        def total_loss(params: Any) -> tuple[Float[Array, ""], tuple[Metrics, Variables]]:
-            terms, variables = loss_function({**state.variables, "params": params}, batch, rng)
-            losses = [value for name, value in terms.items() if name.startswith("loss")]
-            return sum(losses, jnp.zeros(())), (terms, variables)
-
         params = state.variables["params"]
-        (loss, (terms, variables)), grads = jax.value_and_grad(total_loss, has_aux=True)(params)
-        loss, terms, grads = jax.lax.pmean((loss, terms, grads), DEVICE_AXIS)
+        grads, scalars, variables = batch_gradient(
+            loss_function, state.variables, batch, rng, gradient_parts
+        )
         updates, opt_state = optimizer.update(grads, state.opt_state, params)
         grad_norm = optax.tree.norm(grads)
-        metrics = {
-            "loss": loss,
-            **terms,
-            "grad_norm": grad_norm,
-            "learning_rate": schedule(state.step),
-        }
+        metrics = {**scalars, "grad_norm": grad_norm, "learning_rate": schedule(state.step)}
         params = optax.apply_updates(params, updates)
         average = None
         if state.average is not None:
             average = optax.incremental_update(params, state.average, 1 - ema_decay)
         variables = {**variables, "params": params}
-        failed = state.failed | ~(jnp.isfinite(loss) & jnp.isfinite(grad_norm))
+        failed = state.failed | ~(jnp.isfinite(scalars["loss"]) & jnp.isfinite(grad_norm))
         finished = TrainState(state.step + 1, variables, opt_state, failed, average)
         unchanged = replace(state, failed=failed)
         return jax.tree.map(partial(jnp.where, failed), unchanged, finished), metrics

@@ -34,8 +34,8 @@ from rpn_jax.inference.results import (
     picture_proposals,
 )
 from rpn_jax.structures import Detections, Proposals, Variables
+from rpn_jax.training.gradients import LossFunction
 from rpn_jax.training.objectives import faster_rcnn_loss_function, rpn_loss_function
-from rpn_jax.training.step import LossFunction
 
 Figures = dict[str, float]
 Results = list[Any]

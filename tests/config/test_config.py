@@ -141,6 +141,7 @@ REFUSALS: list[tuple[str, Any, str]] = [
     ("train.save_every_steps", -1, "0 or more"),
     ("train.save_every_minutes", -0.5, "0 or more"),
     ("train.keep_last", 0, "1 or more"),
+    ("train.gradient_parts", 0, "1 or more"),
     ("train.ema_decay", 1.0, "0 or more, below 1"),
     ("train.patience", -1, "0 or more"),
     ("train.profile_steps", -1, "0 or more"),

@@ -34,11 +34,15 @@ def start(arguments, devices, log):
         )
 
 
-def start_two(arguments, folder):
-    """Start two processes with two devices each. Return them and their logs."""
+def free_address():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        coordinator = f"127.0.0.1:{probe.getsockname()[1]}"
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+def start_two(arguments, folder):
+    """Start two processes with two devices each. Return them and their logs."""
+    coordinator = free_address()
     logs = [folder / "process0.log", folder / "process1.log"]
     hosts = ["--coordinator", coordinator, "--process-count", 2, "--peer-timeout", PEER_TIMEOUT]
     processes = [
@@ -128,6 +132,26 @@ def test_a_lost_process_ends_the_other_with_one_line(killed):
     text = logs[0].read_text()
     assert text.splitlines()[-1].startswith("error: process 1 was lost: it ended, or")
     assert "Traceback" not in text
+
+
+def test_a_lost_process_0_ends_the_other_with_one_line(tmp_path):
+    """Process 0 runs the service of `jax.distributed`, whose loss makes JAX end the others too."""
+    coordinator = free_address()
+    logs = [tmp_path / "process0.log", tmp_path / "process1.log"]
+    processes = []
+    for number, log in enumerate(logs):
+        with log.open("w") as output:
+            command = [sys.executable, "-m", "tests.hosts.idle_process", coordinator, str(number)]
+            processes.append(
+                subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+            )
+    wait_for("idle", logs[1], processes[1])
+    wait_for("idle", logs[0], processes[0])
+    processes[0].kill()
+    assert finished(processes, logs, SECONDS_TO_END) == [-9, 3], logs[1].read_text()
+    after = logs[1].read_text().partition("idle\n")[2]
+    assert after.startswith("error: process 0 was lost: it ended, or its host does not answer.")
+    assert after.count("\n") == 1
 
 
 def test_a_killed_run_continues_in_one_process(config_file, killed, tmp_path):

@@ -18,14 +18,15 @@ from rpn_jax.config import (
     RPNLossConfig,
 )
 from rpn_jax.models import RPN, FasterRCNN, init_variables, variable_shapes
+from rpn_jax.models.means import Mean
 from rpn_jax.models.roi.loss import roi_loss
 from rpn_jax.models.roi.targets import roi_targets
 from rpn_jax.models.rpn.loss import rpn_loss
 from rpn_jax.models.rpn.proposals import propose
 from rpn_jax.ops import normalize_images
 from rpn_jax.structures import Batch
+from rpn_jax.training.gradients import DEVICE_AXIS, batch_gradient
 from rpn_jax.training.objectives import faster_rcnn_loss_function, rpn_loss_function
-from rpn_jax.training.step import DEVICE_AXIS
 from tests.oracles.boxes import random_boxes
 
 PICTURES = 3
@@ -61,28 +62,31 @@ def random_batch(seed):
 
 
 def terms_and_gradients(loss_function, variables, batch):
-    """The scalars, and the gradients of the loss, on one device of the mapped axis."""
+    """The scalars, and the gradient of the loss, on one device of the mapped axis."""
 
-    def total(params, batch):
-        terms, _ = loss_function({**variables, "params": params}, batch, jax.random.key(7))
-        return sum(value for name, value in terms.items() if name.startswith("loss")), terms
+    def of_device(variables, batch):
+        rng = jax.random.key(7)
+        gradient, scalars, _ = batch_gradient(loss_function, variables, batch, rng, parts=1)
+        return scalars, gradient
 
-    mapped = jax.vmap(
-        jax.grad(total, has_aux=True), in_axes=(None, 0), out_axes=0, axis_name=DEVICE_AXIS
-    )
-    gradients, terms = jax.jit(mapped)(variables["params"], jax.tree.map(lambda x: x[None], batch))
-    return terms, gradients
+    mapped = jax.vmap(of_device, in_axes=(None, 0), out_axes=None, axis_name=DEVICE_AXIS)
+    return jax.jit(mapped)(variables, jax.tree.map(lambda x: x[None], batch))
+
+
+def one_sample(losses):
+    """Losses that are divided already, as means over one sample."""
+    return {name: Mean(value, jnp.float32(1.0)) for name, value in losses.items()}
 
 
 def everywhere(config):
     """The same loss by the public functions, of outputs at all cells."""
     model = RPN(config.model, axis_name=DEVICE_AXIS)
 
-    def loss_function(variables, batch, rng):
+    def loss_function(variables, batch, rng, first):
         images = normalize_images(batch.images, batch.image_sizes, config.pixels)
         outputs = model.apply(variables, images)
         boxes = batch.boxes_xyxy, batch.box_mask, batch.image_sizes
-        return rpn_loss(config, outputs, *boxes, rng, axis_name=DEVICE_AXIS), variables
+        return one_sample(rpn_loss(config, outputs, *boxes, rng)), variables
 
     return loss_function
 
@@ -117,7 +121,7 @@ def test_the_head_works_at_the_sampled_cells_alone():
         rpn = replace(MODELS["fpn"].rpn, channels=head_channels)
         model = replace(MODELS["fpn"], rpn=rpn)
         config = Config(model=model, rpn_loss=RPNLossConfig(samples_per_image=samples))
-        arguments = variable_shapes(config), random_batch(0), jax.random.key(0)
+        arguments = variable_shapes(config), random_batch(0), jax.random.key(0), 0
         one_device = jax.vmap(
             rpn_loss_function(config), in_axes=None, axis_name=DEVICE_AXIS, axis_size=1
         )
@@ -139,13 +143,13 @@ def both_stages(config):
     model = FasterRCNN(config.model, axis_name=DEVICE_AXIS)
     settings = replace(config.rpn_proposals, nms_pre=60, max_proposals=40)
 
-    def loss_function(variables, batch, rng):
+    def loss_function(variables, batch, rng, first):
         rpn_rng, roi_rng = jax.random.split(rng)
         images = normalize_images(batch.images, batch.image_sizes, config.pixels)
         levels = model.apply(variables, images, method="features")
         outputs = model.apply(variables, levels, method="rpn_outputs")
         truth = batch.boxes_xyxy, batch.box_mask
-        terms = rpn_loss(config, outputs, *truth, batch.image_sizes, rpn_rng, DEVICE_AXIS)
+        terms = rpn_loss(config, outputs, *truth, batch.image_sizes, rpn_rng)
         proposals = propose(
             replace(config, rpn_proposals=settings),
             jax.lax.stop_gradient(outputs),
@@ -155,7 +159,7 @@ def both_stages(config):
             config, proposals.boxes, proposals.valid, truth[0], batch.labels, truth[1], roi_rng
         )
         roi = model.apply(variables, levels, targets.boxes_xyxy, method="roi_outputs")
-        return terms | roi_loss(roi, targets, DEVICE_AXIS), variables
+        return one_sample(terms | roi_loss(roi, targets)), variables
 
     return loss_function
 
@@ -168,7 +172,7 @@ def test_the_joint_loss_equals_both_stages_one_after_the_other():
     expected_terms, expected = terms_and_gradients(both_stages(FASTER), variables, batch)
     terms, gradients = terms_and_gradients(faster_rcnn_loss_function(FASTER), variables, batch)
     losses = {name for name in terms if name.startswith("loss")}
-    assert losses == {"loss_rpn_cls", "loss_rpn_bbox", "loss_cls", "loss_bbox"}
+    assert losses == {"loss", "loss_rpn_cls", "loss_rpn_bbox", "loss_cls", "loss_bbox"}
     assert 0 < terms["positive_anchors"] < 1
     assert 0 < terms["positive_boxes"] < 1
     for name, value in expected_terms.items():

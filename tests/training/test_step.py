@@ -14,16 +14,11 @@ import optax
 import pytest
 
 from rpn_jax.errors import UserError
+from rpn_jax.models.means import Mean
 from rpn_jax.structures import Batch
+from rpn_jax.training.gradients import DEVICE_AXIS
 from rpn_jax.training.loop import NotFiniteError, compile_steps, run_steps
-from rpn_jax.training.step import (
-    DEVICE_AXIS,
-    device_step,
-    initial_state,
-    make_step,
-    replicate,
-    split_batch,
-)
+from rpn_jax.training.step import device_step, initial_state, make_step, replicate, split_batch
 
 
 class Recorder:
@@ -66,11 +61,17 @@ def shapes_of(batch):
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
 
 
-def squared_error(variables, batch, rng):
+def one(value):
+    """A mean over one sample."""
+    return Mean(value, jnp.float32(1.0))
+
+
+def squared_error(variables, batch, rng, first):
     """(w - mean grey level)^2, and a term that a grey level of 255 turns into NaN."""
     level = batch.images[:, 0, 0, 0].astype(jnp.float32)
     error = (variables["params"]["w"] - level.mean()) ** 2
-    return {"loss_a": error, "loss_b": jnp.where(jnp.any(level == 255), jnp.nan, 1.0)}, variables
+    other = jnp.where(jnp.any(level == 255), jnp.nan, 1.0)
+    return {"loss_a": one(error), "loss_b": one(other)}, variables
 
 
 def run(
@@ -164,9 +165,9 @@ def test_waiting_for_a_batch_counts_if_the_devices_are_idle():
 
 
 def test_only_scalars_named_loss_are_added_up():
-    def with_figure(variables, batch, rng):
-        terms, variables = squared_error(variables, batch, rng)
-        return terms | {"share": jnp.float32(0.5)}, variables
+    def with_figure(variables, batch, rng, first):
+        terms, variables = squared_error(variables, batch, rng, first)
+        return terms | {"share": one(jnp.float32(0.5))}, variables
 
     plain, _ = run([batch_of([2, 4])], steps=1)
     state, recorder = run([batch_of([2, 4])], steps=1, loss=with_figure)
@@ -221,9 +222,9 @@ def test_a_batch_that_cannot_be_loaded_keeps_the_steps_before_it(loaded):
 
 
 def test_a_gradient_that_is_not_finite_names_its_own_step():
-    def root(variables, batch, rng):
+    def root(variables, batch, rng, first):
         value = variables["params"]["w"] + batch.images[0, 0, 0, 0].astype(jnp.float32)
-        return {"loss_a": jnp.sqrt(jnp.abs(value))}, variables
+        return {"loss_a": one(jnp.sqrt(jnp.abs(value)))}, variables
 
     with pytest.raises(UserError, match=r"step 1: grad_norm is (nan|inf) on the pictures first"):
         run([batch_of([0]), batch_of([3])], steps=2, loss=root)
@@ -237,8 +238,8 @@ def test_the_loop_stops_after_the_current_step():
 
 
 def test_the_random_key_of_a_step_depends_only_on_seed_and_step():
-    def drawn(variables, batch, rng):
-        return {"loss_a": jax.random.uniform(rng) + 0 * variables["params"]["w"]}, variables
+    def drawn(variables, batch, rng, first):
+        return {"loss_a": one(jax.random.uniform(rng) + 0 * variables["params"]["w"])}, variables
 
     first, again = (
         [m["loss_a"] for _, m in run([batch_of([2])] * 3, 3, loss=drawn)[1].steps] for _ in range(2)
@@ -282,17 +283,17 @@ def step_on_two_devices(loss, levels, seed=0):
 def test_every_device_draws_with_its_own_key():
     """A device's loss is its draw times its grey level, so a level of 0 hides its draw."""
 
-    def drawn(variables, batch, rng):
+    def drawn(variables, batch, rng, first):
         weight = batch.images[0, 0, 0, 0].astype(jnp.float32)
-        return {"loss_a": weight * jax.random.uniform(rng)}, variables
+        return {"loss_a": one(weight * jax.random.uniform(rng))}, variables
 
     first, second = (step_on_two_devices(drawn, levels)[1]["loss"] for levels in ([1, 0], [0, 1]))
     assert first != second
 
 
 def test_the_draw_depends_on_the_seed():
-    def drawn(variables, batch, rng):
-        return {"loss_a": jax.random.uniform(rng)}, variables
+    def drawn(variables, batch, rng, first):
+        return {"loss_a": one(jax.random.uniform(rng))}, variables
 
     losses = [float(step_on_two_devices(drawn, [1, 1], seed)[1]["loss"]) for seed in (0, 1, 1)]
     assert losses[0] != losses[1] == losses[2]
@@ -301,8 +302,8 @@ def test_the_draw_depends_on_the_seed():
 def test_the_seed_and_the_step_make_the_key_together():
     """Seed 1 at step 0 must differ from seed 0 at step 1."""
 
-    def drawn(variables, batch, rng):
-        return {"loss_a": jax.random.uniform(rng) + 0 * variables["params"]["w"]}, variables
+    def drawn(variables, batch, rng, first):
+        return {"loss_a": one(jax.random.uniform(rng) + 0 * variables["params"]["w"])}, variables
 
     _, recorder = run([batch_of([2])] * 2, 2, loss=drawn)
     _, other = run([batch_of([2])] * 2, 2, loss=drawn, seed=1)
@@ -323,9 +324,9 @@ def test_the_learning_rate_reported_is_the_rate_of_the_step():
 
 
 def test_statistics_that_the_loss_updates_are_kept():
-    def counting(variables, batch, rng):
+    def counting(variables, batch, rng, first):
         count = variables["batch_stats"]["count"] + 1
-        return {"loss_a": variables["params"]["w"] ** 2}, variables | {
+        return {"loss_a": one(variables["params"]["w"] ** 2)}, variables | {
             "batch_stats": {"count": count}
         }
 

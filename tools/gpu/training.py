@@ -16,15 +16,10 @@ from rpn_jax.benchmark.inputs import make_batch
 from rpn_jax.config import Config, Precision, load_config, replace, with_precision
 from rpn_jax.models import build_detector, init_variables
 from rpn_jax.structures import Batch
+from rpn_jax.training.gradients import DEVICE_AXIS
 from rpn_jax.training.objectives import rpn_loss_function
 from rpn_jax.training.optim import make_optimizer, trainable_parameters
-from rpn_jax.training.step import (
-    DEVICE_AXIS,
-    TrainState,
-    continued_state,
-    device_step,
-    initial_state,
-)
+from rpn_jax.training.step import TrainState, continued_state, device_step, initial_state
 from rpn_jax.weights.checkpoints import Checkpoints, restore_newest
 from tools.gpu.forms import use_default_forms
 

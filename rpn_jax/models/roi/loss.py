@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
+from rpn_jax.models.means import Mean, divide, divisors_of
 from rpn_jax.models.roi.targets import RoITargets
 from rpn_jax.structures import RoIOutputs
 
@@ -31,11 +32,13 @@ def roi_loss(
     Returns:
       ``loss_cls`` and ``loss_bbox``, float32 scalars.
     """
-    samples = jnp.sum(targets.sampled).astype(jnp.float32)
-    if axis_name is not None:
-        samples = jax.lax.pmean(samples, axis_name)
-    samples = jnp.maximum(samples, jnp.finfo(jnp.float32).tiny)
+    terms = roi_loss_terms(outputs, targets)
+    return divide(terms, divisors_of(terms, axis_name))
 
+
+def roi_loss_terms(outputs: RoIOutputs, targets: RoITargets) -> dict[str, Mean]:
+    """Return the terms of `roi_loss`."""
+    samples = jnp.sum(targets.sampled).astype(jnp.float32)
     logits = outputs.class_logits.astype(jnp.float32)
     log_probabilities = jax.nn.log_softmax(logits, axis=-1)
     cross_entropy = -_pick(log_probabilities[..., None], targets.labels)[..., 0]
@@ -45,8 +48,8 @@ def roi_loss(
     deltas = _pick(outputs.deltas.astype(jnp.float32), jnp.minimum(targets.labels, classes - 1))
     errors = jnp.abs(deltas - targets.deltas)
     return {
-        "loss_cls": jnp.sum(jnp.where(targets.sampled, cross_entropy, 0.0)) / samples,
-        "loss_bbox": jnp.sum(jnp.where(is_positive[..., None], errors, 0.0)) / samples,
+        "loss_cls": Mean(jnp.sum(jnp.where(targets.sampled, cross_entropy, 0.0)), samples),
+        "loss_bbox": Mean(jnp.sum(jnp.where(is_positive[..., None], errors, 0.0)), samples),
     }
 
 

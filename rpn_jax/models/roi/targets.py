@@ -40,6 +40,7 @@ def roi_targets(
     labels: Int[Array, "B G"],
     box_mask: Bool[Array, "B G"],
     rng: PRNGKeyArray,
+    first: int | Int[Array, ""] = 0,
 ) -> RoITargets:
     """Match proposals to objects, add the objects as proposals, and sample.
 
@@ -54,12 +55,13 @@ def roi_targets(
       labels: class of each object.
       box_mask: True where an object exists. Objects without area are ignored.
       rng: random key of the sampling, folded with each picture's index in the batch.
+      first: index of the first picture, if the pictures are a part of a batch.
 
     Returns:
       Targets without gradient. S is ``samples_per_image``, or G + N if that is smaller or if all
       boxes are used.
     """
-    rngs = jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.arange(len(box_mask)))
+    rngs = jax.vmap(jax.random.fold_in, (None, 0))(rng, first + jnp.arange(len(box_mask)))
 
     def one_picture(*arrays: Array) -> RoITargets:
         return _picture_targets(config, *arrays)

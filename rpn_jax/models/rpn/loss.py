@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from rpn_jax.config import Config
+from rpn_jax.models.means import Mean, divide, divisors_of
 from rpn_jax.models.rpn.targets import AnchorTargets, batch_targets
 from rpn_jax.structures import RPNOutputs
 
@@ -46,26 +47,22 @@ def rpn_loss(
       UserError: the number of levels differs from that of the config's strides.
     """
     targets = batch_targets(config, outputs.level_shapes, boxes_xyxy, box_mask, image_sizes, rng)
-    return loss_terms(outputs, targets, axis_name)
+    terms = rpn_loss_terms(outputs, targets)
+    return divide(terms, divisors_of(terms, axis_name))
 
 
-def loss_terms(
-    outputs: RPNOutputs, targets: AnchorTargets, axis_name: str | None
-) -> dict[str, Float[Array, ""]]:
+def rpn_loss_terms(outputs: RPNOutputs, targets: AnchorTargets) -> dict[str, Mean]:
     """Return the terms of `rpn_loss`, for targets in the same order as the outputs."""
     samples = jnp.sum(_counted(targets.positive) + _counted(targets.negative))
     samples = samples.astype(jnp.float32)
-    if axis_name is not None:
-        samples = jax.lax.pmean(samples, axis_name)
-
     logits = _flatten_levels(outputs.objectness, ())
     # The cross-entropy of a logit x is softplus(x) against 0 and softplus(-x) against 1.
     cross_entropy = jax.nn.softplus(jnp.where(targets.positive, -logits, logits))
     sampled = targets.positive | targets.negative
     errors = jnp.abs(_flatten_levels(outputs.deltas, (4,)) - targets.deltas)
     return {
-        "loss_rpn_cls": _masked_sum(cross_entropy, sampled) / samples,
-        "loss_rpn_bbox": _masked_sum(errors, targets.positive[..., None]) / samples,
+        "loss_rpn_cls": Mean(_masked_sum(cross_entropy, sampled), samples),
+        "loss_rpn_bbox": Mean(_masked_sum(errors, targets.positive[..., None]), samples),
     }
 
 

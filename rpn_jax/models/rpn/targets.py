@@ -40,13 +40,18 @@ def batch_targets(
     box_mask: Bool[Array, "B G"],
     image_sizes: Int[Array, "B 2"],
     rng: PRNGKeyArray,
+    first: int | Int[Array, ""] = 0,
 ) -> AnchorTargets:
-    """Return the `picture_targets` of every picture, with a leading axis B."""
+    """Return the `picture_targets` of every picture, with a leading axis B.
+
+    The key of a picture is ``rng`` folded with its index in the batch. If the pictures are a part
+    of a batch, ``first`` is the index of the first one.
+    """
     anchors = jnp.concatenate(grid_anchors(level_shapes, config.model.rpn.anchors))
     valid = anchor_validity(level_shapes, config.model.rpn.anchors, image_sizes)
     if config.rpn_loss.inside_only:
         valid &= _lie_inside(anchors, image_sizes)
-    rngs = jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.arange(len(image_sizes)))
+    rngs = jax.vmap(jax.random.fold_in, (None, 0))(rng, first + jnp.arange(len(image_sizes)))
 
     def one_picture(valid: Array, boxes: Array, mask: Array, rng: Array) -> AnchorTargets:
         return picture_targets(config.rpn_loss, anchors, valid, boxes, mask, rng)
