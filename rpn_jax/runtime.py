@@ -46,6 +46,11 @@ def cpu_cores() -> int:
     return os.cpu_count() or 1
 
 
+def loader_threads(wanted: int) -> int:
+    """Return the number of threads for a value of ``data.loader_threads``. 0: by `cpu_cores`."""
+    return wanted or min(max(cpu_cores(), 4), 32)
+
+
 def _version(package: str) -> str | None:
     """Return the version of a package, or None if it is not installed."""
     try:

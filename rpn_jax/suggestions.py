@@ -8,12 +8,13 @@ from collections.abc import Sequence
 CLOSE = 0.75
 """Smallest similarity, from 0 to 1, of a flag that is suggested."""
 
+ANNOTATIONS = "use --data.train-annotations FILE to train, --data.eval-annotations FILE to evaluate"
+
 FIELDS = "every field of the config is a flag, such as --optim.learning-rate 0.01"
 
 FLAGS_OF_OTHER_TOOLS: dict[str, tuple[str, ...]] = {
+    "--accumulate": ("--train.gradient-parts",),
     "--amp": ("--model.precision bfloat16", "--precisions bfloat16"),
-    "--ann-file": ("--data.eval-annotations", "--data.train-annotations"),
-    "--annotations": ("--data.eval-annotations", "--data.train-annotations"),
     "--batch": ("--data.batch-size", "--batch-sizes"),
     "--batch-size": ("--data.batch-size", "--batch-sizes"),
     "--checkpoint": ("--weights", "--train.init-weights"),
@@ -24,6 +25,7 @@ FLAGS_OF_OTHER_TOOLS: dict[str, tuple[str, ...]] = {
     "--data-root": ("--data.root",),
     "--dataset": ("--data.root",),
     "--device": ("--platform",),
+    "--ema": ("--train.ema-decay",),
     "--epochs": ("--train.epochs",),
     "--fp16": ("--model.precision bfloat16", "--precisions bfloat16"),
     "--freeze": ("--model.backbone.frozen-stages",),
@@ -59,6 +61,8 @@ A flag is only suggested where the command has it.
 """
 
 ADVICE = {
+    "--ann-file": ANNOTATIONS,
+    "--annotations": ANNOTATIONS,
     "--cfg": "Put CONFIG behind the verb: a name, or the path of a .py or .json file",
     "--cfg-options": FIELDS,
     "--config": "Put CONFIG behind the verb: a name, or the path of a .py or .json file",

@@ -1,12 +1,16 @@
 """What every test shares: a cache of its own, and a small dataset in COCO format."""
 
+import os
+
+# On a GPU, each worker and each process that a test starts takes only the memory that it uses.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
 import tests.shape_checks  # noqa: F401
 
 # isort: split
 # The line above must run before any other import of rpn_jax.
 import errno
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 

@@ -179,7 +179,8 @@ def test_results_that_are_a_folder(capsys, weights, config_file, coco_root, tmp_
     assert f"{tmp_path / 'pictures.json'}: is a folder" in said
 
 
-def test_no_gpu(capsys, config_file, tmp_path):
+def test_no_gpu(capsys, config_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
     said = train(capsys, config_file, tmp_path / "w", "--platform", "gpu")
     assert "no GPU" in said
 

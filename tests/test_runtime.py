@@ -8,7 +8,8 @@ from pathlib import Path
 import jax
 import pytest
 
-from rpn_jax.runtime import MIN_COMPILE_SECONDS, set_up_compiling
+from rpn_jax import runtime
+from rpn_jax.runtime import MIN_COMPILE_SECONDS, loader_threads, set_up_compiling
 
 FREED_BYTES = 100 << 20
 # Runs in a separate process. The resident memory of this one also changes for other reasons.
@@ -73,3 +74,13 @@ def test_the_compilation_cache_is_ours_or_the_one_of_the_user(
             jax.config.update(name, value)
     ours = (str(tmp_path / "rpn_jax" / "xla"), MIN_COMPILE_SECONDS)
     assert found == (ours if given is None else (given, before[SECONDS]))
+
+
+@pytest.mark.parametrize(
+    ("cores", "wanted", "expected"), [(1, 0, 4), (16, 0, 16), (192, 0, 32), (16, 1, 1), (2, 64, 64)]
+)
+def test_the_number_of_loader_threads_follows_the_cores(
+    cores: int, wanted: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "cpu_cores", lambda: cores)
+    assert loader_threads(wanted) == expected

@@ -123,8 +123,8 @@ class DataConfig:
     also upright."""
     batch_size: int = 16
     """Number of pictures in a training batch, over all devices."""
-    eval_batch_size: int = 8
-    """Number of pictures in an evaluation batch, over all devices."""
+    eval_batch_size: int = 0
+    """Number of pictures in an evaluation batch, over all devices. 0: 8 for each device."""
     flip_probability: float = 0.5
     """Probability that a training picture is flipped horizontally."""
     min_image_size: int = 32
@@ -138,8 +138,9 @@ class DataConfig:
     counts it as a picture without results."""
     max_bad_pictures: int = 100
     """Number of different bad pictures to skip before the run stops after all."""
-    loader_threads: int = 4
-    """Number of threads that read and resize pictures."""
+    loader_threads: int = 0
+    """Number of threads that read and resize pictures. 0: one for each core that the process may
+    use, but at least 4 and at most 32."""
     resize: Resize = "host"
     """Where pictures are resized and flipped. The pixels are the same, except for rare differences
     of one grey level.
@@ -149,9 +150,10 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check_types("data", self)
-        for key in ("batch_size", "eval_batch_size", "loader_threads"):
+        check(self.batch_size >= 1, "data.batch_size", self.batch_size, "1 or more")
+        for key in ("eval_batch_size", "loader_threads"):
             value = getattr(self, key)
-            check(value >= 1, f"data.{key}", value, "1 or more")
+            check(value >= 0, f"data.{key}", value, "0 or more")
         check(
             self.max_bad_pictures >= 0, "data.max_bad_pictures", self.max_bad_pictures, "0 or more"
         )

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_type_hints
 
-from rpn_jax.config.sections import Config
+from rpn_jax.config.whole import Config
 from rpn_jax.errors import UserError, nearest, reading
 from rpn_jax.files import read_json, write_json
 

@@ -19,6 +19,7 @@ from rpn_jax.data.coco import annotation_file
 from rpn_jax.data.coco_checks import find_problems, read_coco_slowly
 from rpn_jax.data.dataset import Dataset, Picture
 from rpn_jax.errors import UserError
+from rpn_jax.runtime import loader_threads
 
 Part = Literal["train", "eval"]
 Level = Literal["error", "warning"]
@@ -107,7 +108,7 @@ def picture_problems(
         text = f"its pixels are damaged ({damage}), so a part of it is decoded as grey"
         return Problem("warning", part, picture.name, item, text, REPLACE)
 
-    with ThreadPoolExecutor(config.loader_threads) as threads:
+    with ThreadPoolExecutor(loader_threads(config.loader_threads)) as threads:
         for problem in threads.map(check, range(len(dataset.pictures))):
             on_picture(1)
             if problem:

@@ -28,6 +28,7 @@ from rpn_jax.data.images import decode_image
 from rpn_jax.data.transforms import resize, resized_sizes
 from rpn_jax.errors import UserError, reading
 from rpn_jax.files import read_file, written_whole
+from rpn_jax.runtime import loader_threads
 
 if TYPE_CHECKING:
     from jaxtyping import UInt8
@@ -208,7 +209,7 @@ def _records(
         return _encode(image, encoding, dataset.pictures[index])
 
     count = len(dataset.pictures)
-    with ThreadPoolExecutor(config.loader_threads) as threads:
+    with ThreadPoolExecutor(loader_threads(config.loader_threads)) as threads:
         for start in range(0, count, WINDOW):
             window = range(start, min(start + WINDOW, count))
             for index, record in zip(window, threads.map(encode, window), strict=True):

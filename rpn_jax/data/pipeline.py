@@ -34,6 +34,7 @@ from rpn_jax.data.plan import (
 from rpn_jax.data.transforms import resized_sizes
 from rpn_jax.errors import UserError
 from rpn_jax.hosts.exchange import ALL_BATCHES
+from rpn_jax.runtime import loader_threads
 from rpn_jax.structures import Batch
 
 if TYPE_CHECKING:
@@ -223,9 +224,9 @@ def _load_in_threads(
     """Load pictures in threads ahead of their use, and concatenate them to batches in order."""
     # Each picture has its own thread here. OpenCV's threads would only compete with them.
     cv2.setNumThreads(0)
+    threads = loader_threads(config.loader_threads)
     options = grain.ReadOptions(
-        num_threads=config.loader_threads,
-        prefetch_buffer_size=max(2 * batch_size, config.loader_threads),
+        num_threads=threads, prefetch_buffer_size=max(2 * batch_size, threads)
     )
     pictures = grain.MapDataset.range(places.start, places.stop).map(partial(_attempt, load))
     for batch in pictures.to_iter_dataset(options).batch(batch_size, batch_fn=_concatenate):

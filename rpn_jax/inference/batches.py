@@ -53,6 +53,9 @@ BatchFunction = Callable[
 SplitBatch = Callable[[Sequence[int], Outputs], list[Result]]
 """Returns the results of each picture: (image ids of the batch, its results on the host)."""
 
+EVAL_BATCH_SIZE = 8
+"""Number of pictures for each device if ``data.eval_batch_size`` is 0."""
+
 PICTURE_AXIS = "pictures"
 """Name of the mesh axis over which the pictures of a batch are shared."""
 
@@ -97,7 +100,8 @@ def evaluation_data(dataset: Dataset, config: Config) -> DataConfig:
     devices = device_mesh(PICTURE_AXIS).size
     # A single picture need not pay for a whole batch, nor each number of them a compilation.
     power_of_two = 1 << (len(dataset.pictures) - 1).bit_length()
-    batch_size = min(config.data.eval_batch_size, power_of_two)
+    wanted = config.data.eval_batch_size or EVAL_BATCH_SIZE * devices
+    batch_size = min(wanted, power_of_two)
     return replace(config.data, eval_batch_size=-(-batch_size // devices) * devices)
 
 

@@ -231,7 +231,10 @@ def test_the_canvas_is_the_config_s_largest(name: str, size: tuple[int, int]) ->
     assert chosen.canvas_of(load_config(name)) == (64, 96)
 
 
-def test_wrong_input_is_reported_before_anything_is_measured(tmp_path: Path) -> None:
+def test_wrong_input_is_reported_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
     (tmp_path / "file").write_text("")
     for options, wanted in (
         (

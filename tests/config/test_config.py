@@ -116,11 +116,11 @@ REFUSALS: list[tuple[str, Any, str]] = [
     ("data.batch_size", 0, "1 or more"),
     ("data.on_bad_picture", "ignore", "one of 'error', 'skip'"),
     ("data.max_bad_pictures", -1, "0 or more"),
-    ("data.eval_batch_size", 0, "1 or more"),
+    ("data.eval_batch_size", -1, "0 or more"),
     ("data.flip_probability", 1.5, "0 to 1"),
     ("data.min_image_size", -1, "0 or more"),
     ("data.clip_boxes", "yes", "true or false"),
-    ("data.loader_threads", 0, "1 or more"),
+    ("data.loader_threads", -1, "0 or more"),
     ("data.resize", "gpu", "one of 'host', 'device'"),
     ("optim.learning_rate", 0.0, "above 0"),
     ("optim.learning_rate", float("nan"), "a finite number"),
@@ -424,11 +424,14 @@ CHANGED_SINCE_0_1: dict[str, dict[str, object]] = {
 }
 """Fields of configs whose values in version 0.1 were others than today's."""
 
+CHANGED_DEFAULTS: dict[str, object] = {"data.eval_batch_size": 8, "data.loader_threads": 4}
+"""Fields whose values in all configs of version 0.1 were others than today's."""
+
 
 @pytest.mark.parametrize("path", sorted(VERSION_0_1.glob("*.json")), ids=lambda path: path.stem)
 def test_configs_of_version_0_1_load(path: Path) -> None:
     expected = load_config(path.stem)
-    for key, value in CHANGED_SINCE_0_1.get(path.stem, {}).items():
+    for key, value in {**CHANGED_DEFAULTS, **CHANGED_SINCE_0_1.get(path.stem, {})}.items():
         expected = with_value(expected, key, value)
     assert load_config(path) == expected
 

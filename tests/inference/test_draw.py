@@ -11,17 +11,17 @@ import pytest
 from PIL import Image
 
 from rpn_jax.errors import UserError
-from rpn_jax.inference import draw as visualize
-from rpn_jax.inference.draw import (
+from rpn_jax.inference import marks
+from rpn_jax.inference.colours import (
     CLASS_COLOURS,
     DARK,
     LIGHT,
     VIRIDIS,
     class_colour,
-    draw_boxes,
-    draw_detections,
-    save_picture,
+    readable_on,
+    viridis,
 )
+from rpn_jax.inference.draw import draw_boxes, draw_detections, save_picture
 from rpn_jax.inference.results import PictureDetections
 
 BEST = tuple(VIRIDIS[-1])
@@ -131,7 +131,7 @@ def record_labels(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, str]]:
     """Return a list that receives the place and the text of each label that is drawn."""
     labels: list[tuple[Any, str]] = []
     monkeypatch.setattr(
-        visualize,
+        marks,
         "_draw_label",
         lambda draw, spot, text, colour, pen: labels.append((spot, text)),
     )
@@ -155,12 +155,12 @@ def luminance(colour: Any) -> float:
 
 
 def test_labels_are_readable_on_every_colour() -> None:
-    colours = [visualize._viridis(share) for share in np.linspace(0, 1, 50)]
+    colours = [viridis(share) for share in np.linspace(0, 1, 50)]
     colours += [class_colour(label) for label in range(1300)]
     for colour in colours:
-        dark, light = sorted(map(luminance, (colour, visualize._readable_on(colour))))
+        dark, light = sorted(map(luminance, (colour, readable_on(colour))))
         assert (light + 0.05) / (dark + 0.05) >= 4.2
-    assert visualize._readable_on(LIGHT) == DARK
+    assert readable_on(LIGHT) == DARK
 
 
 def detections(rows: np.ndarray, labels: list[int], scores: list[float]) -> PictureDetections:
