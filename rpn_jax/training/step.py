@@ -79,7 +79,7 @@ def make_step(
     memory is reused (donated). Gradients are averaged over the devices. The random key of a device
     depends only on the seed, the step and the device's position. If the state has an average, it
     becomes ``ema_decay * average + (1 - ema_decay) * parameters`` after the update. A device takes
-    its pictures in ``gradient_parts`` equal parts.
+    its pictures in ``gradient_parts`` equal parts. Each part updates the statistics in its turn.
 
     Returns:
       A function that returns the new state and these scalars: ``loss``, each scalar of the loss

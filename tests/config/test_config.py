@@ -413,6 +413,12 @@ def test_fields_that_are_missing_in_json_have_their_defaults(tmp_path: Path) -> 
     assert load_config(path) == with_value(Config(), "train.epochs", 3)
 
 
+def test_norm_batch_needs_the_whole_batch() -> None:
+    config = with_value(Config(), "train.gradient_parts", 2)
+    with pytest.raises(UserError, match=r"^train\.gradient_parts = 2: must be 1 with model\."):
+        with_value(config, "model.backbone.norm", "batch")
+
+
 CHANGED_SINCE_0_1: dict[str, dict[str, object]] = {
     "rpn_demo": {
         "data.scale": (160, 128),
