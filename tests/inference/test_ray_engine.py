@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -63,7 +64,10 @@ def test_killed_work_continues_and_broken_pictures_become_rows(folder, tiny_conf
     assert before
     done = run(folder, tmp_path)
     assert done.returncode == 0, done.stderr
-    assert f"continuing after {min(2 * len(before), PICTURES)} of {PICTURES}" in done.stdout
+    # A worker can finish another file after its program was killed.
+    continued = re.search(rf"continuing after (\d+) of {PICTURES}", done.stdout)
+    assert continued, done.stdout
+    assert int(continued[1]) >= min(2 * len(before), PICTURES)
     assert f"results of {PICTURES} pictures are in" in done.stdout
     assert {path: path.stat().st_mtime_ns for path in before} == before
     rows = parquet.read_table(output).to_pylist()
