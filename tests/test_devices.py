@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -43,3 +46,46 @@ def test_a_gpu_that_is_not_used_causes_a_warning(monkeypatch: pytest.MonkeyPatch
     line, warning = devices.describe_devices().splitlines()
     assert line == expected
     assert warning.startswith("warning: /dev/nvidia0 exists, but JAX runs on the CPU.")
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ("", "--xla_gpu_first=true --xla_gpu_second=+A,+B"),
+        ("--xla_cpu_other=1", "--xla_cpu_other=1 --xla_gpu_first=true --xla_gpu_second=+A,+B"),
+        ("--xla_gpu_second=", "--xla_gpu_second= --xla_gpu_first=true"),
+    ],
+)
+def test_flags_of_the_user_come_before_ours(
+    monkeypatch: pytest.MonkeyPatch, own: str, expected: str
+) -> None:
+    monkeypatch.setattr(devices, "GPU_FLAGS", {"xla_gpu_first": "true", "xla_gpu_second": "+A,+B"})
+    monkeypatch.setenv("XLA_FLAGS", own)
+    devices.use_gpu_flags()
+    devices.use_gpu_flags()  # as in a process that this one starts
+    assert os.environ["XLA_FLAGS"] == expected
+
+
+@pytest.mark.parametrize(("platform", "added"), [("auto", True), ("cpu", False)])
+def test_gpu_flags_are_set_where_a_gpu_may_be_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, platform: str, added: bool
+) -> None:
+    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.setattr(devices, "NVIDIA_PATHS", (tmp_path,))
+    devices.use_platform(platform)
+    assert ("xla_gpu_exclude_nondeterministic_ops" in os.environ["XLA_FLAGS"]) == added
+    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.setattr(devices, "NVIDIA_PATHS", ())
+    devices.use_platform("auto")
+    assert os.environ["XLA_FLAGS"] == ""
+
+
+def test_xla_knows_the_gpu_flags() -> None:
+    """XLA would end a process that sets an unknown flag, or an unknown value."""
+    flags = " ".join(f"--{name}={value}" for name, value in devices.GPU_FLAGS.items())
+    code = "import jax; print(jax.jit(lambda x: x + 1)(1))"
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr[-300:]

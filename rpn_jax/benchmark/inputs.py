@@ -77,7 +77,8 @@ def make_batch(count: int, canvas: Canvas, boxes: int, seed: int) -> Batch:
 
 def object_boxes(count: int, canvas: Canvas, seed: int) -> Float[Array, "B O 4"]:
     """Return the `OBJECTS` generated objects of each picture, f32 xyxy."""
-    return jnp.stack([make_boxes(OBJECTS, canvas, seed + index) for index in range(count)])
+    boxes = np.stack([make_boxes(OBJECTS, canvas, seed + index) for index in range(count)])
+    return jnp.asarray(boxes)
 
 
 def feature_shapes(config: Config, count: int, canvas: Canvas) -> Levels:
@@ -90,11 +91,16 @@ def feature_shapes(config: Config, count: int, canvas: Canvas) -> Levels:
 def make_features(config: Config, count: int, canvas: Canvas, seed: int) -> Levels:
     """Return normally distributed levels for the heads, on the first device."""
     shapes = feature_shapes(config, count, canvas)
-    keys = jax.random.split(jax.random.key(seed), len(shapes))
-    return tuple(
-        jax.random.normal(key, level.shape, level.dtype)
-        for key, level in zip(keys, shapes, strict=True)
-    )
+
+    @jax.jit
+    def draw(key: Array) -> Levels:
+        keys = jax.random.split(key, len(shapes))
+        return tuple(
+            jax.random.normal(key, level.shape, level.dtype)
+            for key, level in zip(keys, shapes, strict=True)
+        )
+
+    return draw(jax.random.key(seed))
 
 
 def output_shapes(config: Config, count: int, canvas: Canvas) -> RPNOutputs:
@@ -107,19 +113,15 @@ def output_shapes(config: Config, count: int, canvas: Canvas) -> RPNOutputs:
 def make_outputs(config: Config, count: int, canvas: Canvas, seed: int) -> RPNOutputs:
     """Return head outputs for `OBJECTS` generated objects per picture, f32 on the first device."""
     shapes = output_shapes(config, count, canvas)
-    key = jax.random.key(seed)
-    pictures = [
-        _picture_outputs(
-            config.model.rpn.anchors,
-            shapes.level_shapes,
-            objects,
-            jax.random.fold_in(key, index),
-        )
-        for index, objects in enumerate(object_boxes(count, canvas, seed))
-    ]
-    return jax.tree.map(
-        lambda shape, *leaves: jnp.stack(leaves).reshape(shape.shape), shapes, *pictures
-    )
+    of_picture = partial(_picture_outputs, config.model.rpn.anchors, shapes.level_shapes)
+
+    @jax.jit
+    def of_all(objects_xyxy: Float[Array, "B O 4"], key: Array) -> RPNOutputs:
+        keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(count))
+        outputs = jax.vmap(of_picture)(objects_xyxy, keys)
+        return jax.tree.map(lambda shape, leaf: leaf.reshape(shape.shape), shapes, outputs)
+
+    return of_all(object_boxes(count, canvas, seed), jax.random.key(seed))
 
 
 def make_proposals(config: Config, count: int, canvas: Canvas, seed: int) -> Proposals:
@@ -129,6 +131,7 @@ def make_proposals(config: Config, count: int, canvas: Canvas, seed: int) -> Pro
     return jax.jit(partial(propose, config))(outputs, image_sizes)
 
 
+@partial(jax.jit, static_argnames=("num_classes", "seed"))
 def make_roi_outputs(
     num_classes: int,
     boxes_xyxy: Float[Array, "B N 4"],

@@ -10,6 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from rpn_jax.devices import cpu_device
+
 WARM_UP_CALLS = 2
 
 Call = Callable[[], Any]
@@ -140,9 +142,8 @@ def count_flops(function: jax.stages.Wrapped, *arguments: Any) -> float | None:
     Returns:
       None if JAX runs without the CPU backend.
     """
-    try:
-        cpu, *_ = jax.local_devices(backend="cpu")
-    except RuntimeError:
+    cpu = cpu_device()
+    if cpu is None:
         return None
     # Use shapes: arrays would compile the program for the device that holds them.
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), arguments)

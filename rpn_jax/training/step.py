@@ -49,7 +49,8 @@ StepFunction = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 def initial_state(variables: Variables, optimizer: optax.GradientTransformation) -> TrainState:
     """Return the state before the first step."""
-    return continued_state(0, variables, optimizer.init(variables["params"]))
+    # One program instead of one for each shape, which GPUs take long to compile.
+    return continued_state(0, variables, jax.jit(optimizer.init)(variables["params"]))
 
 
 def continued_state(step: int, variables: Variables, opt_state: optax.OptState) -> TrainState:

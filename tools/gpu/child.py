@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rpn_jax.devices import use_platform
 from rpn_jax.runtime import set_up_compiling
 from tools.gpu.results import failed_rows
 from tools.gpu.sections import SECTIONS, Request
@@ -37,6 +38,7 @@ def main() -> int:
     if missing:
         print(f"not installed: {', '.join(missing)} (--wheels can provide them)", file=sys.stderr)
         return MISSING_PACKAGE
+    use_platform("auto")
     set_up_compiling()
     rows = []
     with options.rows.open("w") as file:

@@ -49,21 +49,21 @@ SECTIONS = (
         "Figures of the reference's implementation, computed again on this device. The bars of "
         "float32 are those of docs/parity.md.",
         lambda request: parity.rows(request.small),
-        share=20,
+        share=16,
     ),
     SectionOfRun(
         "operations",
         "Operations on this device against their CPU forms. On a CPU, the forms for GPUs are "
         "compared with those for CPUs.",
         lambda request: operations.rows(request.small, request.tiny),
-        share=16,
+        share=12,
     ),
     SectionOfRun(
         "training",
         "Training steps of rpn_demo: losses against those of the CPU, two runs compared, and a run "
         "that is saved and resumed.",
         lambda request: training.rows(request.out, request.small, request.tiny),
-        share=15,
+        share=10,
     ),
     SectionOfRun(
         "benchmark",
@@ -80,13 +80,13 @@ SECTIONS = (
         lambda request: speed.benchmark_rows(
             speed.SMALL_DETECTOR if request.small else speed.DETECTOR, request.small
         ),
-        share=25,
+        share=34,
     ),
     SectionOfRun(
         "configs",
         "Pictures on the device to proposals, for every config.",
         lambda request: speed.config_rows(request.small),
-        share=15,
+        share=14,
     ),
     SectionOfRun(
         "input",

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from rpn_jax.cli import read_flags
 from rpn_jax.config import Precision
+from rpn_jax.devices import use_platform
 from rpn_jax.errors import UserError, exit_code, nearest
 from rpn_jax.files import check_out_file
 from rpn_jax.runtime import set_up_compiling
@@ -58,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: Options) -> int:
     console = Console()
+    use_platform("auto")
     set_up_compiling()
     names = _chosen(options)
     if options.out is not None:

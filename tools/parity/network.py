@@ -70,7 +70,7 @@ def run(case: Case) -> Ours:
     optimizer, _ = build_optimizer(SGD, trainable, steps_per_epoch=1, batch_size=1)
     step = _training_step(case, optimizer)
 
-    first, after_first, opt_state = step(variables, optimizer.init(variables["params"]))
+    first, after_first, opt_state = step(variables, jax.jit(optimizer.init)(variables["params"]))
     sgd_losses: list[float] = []
     sgd_moves: dict[str, float] = {}
     if "sgd_losses" in case.fields or "sgd_moves" in case.fields:
@@ -85,7 +85,7 @@ def run(case: Case) -> Ours:
         pyramid_means=[np.asarray(mean) for mean in first.pyramid_means],
         objectness=[np.asarray(level) for level in first.outputs.objectness],
         deltas=[np.asarray(level) for level in first.outputs.deltas],
-        anchors=np.concatenate(grid_anchors(level_shapes, case.config.model.rpn.anchors)),
+        anchors=np.asarray(_anchors(case, level_shapes)),
         labels=np.asarray(_labels(case, level_shapes)),
         proposals=_rows(propose_(first.outputs, case.image_sizes)),
         settled_proposals=_rows(propose_(_settled(case, first.outputs), case.image_sizes)),
@@ -190,10 +190,13 @@ def _descend(
     return losses, last
 
 
+def _anchors(case: Case, level_shapes: list[tuple[int, int]]) -> Float[Array, "K 4"]:
+    anchors = case.config.model.rpn.anchors
+    return jax.jit(lambda: jnp.concatenate(grid_anchors(level_shapes, anchors)))()
+
+
 def _labels(case: Case, level_shapes: list[tuple[int, int]]) -> Int[Array, "B K"]:
-    anchors = jnp.concatenate(grid_anchors(level_shapes, case.config.model.rpn.anchors))
-    sizes = jnp.asarray(case.image_sizes)
-    valid = anchor_validity(level_shapes, case.config.model.rpn.anchors, sizes)
+    anchors = _anchors(case, level_shapes)
     loss = case.config.rpn_loss
 
     def one_picture(valid: Array, boxes: Array, mask: Array) -> Int[Array, " K"]:
@@ -207,7 +210,12 @@ def _labels(case: Case, level_shapes: list[tuple[int, int]]) -> Int[Array, "B K"
             loss.min_positive_iou,
         )
 
-    return jax.jit(jax.vmap(one_picture))(valid, *case.boxes)
+    @jax.jit
+    def all_pictures(image_sizes: Array, boxes: Array, mask: Array) -> Int[Array, "B K"]:
+        valid = anchor_validity(level_shapes, case.config.model.rpn.anchors, image_sizes)
+        return jax.vmap(one_picture)(valid, boxes, mask)
+
+    return all_pictures(case.image_sizes, *case.boxes)
 
 
 def _settled(case: Case, outputs: RPNOutputs) -> RPNOutputs:

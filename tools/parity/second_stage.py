@@ -209,7 +209,9 @@ class TwoStages:
 
     @cached_property
     def _first_given_step(self) -> tuple[Step, Variables, optax.OptState]:
-        return self._take_given_step(self.variables, self._optimizer.init(self.variables["params"]))
+        return self._take_given_step(
+            self.variables, jax.jit(self._optimizer.init)(self.variables["params"])
+        )
 
     @cached_property
     def _optimizer(self) -> optax.GradientTransformation:

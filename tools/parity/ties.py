@@ -11,6 +11,7 @@ else is equal.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import jax
@@ -65,6 +66,16 @@ def every_proposal(
     scale_factors: Float[Array, "B 2"] | None,
 ) -> Float[ndarray, "B K 5"]:
     """Return the proposal of each anchor, xyxy and score, NaN if the anchor does not exist."""
+    rows = jax.jit(partial(_proposal_rows, config))(outputs, image_sizes, scale_factors)
+    return np.asarray(rows)
+
+
+def _proposal_rows(
+    config: Config,
+    outputs: RPNOutputs,
+    image_sizes: Int[Array, "B 2"],
+    scale_factors: Float[Array, "B 2"] | None,
+) -> Float[Array, "B K 5"]:
     anchors = jnp.concatenate(grid_anchors(outputs.level_shapes, config.model.rpn.anchors))
     exists = anchor_validity(outputs.level_shapes, config.model.rpn.anchors, image_sizes)
     pictures = len(image_sizes)
@@ -76,7 +87,7 @@ def every_proposal(
     if scale_factors is not None:
         boxes = boxes / jnp.tile(scale_factors, 2)[:, None, :]
     rows = jnp.concatenate([boxes, jax.nn.sigmoid(logits)[..., None]], axis=-1)
-    return np.asarray(jnp.where(exists[..., None], rows, jnp.nan))
+    return jnp.where(exists[..., None], rows, jnp.nan)
 
 
 def lift_chosen(
