@@ -8,7 +8,7 @@ are random. The second stage gets the proposals that follow from them.
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, cast
 
 import jax
@@ -81,6 +81,7 @@ def object_boxes(count: int, canvas: Canvas, seed: int) -> Float[Array, "B O 4"]
     return jnp.asarray(boxes)
 
 
+@cache
 def feature_shapes(config: Config, count: int, canvas: Canvas) -> Levels:
     """Return the shapes and dtypes of the levels that the heads receive, without computing."""
     images = jax.ShapeDtypeStruct((count, *canvas, 3), jnp.float32)
@@ -103,6 +104,7 @@ def make_features(config: Config, count: int, canvas: Canvas, seed: int) -> Leve
     return draw(jax.random.key(seed))
 
 
+@cache
 def output_shapes(config: Config, count: int, canvas: Canvas) -> RPNOutputs:
     """Return the shapes of the first stage's outputs without running it."""
     apply = partial(build_detector(config.model).apply, method="rpn_outputs")
@@ -112,16 +114,27 @@ def output_shapes(config: Config, count: int, canvas: Canvas) -> RPNOutputs:
 
 def make_outputs(config: Config, count: int, canvas: Canvas, seed: int) -> RPNOutputs:
     """Return head outputs for `OBJECTS` generated objects per picture, f32 on the first device."""
-    shapes = output_shapes(config, count, canvas)
-    of_picture = partial(_picture_outputs, config.model.rpn.anchors, shapes.level_shapes)
+    level_shapes = tuple(output_shapes(config, count, canvas).level_shapes)
+    objects = object_boxes(count, canvas, seed)
+    return _outputs(config.model.rpn.anchors, level_shapes, objects, jax.random.key(seed))
 
-    @jax.jit
-    def of_all(objects_xyxy: Float[Array, "B O 4"], key: Array) -> RPNOutputs:
-        keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(count))
-        outputs = jax.vmap(of_picture)(objects_xyxy, keys)
-        return jax.tree.map(lambda shape, leaf: leaf.reshape(shape.shape), shapes, outputs)
 
-    return of_all(object_boxes(count, canvas, seed), jax.random.key(seed))
+@partial(jax.jit, static_argnums=(0, 1))
+def _outputs(
+    anchors: AnchorConfig,
+    level_shapes: tuple[tuple[int, int], ...],
+    objects_xyxy: Float[Array, "B O 4"],
+    key: Array,
+) -> RPNOutputs:
+    count = len(objects_xyxy)
+    keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(count))
+    of_picture = partial(_picture_outputs, anchors, level_shapes)
+    outputs = jax.vmap(of_picture)(objects_xyxy, keys)
+    cells = [(count, *shape, anchors.per_cell) for shape in level_shapes]
+    return RPNOutputs(
+        tuple(x.reshape(shape) for x, shape in zip(outputs.objectness, cells, strict=True)),
+        tuple(x.reshape(*shape, 4) for x, shape in zip(outputs.deltas, cells, strict=True)),
+    )
 
 
 def make_proposals(config: Config, count: int, canvas: Canvas, seed: int) -> Proposals:
