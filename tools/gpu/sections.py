@@ -63,7 +63,7 @@ SECTIONS = (
         "Training steps of rpn_demo: losses against those of the CPU, two runs compared, and a run "
         "that is saved and resumed.",
         lambda request: training.rows(request.out, request.small, request.tiny),
-        share=10,
+        share=16,
     ),
     SectionOfRun(
         "benchmark",
