@@ -20,8 +20,9 @@ GPU_FLAGS = {
     "xla_gpu_exclude_nondeterministic_ops": "true",
     "xla_gpu_enable_command_buffer": "+CONVOLUTION,+WHILE,+CONDITIONAL",
 }
-"""Flags of XLA for NVIDIA GPUs. The first one gives the same bits in every run. The second starts
-whole programs as one CUDA graph, so that the GPU does not wait for the host between kernels."""
+"""Flags of XLA for NVIDIA GPUs. With the first one, a compiled program gives the same bits in every
+run. The second starts whole programs as one CUDA graph, so that the GPU does not wait for the host
+between kernels."""
 
 
 def use_platform(platform: str) -> None:
