@@ -61,7 +61,7 @@ SECTIONS = (
     SectionOfRun(
         "training",
         "Training steps of rpn_demo: losses against those of the CPU, two runs compared, and a run "
-        "that is saved and resumed.",
+        "that is saved and resumed. On a GPU also two runs of faster-rcnn_demo.",
         lambda request: training.rows(request.out, request.small, request.tiny),
         share=16,
     ),

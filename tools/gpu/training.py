@@ -1,4 +1,7 @@
-"""Section 'training': losses of a few steps, the same twice, and a run that is resumed."""
+"""Section 'training': losses of a few steps, the same twice, and a run that is resumed.
+
+A GPU also trains a detector twice. That takes too long on a CPU.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +20,13 @@ from rpn_jax.config import Config, Precision, load_config, replace, with_precisi
 from rpn_jax.models import build_detector, init_variables
 from rpn_jax.structures import Batch
 from rpn_jax.training.gradients import DEVICE_AXIS
-from rpn_jax.training.objectives import rpn_loss_function
+from rpn_jax.training.objectives import loss_function_of
 from rpn_jax.training.optim import make_optimizer, trainable_parameters
 from rpn_jax.training.step import TrainState, continued_state, device_step, initial_state
 from rpn_jax.weights.checkpoints import Checkpoints, restore_newest
 from tools.gpu.forms import use_default_forms
 
-CONFIG = "rpn_demo"
+CONFIG, DETECTOR = "rpn_demo", "faster-rcnn_demo"
 BATCHES = 4
 """Different batches, used in turns."""
 BOXES = 3
@@ -63,6 +66,12 @@ def rows(out: Path, small: bool, tiny: bool) -> Iterator[Row]:
         "last": bfloat16[-1],
         "passed": bool(np.all(np.isfinite(bfloat16))),
     }
+    if small:
+        return
+    detector = _Run(load_config(DETECTOR), "float32")
+    losses, _ = detector.losses(batches, steps, device)
+    again, _ = detector.losses(batches, steps, device)
+    yield _compared(f"two runs of {DETECTOR}", again, losses, 0.0)
 
 
 def _compared(what: str, losses: Sequence[float], others: Sequence[float], tolerance: float) -> Row:
@@ -89,7 +98,7 @@ class _Run:
         trainable = trainable_parameters(variables["params"], build_detector(config.model).backbone)
         optimizer = make_optimizer(optim, schedule, trainable)
         self._start = jax.device_get(initial_state(variables, optimizer))
-        step = device_step(rpn_loss_function(config), optimizer, schedule, seed=0)
+        step = device_step(loss_function_of(config), optimizer, schedule, seed=0)
         self._step = jax.jit(
             jax.vmap(step, in_axes=(None, 0), out_axes=None, axis_name=DEVICE_AXIS)
         )
