@@ -190,7 +190,7 @@ def build_detector(
 def init_variables(config: Config, seed: int = 0) -> Variables:
     """Return random variables for training from scratch, the same for the same seed.
 
-    They are drawn on the CPU if JAX can use it, so that they are the same with a GPU.
+    The CPU draws them if JAX can use it, whatever device trains. They end on the default device.
     """
     # The program runs once. Level 1 gives the same bits and halves the compilation: 18 instead of
     # 35 s for a ResNet-50 on two busy cores.

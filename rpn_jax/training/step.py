@@ -49,7 +49,7 @@ StepFunction = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 def initial_state(variables: Variables, optimizer: optax.GradientTransformation) -> TrainState:
     """Return the state before the first step."""
-    # One program instead of one for each shape, which GPUs take long to compile.
+    # One program to compile, instead of one for each shape.
     return continued_state(0, variables, jax.jit(optimizer.init)(variables["params"]))
 
 

@@ -48,7 +48,7 @@ def settle_detection_ties(
       reference: xyxy, score and class of its detections.
       classify: runs the second stage on the picture.
     """
-    (rows,) = every_proposal(config, outputs, image_size, None)
+    (rows,) = np.asarray(every_proposal(config, outputs, image_size, None))
     scores = rows[:, 4]
     _, group, sizes = np.unique(scores, return_inverse=True, return_counts=True, equal_nan=False)
     tied = np.flatnonzero((sizes[group] > 1) & ~np.isnan(scores))

@@ -46,7 +46,7 @@ def settle_ties(
       scale_factors: (width, height) by which the reference's boxes were divided, or None.
       reference: xyxy and score of each picture's proposals.
     """
-    rows = every_proposal(config, outputs, image_sizes, scale_factors)
+    rows = np.asarray(every_proposal(config, outputs, image_sizes, scale_factors))
     logits = np.concatenate(
         [np.asarray(level).reshape(len(level), -1) for level in outputs.objectness], axis=1
     )
@@ -59,23 +59,14 @@ def settle_ties(
     return RPNOutputs(split_levels(np.stack(settled), outputs), outputs.deltas)
 
 
+@partial(jax.jit, static_argnums=0)
 def every_proposal(
     config: Config,
     outputs: RPNOutputs,
     image_sizes: Int[Array, "B 2"],
     scale_factors: Float[Array, "B 2"] | None,
-) -> Float[ndarray, "B K 5"]:
-    """Return the proposal of each anchor, xyxy and score, NaN if the anchor does not exist."""
-    rows = jax.jit(partial(_proposal_rows, config))(outputs, image_sizes, scale_factors)
-    return np.asarray(rows)
-
-
-def _proposal_rows(
-    config: Config,
-    outputs: RPNOutputs,
-    image_sizes: Int[Array, "B 2"],
-    scale_factors: Float[Array, "B 2"] | None,
 ) -> Float[Array, "B K 5"]:
+    """Return the proposal of each anchor, xyxy and score, NaN if the anchor does not exist."""
     anchors = jnp.concatenate(grid_anchors(outputs.level_shapes, config.model.rpn.anchors))
     exists = anchor_validity(outputs.level_shapes, config.model.rpn.anchors, image_sizes)
     pictures = len(image_sizes)
