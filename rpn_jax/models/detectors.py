@@ -178,6 +178,13 @@ class FasterRCNN(Detector):
         """Return classes and deltas from `roi_features`: the second half of `roi_outputs`."""
         return self.roi_head.outputs(pooled)
 
+    def call_layers(self, images: Float[Array, "B H W 3"]) -> None:
+        """Call every layer that has weights once. RoIAlign has none, and tracing it takes long."""
+        levels = self.features(images)
+        self.rpn_outputs(levels)
+        size, channels = self.roi_head.pooled_size, levels[0].shape[-1]
+        self.roi_outputs_of(jnp.zeros((1, 1, size, size, channels), levels[0].dtype))
+
 
 def build_detector(
     config: ModelConfig, axis_name: str | None = None, folded: bool = False
@@ -208,10 +215,9 @@ def variable_shapes(config: Config) -> Variables:
 
 
 def _draw_variables(config: Config, key: jax.Array) -> Variables:
-    inputs = [jnp.zeros((1, CANVAS_MULTIPLE, CANVAS_MULTIPLE, 3))]
-    if config.model.roi is not None:
-        inputs.append(jnp.zeros((1, 1, 4)))
-    return dict(build_detector(config.model).init(key, *inputs))
+    images = jnp.zeros((1, CANVAS_MULTIPLE, CANVAS_MULTIPLE, 3))
+    method = "__call__" if config.model.roi is None else "call_layers"
+    return dict(build_detector(config.model).init(key, images, method=method))
 
 
 def _resnet(config: ModelConfig, axis_name: str | None, folded: bool) -> Backbone:

@@ -12,7 +12,6 @@ memory depends on the size of a tile and not on the size of the map.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -28,6 +27,7 @@ from rpn_jax.ops.roi_bins import (
     bins_along,
     cells_of_bins,
     cells_per_bin,
+    sum_cells,
     varying_zeros,
 )
 
@@ -216,13 +216,7 @@ def _weighted_sums(
     row_starts, columns, row_weights, column_weights = lax.optimization_barrier(
         (row_starts, columns, row_weights, column_weights)
     )
-    sums = jnp.zeros((), jnp.float32)
-    for i, j in itertools.product(range(CELLS_OF_BIN), repeat=2):
-        places = row_starts[:, :, None, i] + columns[:, None, :, j]
-        weights = row_weights[:, :, None, i] * column_weights[:, None, :, j]
-        values = cells.at[places].get(mode="clip", wrap_negative_indices=False)
-        sums = sums + weights[..., None] * values.astype(jnp.float32)
-    return sums
+    return sum_cells(cells, row_starts, columns, row_weights, column_weights)
 
 
 def _flat_cells(

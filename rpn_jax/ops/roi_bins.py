@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 if TYPE_CHECKING:
@@ -110,6 +113,8 @@ def cells_of_bins(
     return jnp.minimum(cells, axis.cells[:, None, None] - 1), weights
 
 
+# Under `jit`, JAX traces a function once for each set of shapes. Here that halves the tracing.
+@partial(jax.jit, static_argnames="size")
 def bin_weights(axis: Axis, cells: Int[Array, "R #P T"], size: int) -> Float[Array, "R P T"]:
     """Return the weight of cells in the mean of each bin's samples, along one axis.
 
@@ -136,6 +141,45 @@ def bin_weights(axis: Axis, cells: Int[Array, "R #P T"], size: int) -> Float[Arr
         weight = jnp.where(low >= number - 1, at_end, between)
         total = total + jnp.where(exists, weight, 0.0)
     return total / divisor
+
+
+def sum_cells(
+    cells: Float[Array, "cells C"],
+    row_starts: Int[Array, "R P I"],
+    columns: Int[Array, "R P J"],
+    row_weights: Float[Array, "R P I"],
+    column_weights: Float[Array, "R P J"],
+) -> Float[Array, "R P P C"]:
+    """Return the weighted sum of I rows and J columns of cells in each bin, in float32.
+
+    Args:
+      cells: the cells of all maps. A place beyond the last one reads the last one.
+      row_starts: place of the first cell of each row.
+      columns: the columns, counted from the first cell of a row.
+      row_weights: weights of the rows.
+      column_weights: weights of the columns.
+    """
+    rows_apart = zip(*(jnp.unstack(x, axis=-1) for x in (row_starts, row_weights)), strict=True)
+    columns_apart = zip(*(jnp.unstack(x, axis=-1) for x in (columns, column_weights)), strict=True)
+    total = jnp.zeros((), jnp.float32)
+    for row, column in itertools.product(rows_apart, columns_apart):
+        total = total + _weighted_cells(cells, *row, *column)
+    return total
+
+
+@jax.jit
+def _weighted_cells(
+    cells: Float[Array, "cells C"],
+    row_starts: Int[Array, "R P"],
+    row_weights: Float[Array, "R P"],
+    columns: Int[Array, "R P"],
+    column_weights: Float[Array, "R P"],
+) -> Float[Array, "R P P C"]:
+    """Return one cell of each bin, multiplied with its weight."""
+    places = row_starts[:, :, None] + columns[:, None, :]
+    weights = row_weights[:, :, None] * column_weights[:, None, :]
+    values = cells.at[places].get(mode="clip", wrap_negative_indices=False)
+    return weights[..., None] * values.astype(jnp.float32)
 
 
 def _bin_starts(axis: Axis, size: int) -> Float[Array, "R P 1"]:

@@ -58,18 +58,20 @@ class RoIHead(nn.Module):
             self.config.num_classes, hidden_layers, self.config.channels, self.precision
         )
 
+    @property
+    def pooled_size(self) -> int:
+        """Bins along each side of a box. Head 'layer4' begins with a convolution of stride 2."""
+        stride = LAYER4_STRIDE if self.config.head == "layer4" else 1
+        return stride * self.config.pooled_size
+
     def __call__(self, levels: Levels, boxes_xyxy: Float[Array, "B N 4"]) -> RoIOutputs:
         """Return classes and deltas of boxes in resized pixels. Boxes may be padded with zeros."""
         return self.outputs(self.pool(levels, boxes_xyxy))
 
     def pool(self, levels: Levels, boxes_xyxy: Float[Array, "B N 4"]) -> Float[Array, "B N P P C"]:
-        """Return the pooled features of boxes.
-
-        Head 'layer4' pools twice as many bins, because its first convolution has stride 2.
-        """
-        stride = LAYER4_STRIDE if self.config.head == "layer4" else 1
-        size = stride * self.config.pooled_size
-        return roi_align(levels, boxes_xyxy, self.strides, size, lax_precision(self.precision))
+        """Return the pooled features of boxes."""
+        precision = lax_precision(self.precision)
+        return roi_align(levels, boxes_xyxy, self.strides, self.pooled_size, precision)
 
     def outputs(self, pooled: Float[Array, "B N P P C"]) -> RoIOutputs:
         """Return classes and deltas from pooled features."""

@@ -15,6 +15,7 @@ from rpn_jax.ops.roi_bins import (
     axis_weights,
     cells_of_bins,
     cells_per_bin,
+    sum_cells,
     varying_zeros,
 )
 
@@ -115,14 +116,8 @@ def _weighted_sums(
     rows, row_weights = cells_of_bins(boxes.rows, row_count, size)
     columns, column_weights = cells_of_bins(boxes.columns, column_count, size)
     row_starts = first_cell[:, None, None] + rows * boxes.columns.cells[:, None, None]
-    total = jnp.zeros((), jnp.float32)
-    for i, j in itertools.product(range(row_count), range(column_count)):
-        places = row_starts[:, :, None, i] + columns[:, None, :, j]
-        weights = row_weights[:, :, None, i] * column_weights[:, None, :, j]
-        # A box of another part can lie outside of this array.
-        values = cells.at[places].get(mode="clip")
-        total = total + weights[..., None] * values.astype(jnp.float32)
-    return total
+    # A box of another part can lie outside of this array. Its sums are replaced.
+    return sum_cells(cells, row_starts, columns, row_weights, column_weights)
 
 
 def pool_box_by_box(
