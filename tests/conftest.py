@@ -73,11 +73,15 @@ def _own_cache(tmp_path_factory):
     A program is compiled once a session, also for the processes that tests start. Two workers of
     pytest-xdist do not share a cache, because JAX may read a half-written file.
     RPN_JAX_TEST_CACHE names a folder that keeps compiled programs for the next session.
+
+    Compiling takes most of the suite's time, so LLVM optimises little, but for tests with the fixture
+    ``all_optimizations``.
     """
     folder = tmp_path_factory.mktemp("cache")
     options = {
         "jax_compilation_cache_dir": os.environ.get("RPN_JAX_TEST_CACHE", str(folder / "xla")),
         "jax_persistent_cache_min_compile_time_secs": 0.1,
+        "jax_disable_most_optimizations": True,
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))
@@ -85,6 +89,14 @@ def _own_cache(tmp_path_factory):
             patch.setenv(name.upper(), str(value))
             jax.config.update(name, value)
         yield
+
+
+@pytest.fixture(scope="module")
+def all_optimizations():
+    """Programs are compiled as users compile them."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture

@@ -34,7 +34,8 @@ Convolution = Callable[[jax.Array, jax.Array], jax.Array]
 
 MIN_PIXELS = 256
 """Fewest output pixels for these forms. With fewer, XLA's own forms compile sooner and cost less
-than a millisecond more, except where the picture is smaller than the kernel."""
+than a millisecond more, except where the picture is smaller than the kernel, and for the kernel
+gradient of grouped convolutions, which therefore always has its own form."""
 MIN_WINOGRAD_CHANNELS = 128
 """Fewest channels, in and out, for Winograd's algorithm. With fewer, its transforms take the time
 that its products save."""
@@ -69,7 +70,8 @@ def convolve(
     """
     batch, height, width, _ = x.shape
     is_large = batch * height * width >= MIN_PIXELS * stride**2 and dilation == 1
-    if x.dtype != jnp.float32 or (precision == "float32" and not is_large):
+    has_fast_gradients = is_large or (_is_grouped(x, kernel) and dilation == 1)
+    if x.dtype != jnp.float32 or (precision == "float32" and not has_fast_gradients):
         return plain(x, kernel)
     prepare = round_to_tf32 if precision == "tf32" else _unchanged
 
@@ -79,13 +81,17 @@ def convolve(
 
     def backward(saved: tuple[Array, Array], y_grad: Array) -> Gradients:
         operands = prepare(saved[0]), prepare(saved[1]), prepare(y_grad)
-        if is_large:
+        if has_fast_gradients:
             return _gradients(*operands, plain, stride)
         return jax.vjp(plain, *operands[:2])[1](operands[2])
 
     differentiable = jax.custom_vjp(forward)
     differentiable.defvjp(lambda x, kernel: (forward(x, kernel), (x, kernel)), backward)
     return differentiable(x, kernel)
+
+
+def _is_grouped(x: Float[Array, "B H W I"], kernel: Float[Array, "k k J O"]) -> bool:
+    return kernel.shape[2] < x.shape[-1]
 
 
 def _unchanged(x: Array) -> Array:
@@ -95,7 +101,7 @@ def _unchanged(x: Array) -> Array:
 def _convolve(
     x: Float[Array, "B H W I"], kernel: Float[Array, "k k J O"], plain: Convolution, stride: int
 ) -> Float[Array, "B h w O"]:
-    if kernel.shape[2] < x.shape[-1]:
+    if _is_grouped(x, kernel):
         return _convolve_in_blocks(x, kernel, plain, stride)
     if _winograd_pays(x, kernel, stride):
         return winograd.convolve_3x3(x, kernel)
@@ -111,7 +117,7 @@ def _gradients(
     plain: Convolution,
     stride: int,
 ) -> Gradients:
-    if kernel.shape[2] < x.shape[-1]:
+    if _is_grouped(x, kernel):
         in_blocks = partial(_convolve_in_blocks, plain=plain, stride=stride)
         return jax.vjp(in_blocks, x, kernel)[1](y_grad)
     if _winograd_pays(x, kernel, stride):
