@@ -74,8 +74,8 @@ def _own_cache(tmp_path_factory):
     pytest-xdist do not share a cache, because JAX may read a half-written file.
     RPN_JAX_TEST_CACHE names a folder that keeps compiled programs for the next session.
 
-    Compiling takes most of the suite's time, so LLVM optimises little, but for tests with the fixture
-    ``all_optimizations``.
+    Compiling takes most of the suite's time, so LLVM optimises little. Tests with the fixture
+    ``all_optimizations`` are the exception.
     """
     folder = tmp_path_factory.mktemp("cache")
     options = {
@@ -150,13 +150,13 @@ def write_split(root, split, shapes, count):
 
 @pytest.fixture(scope="session")
 def tiny_config(coco_root):
-    """A network of two stages that compiles in seconds, on pictures of 64x64 pixels."""
+    """One stage of a ResNet without a neck, on pictures of 64x64 pixels. It compiles in seconds."""
     config = Config(
         name="tiny",
         model=ModelConfig(
-            backbone=BackboneConfig(depth=18, num_stages=2, norm="group", frozen_stages=-1),
-            neck_channels=32,
-            rpn=RPNHeadConfig(channels=32, anchors=AnchorConfig(strides=(4, 8, 16), scales=(4.0,))),
+            backbone=BackboneConfig(depth=18, num_stages=1, norm="group", frozen_stages=-1),
+            neck="none",
+            rpn=RPNHeadConfig(channels=32, anchors=AnchorConfig(strides=(4,), scales=(4.0,))),
         ),
         data=DataConfig(
             root=str(coco_root),

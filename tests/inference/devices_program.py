@@ -26,17 +26,18 @@ COLLECTIVE = re.compile(
     r"= \S+ (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)"
 )
 SIDE, PICTURES = 64, 4
-RESNEXT = BackboneConfig(depth=50, num_stages=2, groups=32, base_width=4)
+BACKBONES = {
+    "resnet": BackboneConfig(depth=18, num_stages=2),
+    "resnext": BackboneConfig(depth=50, num_stages=2, groups=32, base_width=4),
+}
 
 
 def small_config(name: str) -> Config:
     config = load_config("rpn_demo")
     config = replace(config, rpn_proposals=replace(config.rpn_proposals, nms_pre=100))
-    if name == "resnet":
-        return config
     anchors = replace(config.model.rpn.anchors, strides=(4, 8, 16))
     rpn = replace(config.model.rpn, anchors=anchors)
-    return replace(config, model=replace(config.model, backbone=RESNEXT, rpn=rpn))
+    return replace(config, model=replace(config.model, backbone=BACKBONES[name], rpn=rpn))
 
 
 def main() -> None:

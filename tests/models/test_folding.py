@@ -11,8 +11,11 @@ from rpn_jax.config import BackboneConfig, Config, load_config
 from rpn_jax.models import RPN, variable_shapes
 from rpn_jax.models.folding import fold_norms
 
+# Both programs round to bfloat16 at the same places only where XLA and LLVM optimise them alike.
+pytestmark = pytest.mark.usefixtures("all_optimizations")
+
 BACKBONES = {
-    "basic blocks": BackboneConfig(depth=18, num_stages=3),
+    "basic blocks": BackboneConfig(depth=18, num_stages=2),
     "batch norm": BackboneConfig(depth=18, num_stages=2, norm="batch"),
     "bottlenecks with groups": BackboneConfig(depth=50, num_stages=2, groups=32, base_width=4),
     "group norm": BackboneConfig(depth=18, num_stages=2, norm="group", frozen_stages=-1),
@@ -44,21 +47,21 @@ def random_variables(config: Config) -> dict:
     return jax.tree.unflatten(tree, values)
 
 
-@pytest.mark.parametrize("kernels_ohwi", [False, True])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("backbone", BACKBONES.values(), ids=BACKBONES.keys())
-def test_folded_weights_give_the_same_outputs(backbone, precision, kernels_ohwi):
+def test_folded_weights_give_the_same_outputs(backbone, precision):
     config = config_with(backbone, precision)
     variables = random_variables(config)
-    images = jax.random.normal(jax.random.key(1), (2, 64, 64, 3))
+    images = jax.random.normal(jax.random.key(1), (2, 32, 32, 3))
     expected = jax.jit(RPN(config.model).apply)(variables, images)
-    weights = fold_norms(RPN(config.model), variables, kernels_ohwi)
-    outputs = jax.jit(RPN(config.model, folded=True).apply)(weights, images)
-    assert jax.tree.structure(outputs) == jax.tree.structure(expected)
     # Batch norm rounds to bfloat16 before its own scale as well, where it is not folded.
     tolerance = 1e-2 if (precision, backbone.norm) == ("bfloat16", "batch") else 1e-6
-    for level, other in zip(jax.tree.leaves(outputs), jax.tree.leaves(expected), strict=True):
-        assert jnp.linalg.norm(level - other) <= tolerance * jnp.linalg.norm(other)
+    for kernels_ohwi in (False, True):
+        weights = fold_norms(RPN(config.model), variables, kernels_ohwi)
+        outputs = jax.jit(RPN(config.model, folded=True).apply)(weights, images)
+        assert jax.tree.structure(outputs) == jax.tree.structure(expected)
+        for level, other in zip(jax.tree.leaves(outputs), jax.tree.leaves(expected), strict=True):
+            assert jnp.linalg.norm(level - other) <= tolerance * jnp.linalg.norm(other)
 
 
 def test_folded_weights_hold_no_norm_and_no_float32_kernel():

@@ -148,7 +148,7 @@ def test_winograd_only_for_enough_work():
 @pytest.mark.parametrize("block_channels", [1, 8, 64])
 @pytest.mark.parametrize("min_pixels", [1, 10_000])
 def test_grouped_convolutions_and_their_gradients(monkeypatch, stride, block_channels, min_pixels):
-    # Dense blocks of one group, two and all. Below so many pixels the outputs are in XLA's own form.
+    # Dense blocks of one group, two and all. Below so many pixels XLA's own form has the outputs.
     monkeypatch.setattr(convolution, "MIN_BLOCK_CHANNELS", block_channels)
     monkeypatch.setattr(convolution, "MIN_PIXELS", min_pixels)
     rng = np.random.default_rng(0)

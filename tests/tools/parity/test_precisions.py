@@ -13,7 +13,15 @@ import numpy as np
 import pytest
 
 from rpn_jax import RPN, Proposer, init_variables
-from rpn_jax.config import Config, save_config, with_precision
+from rpn_jax.config import (
+    AnchorConfig,
+    BackboneConfig,
+    Config,
+    ModelConfig,
+    RPNHeadConfig,
+    save_config,
+    with_precision,
+)
 from rpn_jax.data import transforms
 from rpn_jax.data.coco import open_coco
 from rpn_jax.data.dataset import Dataset
@@ -25,23 +33,35 @@ from rpn_jax.weights.folders import save_variables
 from tests.tools.parity.loops import loop_match
 from tools.parity.precisions import main, share_found
 
+STRIDES = (4, 8, 16)
+
 
 @pytest.fixture(scope="module")
-def variables(tiny_config: Config) -> Variables:
+def pyramid_config(tiny_config: Config) -> Config:
+    model = ModelConfig(
+        backbone=BackboneConfig(depth=18, num_stages=2, norm="group", frozen_stages=-1),
+        neck_channels=32,
+        rpn=RPNHeadConfig(channels=32, anchors=AnchorConfig(strides=STRIDES, scales=(4.0,))),
+    )
+    return replace(tiny_config, model=model)
+
+
+@pytest.fixture(scope="module")
+def variables(pyramid_config: Config) -> Variables:
     """Return random weights and biases, so that even a black picture has head outputs."""
     rng = np.random.default_rng(0)
-    start = init_variables(tiny_config, seed=0)
+    start = init_variables(pyramid_config, seed=0)
     noisy = jax.tree.map(lambda leaf: leaf + rng.normal(0, 0.05, leaf.shape), start)
     return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), noisy)
 
 
 @pytest.fixture(scope="module")
 def words(
-    tiny_config: Config, variables: Variables, tmp_path_factory: pytest.TempPathFactory
+    pyramid_config: Config, variables: Variables, tmp_path_factory: pytest.TempPathFactory
 ) -> list[str]:
     folder = tmp_path_factory.mktemp("precisions")
-    save_variables(folder / "weights", tiny_config, variables)
-    save_config(tiny_config, folder / "tiny.json")
+    save_variables(folder / "weights", pyramid_config, variables)
+    save_config(pyramid_config, folder / "tiny.json")
     return [str(folder / "tiny.json"), "--weights", str(folder / "weights")]
 
 
@@ -61,7 +81,7 @@ def head_outputs(config: Config, variables: Variables, dataset: Dataset) -> dict
         normalized = normalize_images(jnp.asarray(image), jnp.array([size]), config.pixels)
         outputs = jax.jit(RPN(config.model).apply)(variables, normalized)
         for kind in ("objectness", "deltas"):
-            for stride, level in zip((4, 8, 16), getattr(outputs, kind), strict=True):
+            for stride, level in zip(STRIDES, getattr(outputs, kind), strict=True):
                 found.setdefault(f"{kind}, stride {stride}", []).append(np.ravel(level))
     return {name: np.concatenate(levels).astype(np.float64) for name, levels in found.items()}
 
@@ -78,7 +98,7 @@ def as_rows(picture: PictureProposals) -> np.ndarray:
 
 
 def test_figures_equal_plain_numpy_ones(
-    tiny_config: Config,
+    pyramid_config: Config,
     variables: Variables,
     words: list[str],
     tmp_path: Path,
@@ -87,8 +107,8 @@ def test_figures_equal_plain_numpy_ones(
     rows = rows_of([*words, "--precisions", "bfloat16"], tmp_path / "deep" / "rows.json")
     assert list(rows) == ["float32", "bfloat16"]
     row = rows["bfloat16"]
-    exact, rounded = (with_precision(tiny_config, name) for name in ("float32", "bfloat16"))
-    dataset = open_coco(Path(tiny_config.data.root), "test", clip_boxes=False)
+    exact, rounded = (with_precision(pyramid_config, name) for name in ("float32", "bfloat16"))
+    dataset = open_coco(Path(pyramid_config.data.root), "test", clip_boxes=False)
 
     reference = head_outputs(exact, variables, dataset)
     for name, outputs in head_outputs(rounded, variables, dataset).items():

@@ -23,6 +23,9 @@ from tools.parity.quantities import rows_of
 from tools.parity.second_stage import TwoStages
 from tools.parity.second_stage_rows import QUANTITIES, second_stage_rows
 
+# Users measure parity with programs that are optimised.
+pytestmark = pytest.mark.usefixtures("all_optimizations")
+
 TWO_STAGE = FOLDER / "two_stage"
 CASES = ("frcnn_r50_caffe", "frcnn_c4")
 FORWARD = (

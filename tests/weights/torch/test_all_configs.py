@@ -16,6 +16,8 @@ from tests.reference_configs import ELEVEN
 from tests.weights.torch.published import filled, golden_shapes
 
 SIDE = 64
+FIRST_OF_MODEL = {rpn_jax.load_config(name).model: name for name in reversed(ELEVEN)}
+"""The first config of each model. The others differ in their training only."""
 
 
 @pytest.mark.parametrize("name", ELEVEN)
@@ -31,6 +33,8 @@ def test_a_published_file_converts_loads_and_proposes(name: str, tmp_path: Path)
     variables = rpn_jax.load_variables(tmp_path / "weights")
     kernel = arrays["rpn_head.rpn_conv.weight"].transpose(2, 3, 1, 0)
     np.testing.assert_array_equal(variables["params"]["rpn_head"]["rpn_conv"]["kernel"], kernel)
+    if name not in FIRST_OF_MODEL.values():
+        return
     proposals = propose_one(name, variables)
     assert 0 < len(proposals.scores) <= 1000
     assert np.isfinite(proposals.boxes_xyxy).all()
