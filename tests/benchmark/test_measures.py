@@ -6,12 +6,14 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.stages import Compiled, Wrapped
 
 from rpn_jax.benchmark import files, growth, process, stages, training
 from rpn_jax.benchmark.device import Peaks
@@ -34,20 +36,14 @@ from rpn_jax.benchmark.stages import (
     one_device,
     whole_row,
 )
-from rpn_jax.benchmark.timing import Effort, count_flops, median_ratio
+from rpn_jax.benchmark.timing import Effort, Program, count_flops, median_ratio
 from rpn_jax.benchmark.training import STEP, matching_row, training_rows
-from rpn_jax.config import (
-    AnchorConfig,
-    Config,
-    RoIHeadConfig,
-    RPNHeadConfig,
-    load_config,
-    save_config,
-)
+from rpn_jax.config import Config, RoIHeadConfig, load_config, save_config
 from rpn_jax.data.files import find_pictures
 from rpn_jax.inference.forward import prepare_variables
-from rpn_jax.models import init_variables, variable_shapes
-from rpn_jax.structures import Detections, Proposals
+from rpn_jax.models import variable_shapes
+from rpn_jax.structures import Detections, Proposals, Variables
+from tests.made_variables import random_variables
 
 CANVAS = (64, 64)
 FIRST_STAGE = [NETWORK, "top-k + decode", "NMS", POST_PROCESSING]
@@ -62,27 +58,36 @@ def assert_consistent(row: Row, pictures: int) -> None:
     assert row["calls"] == EFFORT.runs
 
 
-@pytest.fixture
-def tiny_detector(tiny_config: Config) -> Config:
-    """A detector on the 64 channels of the first stage alone, which compiles in less time."""
-    model = replace(
-        tiny_config.model,
-        backbone=replace(tiny_config.model.backbone, num_stages=1),
-        neck="none",
-        rpn=RPNHeadConfig(channels=32, anchors=AnchorConfig(strides=(4,), scales=(4.0,))),
-        roi=RoIHeadConfig(num_classes=3, channels=16),
-    )
-    return replace(
-        tiny_config,
-        model=model,
-        rpn_proposals=replace(tiny_config.rpn_proposals, nms_pre=100, max_proposals=50),
-        roi_loss=replace(tiny_config.roi_loss, nms_pre=100, max_proposals=50, samples_per_image=16),
-    )
+@pytest.fixture(scope="module")
+def one_level_variables(one_level_config: Config) -> Variables:
+    return jax.tree.map(jnp.asarray, random_variables(one_level_config))
 
 
-def test_stages_of_a_detector(tiny_detector: Config) -> None:
-    variables = init_variables(tiny_detector)
-    rows, calls = inference_rows(tiny_detector, variables, 2, CANVAS, PEAKS, EFFORT)
+@pytest.fixture(scope="module")
+def tiny_detector(one_level_config: Config) -> Config:
+    """A detector on the 64 channels of the first stage."""
+    loss = replace(one_level_config.roi_loss, nms_pre=100, max_proposals=50, samples_per_image=16)
+    model = replace(one_level_config.model, roi=RoIHeadConfig(num_classes=3, channels=16))
+    return replace(one_level_config, model=model, roi_loss=loss)
+
+
+@pytest.fixture(scope="module")
+def detector_variables(tiny_detector: Config) -> Variables:
+    return jax.tree.map(jnp.asarray, random_variables(tiny_detector))
+
+
+def echo_program(_: Wrapped, *arguments: Any, flops: float | None = None) -> Program:
+    """Stand for `timing.compile_program`, without compiling: a call returns its arguments."""
+
+    def run(*arguments: Any) -> tuple[Any, ...]:
+        return arguments
+
+    return Program(cast("Compiled", run), 0.0, flops, bytes_accessed=1.0, memory_bytes=1)
+
+
+@pytest.mark.usefixtures("small_roi_align")
+def test_stages_of_a_detector(tiny_detector: Config, detector_variables: Variables) -> None:
+    rows, calls = inference_rows(tiny_detector, detector_variables, 2, CANVAS, PEAKS, EFFORT)
     in_flight = rows.pop()
     assert_consistent(in_flight, 2 * CALLS_IN_FLIGHT)
     by_stage = {row["stage"]: row for row in rows}
@@ -109,22 +114,27 @@ def test_stages_of_a_detector(tiny_detector: Config) -> None:
     assert by_stage[DETECTIONS]["boxes_out"] > 0
 
 
-def test_stages_of_an_rpn(tiny_config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stages_of_an_rpn(
+    one_level_config: Config, one_level_variables: Variables, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Everything else is the same as for a detector."""
 
     def not_measured(stage: stages.Stage, *_: object) -> tuple[Row, Callable[[], None]]:
         return {"stage": stage.name, "function": stage.function}, lambda: None
 
     monkeypatch.setattr(stages, "_measure", not_measured)
-    rows, _ = inference_rows(tiny_config, init_variables(tiny_config), 2, CANVAS, PEAKS, EFFORT)
+    case = (one_level_config, one_level_variables, 2, CANVAS)
+    rows, _ = inference_rows(*case, PEAKS, EFFORT)
     assert [row["stage"] for row in rows[:-1]] == [*FIRST_STAGE, WHOLE]
-    arguments = stages.whole_arguments(tiny_config, init_variables(tiny_config), 2, CANVAS)
+    arguments = stages.whole_arguments(*case)
     assert isinstance(jax.eval_shape(rows[-2]["function"], *arguments), Proposals)
 
 
-def test_the_training_step_of_a_detector(tiny_detector: Config) -> None:
-    variables = init_variables(tiny_detector)
-    rows, calls = training_rows(tiny_detector, variables, 2, CANVAS, PEAKS, EFFORT)
+@pytest.mark.usefixtures("small_roi_align")
+def test_the_training_step_of_a_detector(
+    tiny_detector: Config, detector_variables: Variables
+) -> None:
+    rows, calls = training_rows(tiny_detector, detector_variables, 2, CANVAS, PEAKS, EFFORT)
     assert [row["stage"] for row in rows] == list(calls) == [STEP, ROI_ALIGN_GRADIENT]
     for row in rows:
         assert_consistent(row, 2)
@@ -133,7 +143,7 @@ def test_the_training_step_of_a_detector(tiny_detector: Config) -> None:
     before = int(state.step)  # The next call reuses the memory of the state.
     assert int(calls[STEP]()[0].step) == before + 1
     assert set(metrics) >= {"loss_rpn_cls", "loss_cls", "loss_bbox"}
-    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(variables))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(detector_variables))
     pooled, gradients = calls[ROI_ALIGN_GRADIENT]()
     assert pooled.shape == (2, 16, 7, 7, 64)
     assert gradients[0].any()
@@ -156,15 +166,17 @@ def test_flops_of_the_network_are_those_of_its_convolutions() -> None:
 
 
 def test_flops_are_not_known_without_the_cpu_backend(
-    tiny_config: Config, monkeypatch: pytest.MonkeyPatch
+    one_level_config: Config, one_level_variables: Variables, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     product, square = jax.jit(lambda x: x @ x), jnp.zeros((4, 4))
     assert count_flops(product, square) == 2 * 4**3
     monkeypatch.setattr(stages, "count_flops", lambda *_: None)
     monkeypatch.setattr(training, "count_flops", lambda *_: None)
-    variables = init_variables(tiny_config)
-    whole = whole_row(tiny_config, variables, 2, CANVAS, PEAKS, EFFORT)
-    (step,), _ = training_rows(tiny_config, variables, 2, CANVAS, PEAKS, EFFORT)
+    for module in (stages, training):
+        monkeypatch.setattr(module, "compile_program", echo_program)
+    case = (one_level_config, one_level_variables, 2, CANVAS, PEAKS, EFFORT)
+    whole = whole_row(*case)
+    (step,), _ = training_rows(*case)
     for row in (whole, step):
         assert row["median_ms"] > 0
         assert "gflop_per_picture" not in row
@@ -205,13 +217,16 @@ def test_worst_cases_keep_the_right_number_of_boxes(tiny_config: Config) -> None
     assert 3 < rows["ordinary"]["boxes_out"] < all_kept
 
 
-def test_growth_has_a_row_for_each_value(tiny_config: Config) -> None:
-    variables = init_variables(tiny_config)
+def test_growth_has_a_row_for_each_value(
+    one_level_config: Config, one_level_variables: Variables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(growth, "compile_program", echo_program)
+    config, variables = one_level_config, one_level_variables
     tables = {
-        "batch size": growth.batch_growth(tiny_config, variables, [1, 2], CANVAS, EFFORT),
-        "megapixels": growth.size_growth(tiny_config, variables, [(32, 32), CANVAS], EFFORT),
-        "candidates per level": growth.candidate_growth(tiny_config, [10, 20], CANVAS, EFFORT),
-        "boxes per picture": growth.box_growth(tiny_config, [1, 2], CANVAS, EFFORT),
+        "batch size": growth.batch_growth(config, variables, [1, 2], CANVAS, EFFORT),
+        "megapixels": growth.size_growth(config, variables, [(32, 32), CANVAS], EFFORT),
+        "candidates per level": growth.candidate_growth(config, [10, 20], CANVAS, EFFORT),
+        "boxes per picture": growth.box_growth(config, [1, 2], CANVAS, EFFORT),
     }
     for axis, table in tables.items():
         rows = list(table)
@@ -233,8 +248,10 @@ def test_growth_over_gpus_uses_visible_devices_only(
     assert growth._devices_environment(2)["CUDA_VISIBLE_DEVICES"] == used
 
 
-def test_growth_over_devices_runs_on_that_many_devices(tiny_config: Config, tmp_path: Path) -> None:
-    save_config(tiny_config, tmp_path / "tiny.json")
+def test_growth_over_devices_runs_on_that_many_devices(
+    one_level_config: Config, tmp_path: Path
+) -> None:
+    save_config(one_level_config, tmp_path / "tiny.json")
     config = str(tmp_path / "tiny.json")
     (row,) = growth.device_growth(config, "float32", 1, CANVAS, [2], EFFORT)
     assert (row["axis"], row["value"], row["calls"]) == ("devices", 2, EFFORT.runs)
@@ -242,24 +259,28 @@ def test_growth_over_devices_runs_on_that_many_devices(tiny_config: Config, tmp_
     assert process.run_python(["-c", count], growth._devices_environment(2)) == "2\n"
 
 
-def test_reading_files_and_files_to_proposals(tiny_config: Config) -> None:
+def test_reading_files_and_files_to_proposals(
+    one_level_config: Config, one_level_variables: Variables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "MADE_FILES", 4)
+    monkeypatch.setattr(files, "MADE_SIZE", (120, 160))
+    monkeypatch.setattr(files, "PICTURES_PER_THREAD", 6)
     assert files.missing_packages() == []
-    config = files.config_for_canvas(load_config("rpn_demo"), (96, 128), 2)
-    assert config.data.buckets == ((96, 128), (128, 96))
-    assert config.data.scale == (128, 96)
-    config = replace(config, model=tiny_config.model)
+    config = files.config_for_canvas(load_config("rpn_demo"), (32, 64), 2)
+    assert config.data.buckets == ((32, 64), (64, 32))
+    assert config.data.scale == (64, 32)
+    config = replace(config, model=one_level_config.model)
     with files.picture_folder(None) as folder:
         pictures = find_pictures([str(folder)])
         assert len(pictures) == files.MADE_FILES
         reading = list(files.reading_rows(config, pictures, [1, 2], EFFORT))
-        variables = init_variables(config)
-        proposing = list(files.proposing_rows(config, variables, pictures, 1, EFFORT))
+        proposing = list(files.proposing_rows(config, one_level_variables, pictures, 1, EFFORT))
     assert not folder.exists()
     assert [(row["resize"], row["threads"], row["pictures"]) for row in reading] == [
-        ("host", 1, 64),
-        ("host", 2, 128),
-        ("device", 1, 64),
-        ("device", 2, 128),
+        ("host", 1, 8),
+        ("host", 2, 12),
+        ("device", 1, 8),
+        ("device", 2, 12),
     ]
     assert [row["resize"] for row in proposing] == ["host", "device"]
     for row in (*reading, *proposing):
@@ -281,8 +302,8 @@ def test_imports_are_timed_in_new_processes(monkeypatch: pytest.MonkeyPatch) -> 
     assert 0 < light["median_s"] < heavy["median_s"]
 
 
-def test_memory_is_that_of_the_child(tiny_config: Config, tmp_path: Path) -> None:
-    save_config(tiny_config, tmp_path / "tiny.json")
+def test_memory_is_that_of_the_child(one_level_config: Config, tmp_path: Path) -> None:
+    save_config(one_level_config, tmp_path / "tiny.json")
     row = process.memory_row(str(tmp_path / "tiny.json"), "float32", CANVAS)
     assert 50 < row["peak_resident_mb"] < 1500
     assert row["peak_device_mb"] is None  # the CPU's allocator keeps no count
@@ -298,15 +319,11 @@ def test_a_failed_child_gives_its_last_line_and_prints_the_rest(
 
 
 def test_a_batch_that_the_devices_cannot_share_uses_fewer(
-    tiny_config: Config, tmp_path: Path
+    one_level_config: Config, one_level_variables: Variables, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save_config(tiny_config, tmp_path / "tiny.json")
-    request = {
-        "config": str(tmp_path / "tiny.json"),
-        "precision": "float32",
-        "batch_size": 1,
-        "canvas": CANVAS,
-        "effort": {"runs": 1, "seconds": 0.0},
-    }
-    row = process.ask_child(growth.__name__, request, growth._devices_environment(2))
-    assert row["calls"] == 1
+    device, *_ = jax.local_devices()
+    monkeypatch.setattr(jax, "local_devices", lambda **_: [device, device])
+    monkeypatch.setattr(training, "count_flops", lambda *_: None)
+    step = training.time_training(one_level_config, one_level_variables, 1, CANVAS, EFFORT)
+    assert step.devices == 1
+    assert step.timing.calls == EFFORT.runs

@@ -11,10 +11,10 @@ import jax
 import numpy as np
 import pytest
 import torch
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import flatten_dict
 
 from rpn_jax.benchmark import peer_calls, peers, second_stage
-from rpn_jax.benchmark.inputs import feature_shapes, make_batch, make_outputs
+from rpn_jax.benchmark.inputs import feature_shapes, make_batch, make_outputs, output_shapes
 from rpn_jax.benchmark.second_stage import (
     BOX_HEAD,
     DETECTIONS,
@@ -43,6 +43,9 @@ from rpn_jax.ops import grid_anchors
 from rpn_jax.structures import Batch
 from rpn_jax.training.optim import trainable_parameters
 from rpn_jax.weights.torch.names import torch_key
+from tests.made_variables import random_variables
+
+pytestmark = pytest.mark.usefixtures("one_thread_of_torch")
 
 CANVAS = (96, 64)
 SECOND_STAGES = [ROI_ALIGN, BOX_HEAD, DETECTIONS, SECOND_STAGE]
@@ -50,10 +53,21 @@ CPU = torch.device("cpu")
 
 
 def config_of(name: str, backbone: BackboneConfig | None = None) -> Config:
+    """Return a config with its backbone or another one, narrow heads and few boxes."""
     config = load_config(name)
-    if backbone is None:
-        return config
-    return replace(config, model=replace(config.model, backbone=backbone))
+    model = replace(
+        config.model,
+        backbone=backbone or config.model.backbone,
+        neck_channels=32,
+        rpn=replace(config.model.rpn, channels=32),
+        roi=config.model.roi and replace(config.model.roi, channels=16),
+    )
+    return replace(
+        config,
+        model=model,
+        rpn_proposals=replace(config.rpn_proposals, nms_pre=40, max_proposals=20),
+        roi_loss=replace(config.roi_loss, samples_per_image=8),
+    )
 
 
 R50 = "rpn_r50_fpn_1x_coco"
@@ -68,30 +82,18 @@ CONFIGS = {
 }
 
 
-def random_variables(config: Config) -> dict:
-    """Return random values for every leaf: zeros and ones of new variables can hide mistakes."""
-    rng = np.random.default_rng(0)
-
-    def value(path: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarray:
-        if len(shape) == 4:
-            return rng.normal(0, np.sqrt(1 / np.prod(shape[:3])), shape)
-        return (
-            rng.uniform(0.5, 1.5, shape)
-            if path[-1] in ("var", "scale")
-            else rng.normal(0, 0.1, shape)
-        )
-
-    leaves = flatten_dict(variable_shapes(config)).items()
-    return unflatten_dict(
-        {path: value(path, leaf.shape).astype(np.float32) for path, leaf in leaves}
-    )
-
-
 def torch_network(config: Config, variables: dict) -> TorchDetector:
-    network = TorchDetector(config.model)
     weights = peer_calls.state_dict(variables)
-    network.load_state_dict({key: torch.tensor(array) for key, array in weights.items()})
+    network = network_without_weights(config)
+    tensors = {key: torch.tensor(array) for key, array in weights.items()}
+    network.load_state_dict(tensors, assign=True)
     return network
+
+
+def network_without_weights(config: Config) -> TorchDetector:
+    """Return the network on the device that has no memory: PyTorch draws no random weights."""
+    with torch.device("meta"):
+        return TorchDetector(config.model)
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
@@ -125,7 +127,9 @@ def test_the_plain_box_head_has_the_same_outputs_as_ours(name: str) -> None:
     np.testing.assert_allclose(ours.deltas[0].reshape(3, -1), deltas, rtol=1e-4, atol=1e-4)
 
 
-def test_the_plain_peer_of_a_detector_has_its_parts_that_need_no_torchvision() -> None:
+def test_the_plain_peer_of_a_detector_has_its_parts_that_need_no_torchvision(
+    small_roi_align: None,
+) -> None:
     config = CONFIGS["faster_r18_gn"]
     variables, batch = random_variables(config), make_batch(1, CANVAS, boxes=1, seed=0)
     peer = peer_calls.make_peer(config, variables, batch, CPU)
@@ -144,16 +148,19 @@ def test_the_plain_network_trains_the_same_parameters_as_ours(config: Config) ->
         trainable_parameters(shapes["params"], build_detector(config.model).backbone)
     )
     ours = {torch_key(("params", *path)) for path, trained in trains.items() if trained}
-    network = TorchDetector(config.model)
+    network = network_without_weights(config)
     network.train()
     assert {name for name, p in network.named_parameters() if p.requires_grad} == ours
     norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     assert not any(norm.training for norm in norms)
 
 
-def test_generated_outputs_are_converted_to_pytorch_s_layout() -> None:
-    config = CONFIGS["r18_gn"]
-    outputs = make_outputs(config, 2, CANVAS, seed=0)
+def test_outputs_are_converted_to_pytorch_s_layout() -> None:
+    rng = np.random.default_rng(0)
+    outputs = jax.tree.map(
+        lambda leaf: rng.normal(size=leaf.shape).astype(np.float32),
+        output_shapes(CONFIGS["r18_gn"], 2, CANVAS),
+    )
     logits, deltas = peer_calls.torch_levels(outputs, CPU)[0]
     assert float(logits[1, 2, 5, 7]) == float(outputs.objectness[0][1, 5, 7, 2])
     assert float(deltas[1, 2 * 4 + 3, 5, 7]) == float(outputs.deltas[0][1, 5, 7, 2, 3])
@@ -486,6 +493,7 @@ def test_a_child_process_measures_the_same_rows(
 
     measured = create_autospec(peers.peer_rows, return_value=iter([{"peer": "eager"}]))
     monkeypatch.setattr(peers, "ask_child", ask_child)
+    monkeypatch.setattr(peers, "load_measured", lambda source: (load_config(source), {}))
     monkeypatch.setattr(peers, "peer_rows", measured)
     effort = Effort(runs=3, seconds=2.0)
     rows = peers.child_rows("rpn_demo", 2, CANVAS, True, effort)
