@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from rpn_jax.config import Config, save_config
 from tools import kernels
 
 PROGRAM = """\
@@ -69,15 +70,21 @@ def test_counts_a_compiled_program() -> None:
     assert counts["in_loops"] > 0
 
 
-def test_prints_a_row_for_each_program(capsys: pytest.CaptureFixture[str]) -> None:
-    assert kernels.main(["rpn_demo", "--size", "64", "64", "--batch-sizes", "2"]) == 0
+@pytest.fixture
+def tiny(one_level_config: Config, tmp_path: Path) -> str:
+    save_config(one_level_config, tmp_path / "tiny.json")
+    return str(tmp_path / "tiny.json")
+
+
+def test_prints_a_row_for_each_program(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert kernels.main([tiny, "--size", "64", "64", "--batch-sizes", "2"]) == 0
     out = capsys.readouterr().out
     for name in ("normalise + network", "post-processing", "end to end"):
         assert f"| {name} " in out
 
 
-def test_the_training_step_is_one_program(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["rpn_demo", "--train", "--size", "64", "64", "--batch-sizes", "2"]
+def test_the_training_step_is_one_program(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [tiny, "--train", "--size", "64", "64", "--batch-sizes", "2"]
     assert kernels.main(words) == 0
     rows = [line for line in capsys.readouterr().out.splitlines() if " float32 " in line]
     assert len(rows) == 1
