@@ -51,7 +51,8 @@ class Comparison:
 
 def rows(small: bool, tiny: bool) -> Iterator[Row]:
     """Yield a row for each operation."""
-    comparisons = _comparisons(4 if tiny else 2 if small else 1)
+    strides = ROI_STRIDES[:2] if tiny else ROI_STRIDES
+    comparisons = _comparisons(4 if tiny else 2 if small else 1, strides)
     (cpu, *_) = jax.local_devices(backend="cpu")
     expected = [_run(comparison, cpu) for comparison in comparisons]
     if jax.default_backend() == "cpu":
@@ -81,7 +82,7 @@ def _row(comparison: Comparison, reference: np.ndarray, found: np.ndarray) -> Ro
     }
 
 
-def _comparisons(divisor: int) -> list[Comparison]:
+def _comparisons(divisor: int, roi_strides: tuple[int, ...]) -> list[Comparison]:
     """Return all operations with inputs whose sizes are divided by ``divisor``."""
     rng = np.random.default_rng(0)
     height, width = 768 // divisor, 1344 // divisor // 32 * 32
@@ -120,18 +121,22 @@ def _comparisons(divisor: int) -> list[Comparison]:
         return nms_per_class(boxes, scores, scores > 0.05, CLASS_NMS_IOU, DETECTIONS)
 
     def pool(levels: tuple[jax.Array, ...], boxes: jax.Array) -> Any:
-        return roi_align(levels, boxes, ROI_STRIDES, ROI_BINS)
+        return roi_align(levels, boxes, roi_strides, ROI_BINS)
 
-    def pool_gradient(levels: tuple[jax.Array, ...], boxes: jax.Array) -> Any:
-        return jax.grad(lambda levels: jnp.sum(jnp.sin(pool(levels, boxes))))(levels)
+    def pool_gradient(levels: tuple[jax.Array, ...], boxes: jax.Array, cotangent: jax.Array) -> Any:
+        _, backward = jax.vjp(lambda levels: pool(levels, boxes), levels)
+        return backward(cotangent)
 
     maps = tuple(
-        rng.normal(size=(1, rows, columns, 16)).astype(np.float32) for rows, columns in levels[:4]
+        rng.normal(size=(1, rows, columns, 16)).astype(np.float32)
+        for rows, columns in levels[: len(roi_strides)]
     )
     regions = make_boxes(256 // divisor, (height, width), seed=2)[None]
     class_boxes = make_boxes(count // 4 * CLASSES, (height, width), seed=3)
     class_boxes = class_boxes.reshape(-1, CLASSES, 4)
     class_scores = rng.random(class_boxes.shape[:2]).astype(np.float32)
+    cotangent = rng.uniform(-1, 1, (1, regions.shape[1], ROI_BINS, ROI_BINS, 16))
+    cotangent = cotangent.astype(np.float32)
     falling = np.linspace(1, 0, count, dtype=np.float32)
     return [
         Comparison(
@@ -148,6 +153,12 @@ def _comparisons(divisor: int) -> list[Comparison]:
         Comparison("NMS, a chain", suppress, (chain, falling[: len(chain)]), 0, 0),
         Comparison("NMS of classes", suppress_classes, (class_boxes, class_scores), 0, 0.01),
         Comparison("RoIAlign", pool, (maps, regions), 1e-4, ROUNDED_DIVISION),
-        Comparison("RoIAlign, gradient", pool_gradient, (maps, regions), 1e-3, ROUNDED_DIVISION),
+        Comparison(
+            "RoIAlign, gradient",
+            pool_gradient,
+            (maps, regions, cotangent),
+            1e-3,
+            ROUNDED_DIVISION,
+        ),
         Comparison("resizing", resize, (pictures, old, new), 0, 0),
     ]
