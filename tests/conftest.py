@@ -172,16 +172,3 @@ def tiny_config(coco_root):
         optim=replace(config.optim, learning_rate=0.01, warmup_steps=2, decay_epochs=(1,)),
         train=replace(config.train, epochs=2, log_every=1),
     )
-
-
-@pytest.fixture(scope="session")
-def one_level_config(tiny_config):
-    """The first stage of the tiny network alone with few candidates, for what needs no pyramid."""
-    model = replace(
-        tiny_config.model,
-        backbone=replace(tiny_config.model.backbone, num_stages=1),
-        neck="none",
-        rpn=RPNHeadConfig(channels=16, anchors=AnchorConfig(strides=(4,), scales=(4.0,))),
-    )
-    proposals = replace(tiny_config.rpn_proposals, nms_pre=100, max_proposals=50)
-    return replace(tiny_config, model=model, rpn_proposals=proposals)

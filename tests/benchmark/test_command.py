@@ -27,9 +27,9 @@ def _quick_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def options(one_level_config: Config, tmp_path: Path) -> Options:
+def options(tiny_config: Config, tmp_path: Path) -> Options:
     path = tmp_path / "tiny.json"
-    save_config(one_level_config, path)
+    save_config(tiny_config, path)
     return Options(str(path), runs=2, seconds=5.0, out=tmp_path / "out")
 
 
@@ -199,18 +199,18 @@ def test_an_interruption_keeps_what_was_measured(
 
 
 def test_a_failed_training_step_keeps_the_figures_of_inference(
-    one_level_config: Config, monkeypatch: pytest.MonkeyPatch
+    tiny_config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(all_configs, "training_rows", out_of_memory)
     effort = Effort(runs=1, seconds=0.0)
-    figures = all_configs._config_figures(one_level_config, "float32", 2, (64, 64), True, effort)
+    figures = all_configs._config_figures(tiny_config, "float32", 2, (64, 64), True, effort)
     assert figures["fps"] > 0
     assert figures["failed"] == "JaxRuntimeError: RESOURCE_EXHAUSTED: out of memory"
 
 
-def test_figures_of_a_config(one_level_config: Config) -> None:
+def test_figures_of_a_config(tiny_config: Config) -> None:
     effort = Effort(runs=1, seconds=0.0)
-    figures = all_configs._config_figures(one_level_config, "float32", 2, (64, 64), True, effort)
+    figures = all_configs._config_figures(tiny_config, "float32", 2, (64, 64), True, effort)
     assert list(figures) == [
         "memory_mb",
         "fps",

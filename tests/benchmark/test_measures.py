@@ -59,16 +59,19 @@ def assert_consistent(row: Row, pictures: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def one_level_variables(one_level_config: Config) -> Variables:
-    return jax.tree.map(jnp.asarray, random_variables(one_level_config))
+def tiny_variables(tiny_config: Config) -> Variables:
+    return jax.tree.map(jnp.asarray, random_variables(tiny_config))
 
 
 @pytest.fixture(scope="module")
-def tiny_detector(one_level_config: Config) -> Config:
+def tiny_detector(tiny_config: Config) -> Config:
     """A detector on the 64 channels of the first stage."""
-    loss = replace(one_level_config.roi_loss, nms_pre=100, max_proposals=50, samples_per_image=16)
-    model = replace(one_level_config.model, roi=RoIHeadConfig(num_classes=3, channels=16))
-    return replace(one_level_config, model=model, roi_loss=loss)
+    return replace(
+        tiny_config,
+        model=replace(tiny_config.model, roi=RoIHeadConfig(num_classes=3, channels=16)),
+        rpn_proposals=replace(tiny_config.rpn_proposals, nms_pre=100, max_proposals=50),
+        roi_loss=replace(tiny_config.roi_loss, nms_pre=100, max_proposals=50, samples_per_image=16),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +118,7 @@ def test_stages_of_a_detector(tiny_detector: Config, detector_variables: Variabl
 
 
 def test_stages_of_an_rpn(
-    one_level_config: Config, one_level_variables: Variables, monkeypatch: pytest.MonkeyPatch
+    tiny_config: Config, tiny_variables: Variables, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Everything else is the same as for a detector."""
 
@@ -123,7 +126,7 @@ def test_stages_of_an_rpn(
         return {"stage": stage.name, "function": stage.function}, lambda: None
 
     monkeypatch.setattr(stages, "_measure", not_measured)
-    case = (one_level_config, one_level_variables, 2, CANVAS)
+    case = (tiny_config, tiny_variables, 2, CANVAS)
     rows, _ = inference_rows(*case, PEAKS, EFFORT)
     assert [row["stage"] for row in rows[:-1]] == [*FIRST_STAGE, WHOLE]
     arguments = stages.whole_arguments(*case)
@@ -166,7 +169,7 @@ def test_flops_of_the_network_are_those_of_its_convolutions() -> None:
 
 
 def test_flops_are_not_known_without_the_cpu_backend(
-    one_level_config: Config, one_level_variables: Variables, monkeypatch: pytest.MonkeyPatch
+    tiny_config: Config, tiny_variables: Variables, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     product, square = jax.jit(lambda x: x @ x), jnp.zeros((4, 4))
     assert count_flops(product, square) == 2 * 4**3
@@ -174,7 +177,7 @@ def test_flops_are_not_known_without_the_cpu_backend(
     monkeypatch.setattr(training, "count_flops", lambda *_: None)
     for module in (stages, training):
         monkeypatch.setattr(module, "compile_program", echo_program)
-    case = (one_level_config, one_level_variables, 2, CANVAS, PEAKS, EFFORT)
+    case = (tiny_config, tiny_variables, 2, CANVAS, PEAKS, EFFORT)
     whole = whole_row(*case)
     (step,), _ = training_rows(*case)
     for row in (whole, step):
@@ -218,10 +221,10 @@ def test_worst_cases_keep_the_right_number_of_boxes(tiny_config: Config) -> None
 
 
 def test_growth_has_a_row_for_each_value(
-    one_level_config: Config, one_level_variables: Variables, monkeypatch: pytest.MonkeyPatch
+    tiny_config: Config, tiny_variables: Variables, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(growth, "compile_program", echo_program)
-    config, variables = one_level_config, one_level_variables
+    config, variables = tiny_config, tiny_variables
     tables = {
         "batch size": growth.batch_growth(config, variables, [1, 2], CANVAS, EFFORT),
         "megapixels": growth.size_growth(config, variables, [(32, 32), CANVAS], EFFORT),
@@ -248,10 +251,8 @@ def test_growth_over_gpus_uses_visible_devices_only(
     assert growth._devices_environment(2)["CUDA_VISIBLE_DEVICES"] == used
 
 
-def test_growth_over_devices_runs_on_that_many_devices(
-    one_level_config: Config, tmp_path: Path
-) -> None:
-    save_config(one_level_config, tmp_path / "tiny.json")
+def test_growth_over_devices_runs_on_that_many_devices(tiny_config: Config, tmp_path: Path) -> None:
+    save_config(tiny_config, tmp_path / "tiny.json")
     config = str(tmp_path / "tiny.json")
     (row,) = growth.device_growth(config, "float32", 1, CANVAS, [2], EFFORT)
     assert (row["axis"], row["value"], row["calls"]) == ("devices", 2, EFFORT.runs)
@@ -260,7 +261,7 @@ def test_growth_over_devices_runs_on_that_many_devices(
 
 
 def test_reading_files_and_files_to_proposals(
-    one_level_config: Config, one_level_variables: Variables, monkeypatch: pytest.MonkeyPatch
+    tiny_config: Config, tiny_variables: Variables, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(files, "MADE_FILES", 4)
     monkeypatch.setattr(files, "MADE_SIZE", (120, 160))
@@ -269,12 +270,12 @@ def test_reading_files_and_files_to_proposals(
     config = files.config_for_canvas(load_config("rpn_demo"), (32, 64), 2)
     assert config.data.buckets == ((32, 64), (64, 32))
     assert config.data.scale == (64, 32)
-    config = replace(config, model=one_level_config.model)
+    config = replace(config, model=tiny_config.model)
     with files.picture_folder(None) as folder:
         pictures = find_pictures([str(folder)])
         assert len(pictures) == files.MADE_FILES
         reading = list(files.reading_rows(config, pictures, [1, 2], EFFORT))
-        proposing = list(files.proposing_rows(config, one_level_variables, pictures, 1, EFFORT))
+        proposing = list(files.proposing_rows(config, tiny_variables, pictures, 1, EFFORT))
     assert not folder.exists()
     assert [(row["resize"], row["threads"], row["pictures"]) for row in reading] == [
         ("host", 1, 8),
@@ -302,8 +303,8 @@ def test_imports_are_timed_in_new_processes(monkeypatch: pytest.MonkeyPatch) -> 
     assert 0 < light["median_s"] < heavy["median_s"]
 
 
-def test_memory_is_that_of_the_child(one_level_config: Config, tmp_path: Path) -> None:
-    save_config(one_level_config, tmp_path / "tiny.json")
+def test_memory_is_that_of_the_child(tiny_config: Config, tmp_path: Path) -> None:
+    save_config(tiny_config, tmp_path / "tiny.json")
     row = process.memory_row(str(tmp_path / "tiny.json"), "float32", CANVAS)
     assert 50 < row["peak_resident_mb"] < 1500
     assert row["peak_device_mb"] is None  # the CPU's allocator keeps no count
@@ -319,11 +320,11 @@ def test_a_failed_child_gives_its_last_line_and_prints_the_rest(
 
 
 def test_a_batch_that_the_devices_cannot_share_uses_fewer(
-    one_level_config: Config, one_level_variables: Variables, monkeypatch: pytest.MonkeyPatch
+    tiny_config: Config, tiny_variables: Variables, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device, *_ = jax.local_devices()
     monkeypatch.setattr(jax, "local_devices", lambda **_: [device, device])
     monkeypatch.setattr(training, "count_flops", lambda *_: None)
-    step = training.time_training(one_level_config, one_level_variables, 1, CANVAS, EFFORT)
+    step = training.time_training(tiny_config, tiny_variables, 1, CANVAS, EFFORT)
     assert step.devices == 1
     assert step.timing.calls == EFFORT.runs

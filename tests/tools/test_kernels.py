@@ -71,8 +71,8 @@ def test_counts_a_compiled_program() -> None:
 
 
 @pytest.fixture
-def tiny(one_level_config: Config, tmp_path: Path) -> str:
-    save_config(one_level_config, tmp_path / "tiny.json")
+def tiny(tiny_config: Config, tmp_path: Path) -> str:
+    save_config(tiny_config, tmp_path / "tiny.json")
     return str(tmp_path / "tiny.json")
 
 
