@@ -172,3 +172,14 @@ def tiny_config(coco_root):
         optim=replace(config.optim, learning_rate=0.01, warmup_steps=2, decay_epochs=(1,)),
         train=replace(config.train, epochs=2, log_every=1),
     )
+
+
+@pytest.fixture(scope="session")
+def pyramid_config(tiny_config):
+    """`tiny_config` with a second stage of the ResNet and a pyramid of three levels."""
+    model = ModelConfig(
+        backbone=replace(tiny_config.model.backbone, num_stages=2),
+        neck_channels=32,
+        rpn=RPNHeadConfig(channels=32, anchors=AnchorConfig(strides=(4, 8, 16), scales=(4.0,))),
+    )
+    return replace(tiny_config, model=model)

@@ -101,8 +101,8 @@ def test_generated_outputs_of_the_second_stage_find_the_objects() -> None:
     assert np.median(offsets) < 0.05
 
 
-def test_features_have_the_shapes_of_the_levels(tiny_config: Config) -> None:
-    levels = make_features(tiny_config, 2, (64, 96), seed=0)
+def test_features_have_the_shapes_of_the_levels(pyramid_config: Config) -> None:
+    levels = make_features(pyramid_config, 2, (64, 96), seed=0)
     assert [level.shape for level in levels] == [(2, 16, 24, 32), (2, 8, 12, 32), (2, 4, 6, 32)]
     assert np.std(levels[0]) == pytest.approx(1, abs=0.05)
 

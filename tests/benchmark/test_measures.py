@@ -200,19 +200,19 @@ def test_a_ratio_uses_the_second_of_two_equal_calls() -> None:
     assert called[:8] == ["a", "a", "b", "b", "a", "a", "b", "b"]
 
 
-def test_matching_samples_the_config_s_number_of_anchors(tiny_config: Config) -> None:
-    row = matching_row(tiny_config, CANVAS, 12, EFFORT)
+def test_matching_samples_the_config_s_number_of_anchors(pyramid_config: Config) -> None:
+    row = matching_row(pyramid_config, CANVAS, 12, EFFORT)
     assert_consistent(row, 1)
     assert row["anchors"] == 3 * (16**2 + 8**2 + 4**2)
     assert row["boxes"] == 12
     assert row["positives"] > 0
-    assert row["positives"] + row["negatives"] == tiny_config.rpn_loss.samples_per_image
+    assert row["positives"] + row["negatives"] == pyramid_config.rpn_loss.samples_per_image
 
 
-def test_worst_cases_keep_the_right_number_of_boxes(tiny_config: Config) -> None:
+def test_worst_cases_keep_the_right_number_of_boxes(pyramid_config: Config) -> None:
     all_kept = 3 * 3 * 16**2 // 2  # three levels' alternate boxes
-    settings = replace(tiny_config.rpn_proposals, max_proposals=all_kept + 1)
-    config = replace(tiny_config, rpn_proposals=settings)
+    settings = replace(pyramid_config.rpn_proposals, max_proposals=all_kept + 1)
+    config = replace(pyramid_config, rpn_proposals=settings)
     rows = {row["boxes"]: row for row in growth.worst_case_rows(config, CANVAS, EFFORT)}
     assert rows["all boxes equal"]["boxes_out"] == 3
     assert rows["each suppresses the next"]["boxes_out"] == all_kept

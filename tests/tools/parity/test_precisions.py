@@ -13,15 +13,7 @@ import numpy as np
 import pytest
 
 from rpn_jax import RPN, Proposer, init_variables
-from rpn_jax.config import (
-    AnchorConfig,
-    BackboneConfig,
-    Config,
-    ModelConfig,
-    RPNHeadConfig,
-    save_config,
-    with_precision,
-)
+from rpn_jax.config import Config, save_config, with_precision
 from rpn_jax.data import transforms
 from rpn_jax.data.coco import open_coco
 from rpn_jax.data.dataset import Dataset
@@ -32,18 +24,6 @@ from rpn_jax.structures import Variables
 from rpn_jax.weights.folders import save_variables
 from tests.tools.parity.loops import loop_match
 from tools.parity.precisions import main, share_found
-
-STRIDES = (4, 8, 16)
-
-
-@pytest.fixture(scope="module")
-def pyramid_config(tiny_config: Config) -> Config:
-    model = ModelConfig(
-        backbone=BackboneConfig(depth=18, num_stages=2, norm="group", frozen_stages=-1),
-        neck_channels=32,
-        rpn=RPNHeadConfig(channels=32, anchors=AnchorConfig(strides=STRIDES, scales=(4.0,))),
-    )
-    return replace(tiny_config, model=model)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +61,7 @@ def head_outputs(config: Config, variables: Variables, dataset: Dataset) -> dict
         normalized = normalize_images(jnp.asarray(image), jnp.array([size]), config.pixels)
         outputs = jax.jit(RPN(config.model).apply)(variables, normalized)
         for kind in ("objectness", "deltas"):
-            for stride, level in zip(STRIDES, getattr(outputs, kind), strict=True):
+            for stride, level in zip((4, 8, 16), getattr(outputs, kind), strict=True):
                 found.setdefault(f"{kind}, stride {stride}", []).append(np.ravel(level))
     return {name: np.concatenate(levels).astype(np.float64) for name, levels in found.items()}
 
