@@ -28,8 +28,11 @@ from rpn_jax.config import (
 )
 from rpn_jax.data.coco_file import coco_images
 from rpn_jax.data.shapes import Shapes
+from rpn_jax.ops.cpu import roi_align
 from tests.data.coco_folder import coco_annotations
 from tools.gpu.forms import use_default_forms
+
+CELLS_OF_BIN = roi_align.CELLS_OF_BIN
 
 
 def pytest_addoption(parser):
@@ -91,7 +94,25 @@ def _own_cache(tmp_path_factory):
         yield
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session", autouse=True)
+def _one_group_of_roi_align():
+    """RoIAlign of a CPU has one small group of boxes, which compiles in a fifth of the time.
+
+    Larger bins take its other way. Tests with the fixture ``all_groups_of_roi_align`` have all
+    groups.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(roi_align, "CELLS_OF_BIN", ((2, 2),))
+        yield
+
+
+@pytest.fixture
+def all_groups_of_roi_align(monkeypatch):
+    """RoIAlign of a CPU has the groups of boxes that it has for users."""
+    monkeypatch.setattr(roi_align, "CELLS_OF_BIN", CELLS_OF_BIN)
+
+
+@pytest.fixture
 def all_optimizations():
     """Programs are compiled as users compile them."""
     jax.config.update("jax_disable_most_optimizations", False)

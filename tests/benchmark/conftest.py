@@ -6,8 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from rpn_jax.ops.cpu import roi_align
-
 
 @pytest.fixture(scope="module")
 def one_thread_of_torch() -> Iterator[None]:
@@ -18,9 +16,3 @@ def one_thread_of_torch() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(count)
-
-
-@pytest.fixture
-def small_roi_align(monkeypatch: pytest.MonkeyPatch) -> None:
-    """RoIAlign of a CPU with one small group of boxes, which compiles in less time."""
-    monkeypatch.setattr(roi_align, "CELLS_OF_BIN", ((2, 2),))

@@ -88,7 +88,6 @@ def echo_program(_: Wrapped, *arguments: Any, flops: float | None = None) -> Pro
     return Program(cast("Compiled", run), 0.0, flops, bytes_accessed=1.0, memory_bytes=1)
 
 
-@pytest.mark.usefixtures("small_roi_align")
 def test_stages_of_a_detector(tiny_detector: Config, detector_variables: Variables) -> None:
     rows, calls = inference_rows(tiny_detector, detector_variables, 2, CANVAS, PEAKS, EFFORT)
     in_flight = rows.pop()
@@ -133,7 +132,6 @@ def test_stages_of_an_rpn(
     assert isinstance(jax.eval_shape(rows[-2]["function"], *arguments), Proposals)
 
 
-@pytest.mark.usefixtures("small_roi_align")
 def test_the_training_step_of_a_detector(
     tiny_detector: Config, detector_variables: Variables
 ) -> None:

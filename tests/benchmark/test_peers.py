@@ -127,9 +127,7 @@ def test_the_plain_box_head_has_the_same_outputs_as_ours(name: str) -> None:
     np.testing.assert_allclose(ours.deltas[0].reshape(3, -1), deltas, rtol=1e-4, atol=1e-4)
 
 
-def test_the_plain_peer_of_a_detector_has_its_parts_that_need_no_torchvision(
-    small_roi_align: None,
-) -> None:
+def test_the_plain_peer_of_a_detector_has_its_parts_that_need_no_torchvision() -> None:
     config = CONFIGS["faster_r18_gn"]
     variables, batch = random_variables(config), make_batch(1, CANVAS, boxes=1, seed=0)
     peer = peer_calls.make_peer(config, variables, batch, CPU)

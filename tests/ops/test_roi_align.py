@@ -82,6 +82,7 @@ def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     return request.param
 
 
+@pytest.mark.usefixtures("all_groups_of_roi_align")
 @pytest.mark.parametrize(("seed", "size"), [(0, 7), (1, 14)])
 def test_pooled_features_equal_the_loops(form: str, seed: int, size: int) -> None:
     levels = made_levels(seed)
@@ -207,6 +208,6 @@ def test_under_shard_map_with_gradient() -> None:
         return pooled, pull(jnp.cos(pooled))
 
     sharded = jax.shard_map(value_and_gradient, mesh=mesh, in_specs=(share, share), out_specs=share)
-    expected = jax.tree.leaves(value_and_gradient(levels, boxes))
+    expected = jax.tree.leaves(jax.jit(value_and_gradient)(levels, boxes))
     for got, want in zip(jax.tree.leaves(jax.jit(sharded)(levels, boxes)), expected, strict=True):
         np.testing.assert_allclose(got, want, atol=1e-5)

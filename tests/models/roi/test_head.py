@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import Array
 
 from rpn_jax.config import (
     AnchorConfig,
@@ -22,6 +25,7 @@ from rpn_jax.errors import UserError
 from rpn_jax.models import RPN, FasterRCNN, build_detector, init_variables, variable_shapes
 from rpn_jax.models.folding import fold_norms
 from rpn_jax.ops.roi_align import roi_align
+from rpn_jax.structures import RoIOutputs, Variables
 from tests.oracles.boxes import random_boxes
 
 PYRAMID = Config(
@@ -42,6 +46,10 @@ C4 = Config(
 )
 
 
+def roi_outputs(model: nn.Module, variables: Variables, levels: tuple, boxes: Array) -> RoIOutputs:
+    return jax.jit(partial(model.apply, method="roi_outputs"))(variables, levels, boxes)
+
+
 def test_outputs_against_numpy() -> None:
     variables = jax.device_get(init_variables(PYRAMID, seed=1))
     model = build_detector(PYRAMID.model)
@@ -49,9 +57,10 @@ def test_outputs_against_numpy() -> None:
     rng = np.random.default_rng(0)
     levels = tuple(rng.normal(size=(2, n, n, 16)).astype(np.float32) for n in (16, 8, 4))
     boxes = random_boxes(rng, 2, 5, size=64)
-    outputs = model.apply(variables, levels, boxes, method="roi_outputs")
+    outputs = roi_outputs(model, variables, levels, boxes)
 
-    pooled = np.asarray(roi_align(levels[:2], boxes, (4, 8), 7)).reshape(10, -1)
+    pool = jax.jit(roi_align, static_argnums=(2, 3))
+    pooled = np.asarray(pool(levels[:2], boxes, (4, 8), 7)).reshape(10, -1)
     head = variables["params"]["roi_head"]["bbox_head"]
     for layer in ("0", "1"):
         weights = head["shared_fcs"][layer]
@@ -69,8 +78,8 @@ def test_the_extra_level_is_not_pooled_from() -> None:
     model = build_detector(PYRAMID.model)
     levels = tuple(jnp.ones((1, n, n, 16)) for n in (16, 8, 4))
     boxes = jnp.array([[[0.0, 0.0, 4000.0, 4000.0]]])
-    outputs = model.apply(variables, levels, boxes, method="roi_outputs")
-    other = model.apply(variables, (*levels[:2], levels[2] * 9), boxes, method="roi_outputs")
+    outputs = roi_outputs(model, variables, levels, boxes)
+    other = roi_outputs(model, variables, (*levels[:2], levels[2] * 9), boxes)
     np.testing.assert_array_equal(outputs.class_logits, other.class_logits)
 
 
@@ -115,12 +124,11 @@ def test_outputs_are_float32_and_close_in_every_precision(precision) -> None:
     rng = np.random.default_rng(2)
     levels = tuple(jnp.asarray(rng.normal(size=(1, n, n, 16)), jnp.float32) for n in (16, 8, 4))
     boxes = jnp.asarray(random_boxes(rng, 1, 4, size=64))
-    exact = build_detector(PYRAMID.model).apply(variables, levels, boxes, method="roi_outputs")
+    exact = roi_outputs(build_detector(PYRAMID.model), variables, levels, boxes)
     config = with_precision(PYRAMID, precision)
     dtype = jnp.bfloat16 if precision == "bfloat16" else jnp.float32
-    rounded = build_detector(config.model).apply(
-        variables, tuple(x.astype(dtype) for x in levels), boxes, method="roi_outputs"
-    )
+    levels = tuple(x.astype(dtype) for x in levels)
+    rounded = roi_outputs(build_detector(config.model), variables, levels, boxes)
     for got, want in zip(jax.tree.leaves(rounded), jax.tree.leaves(exact), strict=True):
         assert got.dtype == jnp.float32
         error = np.linalg.norm(got - want) / np.linalg.norm(want)

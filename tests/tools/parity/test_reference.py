@@ -16,8 +16,8 @@ from tools.parity.cases import CASES_FILE, case_names, load_case
 from tools.parity.folder import COUNTER, different_keys, keys_row, recall_row
 from tools.parity.rows import Row
 
-# Users measure parity with programs that are optimised.
-pytestmark = pytest.mark.usefixtures("all_optimizations")
+# As users measure parity.
+pytestmark = pytest.mark.usefixtures("all_optimizations", "all_groups_of_roi_align")
 
 CASES = ("r50_pytorch", "r50_caffe", "r50_caffe_c4", "r101_pytorch", "x101_32x4d")
 PICTURES = ("image_r50_pytorch", "image_r50_caffe")

@@ -23,8 +23,8 @@ from tools.parity.quantities import rows_of
 from tools.parity.second_stage import TwoStages
 from tools.parity.second_stage_rows import QUANTITIES, second_stage_rows
 
-# Users measure parity with programs that are optimised.
-pytestmark = pytest.mark.usefixtures("all_optimizations")
+# As users measure parity.
+pytestmark = pytest.mark.usefixtures("all_optimizations", "all_groups_of_roi_align")
 
 TWO_STAGE = FOLDER / "two_stage"
 CASES = ("frcnn_r50_caffe", "frcnn_c4")
