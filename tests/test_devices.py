@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from rpn_jax import devices
@@ -89,3 +91,24 @@ def test_xla_knows_the_gpu_flags() -> None:
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr[-300:]
+
+
+@pytest.mark.parametrize("version", [(0, 9, 2), (0, 10, 0), (0, 11, 2), (0, 12, 0)])
+def test_inference_has_options_in_versions_that_are_known_to_have_them(
+    monkeypatch: pytest.MonkeyPatch, version: tuple[int, int, int]
+) -> None:
+    options = []
+    monkeypatch.setattr(jax, "__version_info__", version)
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    monkeypatch.setattr(jax, "jit", lambda _, compiler_options: options.append(compiler_options))
+    devices.jit_inference(lambda x: x)
+    known = version[1] in (10, 11)
+    assert options == [devices.CPU_INFERENCE_OPTIONS if known else None]
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="the options are those for CPUs")
+def test_products_of_inference_equal_those_of_numpy() -> None:
+    """XLA refuses an unknown option."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 64, 64)).astype(np.float32)
+    np.testing.assert_allclose(devices.jit_inference(jnp.matmul)(x, y), x @ y, atol=1e-4)

@@ -16,6 +16,7 @@ from rpn_jax.benchmark.inputs import (
     object_boxes,
 )
 from rpn_jax.config import Config
+from rpn_jax.devices import jit_inference
 from rpn_jax.models import FasterRCNN
 from rpn_jax.models.roi.detections import detect
 from rpn_jax.structures import Detections, RoIOutputs
@@ -65,23 +66,23 @@ def second_stage_inputs(config: Config, count: int, canvas: Canvas) -> SecondSta
 
 def roi_align_function(config: Config) -> jax.stages.Wrapped:
     """Return a function of levels and boxes to pooled features."""
-    return jax.jit(partial(_apply, config, "roi_features", {}))
+    return jit_inference(partial(_apply, config, "roi_features", {}))
 
 
 def box_head_function(config: Config) -> jax.stages.Wrapped:
     """Return a function of weights and pooled features to `RoIOutputs`."""
-    return jax.jit(partial(_apply, config, "roi_outputs_of"))
+    return jit_inference(partial(_apply, config, "roi_outputs_of"))
 
 
 def detections_function(config: Config) -> jax.stages.Wrapped:
     """Return a function of `RoIOutputs`, boxes, mask and picture sizes to `Detections`."""
-    return jax.jit(partial(detect, config))
+    return jit_inference(partial(detect, config))
 
 
 def second_stage_function(config: Config) -> jax.stages.Wrapped:
     """Return a function of weights, levels, boxes, mask and picture sizes to `Detections`."""
 
-    @jax.jit
+    @jit_inference
     def second_stage(
         prepared: Variables,
         levels: Levels,

@@ -33,6 +33,7 @@ from rpn_jax.benchmark.timing import (
     time_calls,
 )
 from rpn_jax.config import Config
+from rpn_jax.devices import jit_inference
 from rpn_jax.inference.forward import (
     detect_pictures,
     prepare_variables,
@@ -149,12 +150,12 @@ def time_in_flight(call: Call, effort: Effort) -> Timing:
 
 def features_function(config: Config) -> jax.stages.Wrapped:
     """Return a function of prepared weights, uint8 pictures and sizes [B, 2] to the levels."""
-    return jax.jit(partial(run_features, config))
+    return jit_inference(partial(run_features, config))
 
 
 def network_function(config: Config) -> jax.stages.Wrapped:
     """Return a function of prepared weights, uint8 pictures and sizes [B, 2] to `RPNOutputs`."""
-    return jax.jit(partial(run_network, config))
+    return jit_inference(partial(run_network, config))
 
 
 def whole_function(config: Config) -> jax.stages.Wrapped:
@@ -163,19 +164,19 @@ def whole_function(config: Config) -> jax.stages.Wrapped:
     They are `Detections` if the model has a second stage, and `Proposals` if not.
     """
     forward = propose_pictures if config.model.roi is None else detect_pictures
-    return jax.jit(partial(forward, config))
+    return jit_inference(partial(forward, config))
 
 
 def candidates_function(config: Config) -> jax.stages.Wrapped:
     """Return a function of `RPNOutputs` and sizes to boxes, logits and validity [B, L, k]."""
-    return jax.jit(lambda outputs, image_sizes: candidates(config, outputs, image_sizes))
+    return jit_inference(lambda outputs, image_sizes: candidates(config, outputs, image_sizes))
 
 
 def nms_function(config: Config) -> jax.stages.Wrapped:
     """Return a function of candidates [B, L, k] to the indices of the kept ones, [B, N]."""
     settings = config.rpn_proposals
 
-    @jax.jit
+    @jit_inference
     def kept(
         boxes: Float[Array, "B L k 4"], logits: Float[Array, "B L k"], exists: Bool[Array, "B L k"]
     ) -> tuple[Int[Array, "B N"], Bool[Array, "B N"]]:
@@ -186,7 +187,7 @@ def nms_function(config: Config) -> jax.stages.Wrapped:
 
 def post_processing_function(config: Config) -> jax.stages.Wrapped:
     """Return a function of `RPNOutputs` and sizes [B, 2] to `Proposals`."""
-    return jax.jit(lambda outputs, image_sizes: propose(config, outputs, image_sizes))
+    return jit_inference(lambda outputs, image_sizes: propose(config, outputs, image_sizes))
 
 
 def _counted(name: str, function: jax.stages.Wrapped, arguments: tuple[Any, ...]) -> Stage:

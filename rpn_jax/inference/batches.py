@@ -20,7 +20,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from rpn_jax.config import Config, DataConfig
 from rpn_jax.console import picture_progress
-from rpn_jax.devices import device_mesh
+from rpn_jax.devices import device_mesh, jit_inference
 from rpn_jax.errors import UserError
 from rpn_jax.hosts.exchange import ALL_BATCHES, gather, own_batches
 from rpn_jax.inference.forward import prepare_variables
@@ -83,7 +83,7 @@ def on_shares(config: Config, forward: Callable[..., Outputs]) -> BatchFunction[
         in_specs=(PartitionSpec(), share, share, share),
         out_specs=share,
     )
-    return jax.jit(forward_share)
+    return jit_inference(forward_share)
 
 
 def on_all_devices() -> NamedSharding:
