@@ -22,7 +22,7 @@ from rpn_jax.data.catalog import open_eval_data
 from rpn_jax.data.dataset import Dataset
 from rpn_jax.data.on_device import finish_resize
 from rpn_jax.data.pipeline import eval_batches
-from rpn_jax.devices import use_platform
+from rpn_jax.devices import jit_inference, use_platform
 from rpn_jax.errors import UserError, exit_code
 from rpn_jax.evaluation.recall import RECALL_FIGURES, coco_recall
 from rpn_jax.files import check_out_file, json_figures, write_json
@@ -139,7 +139,7 @@ def make_forward(config: Config, variables: Variables, precision: Precision) -> 
     device = SingleDeviceSharding(jax.local_devices()[0])
     prepared = prepare_variables(in_precision, variables, device)
 
-    @jax.jit
+    @jit_inference
     def forward(prepared: Variables, batch: Batch) -> tuple[RPNOutputs, Proposals]:
         outputs = run_network(in_precision, prepared, batch.images, batch.image_sizes)
         return outputs, propose(config, outputs, batch.image_sizes, batch.scale_factors)

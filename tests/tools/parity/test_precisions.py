@@ -17,6 +17,7 @@ from rpn_jax.config import Config, save_config, with_precision
 from rpn_jax.data import transforms
 from rpn_jax.data.coco import open_coco
 from rpn_jax.data.dataset import Dataset
+from rpn_jax.devices import jit_inference
 from rpn_jax.evaluation.recall import coco_recall
 from rpn_jax.inference.results import PictureProposals
 from rpn_jax.ops import normalize_images
@@ -59,7 +60,7 @@ def head_outputs(config: Config, variables: Variables, dataset: Dataset) -> dict
         resized = transforms.resize(dataset.load_image(index), size)
         image = transforms.pad_to(resized, config.data.canvases[0])[None]
         normalized = normalize_images(jnp.asarray(image), jnp.array([size]), config.pixels)
-        outputs = jax.jit(RPN(config.model).apply)(variables, normalized)
+        outputs = jit_inference(RPN(config.model).apply)(variables, normalized)
         for kind in ("objectness", "deltas"):
             for stride, level in zip((4, 8, 16), getattr(outputs, kind), strict=True):
                 found.setdefault(f"{kind}, stride {stride}", []).append(np.ravel(level))
