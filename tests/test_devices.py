@@ -107,8 +107,9 @@ def test_inference_has_options_in_versions_that_are_known_to_have_them(
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="the options are those for CPUs")
-def test_products_of_inference_equal_those_of_numpy() -> None:
-    """XLA refuses an unknown option."""
+def test_ynnpack_multiplies_no_matrices_of_inference() -> None:
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(2, 64, 64)).astype(np.float32)
-    np.testing.assert_allclose(devices.jit_inference(jnp.matmul)(x, y), x @ y, atol=1e-4)
+    compiled = devices.jit_inference(jnp.matmul).lower(x, y).compile()
+    assert "ynn_fusion" not in compiled.as_text()
+    np.testing.assert_allclose(compiled(x, y), x @ y, atol=1e-4)

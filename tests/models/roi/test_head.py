@@ -98,6 +98,14 @@ def test_initial_values_are_those_of_the_reference() -> None:
 
 
 @pytest.mark.parametrize("config", [PYRAMID, C4], ids=["fc", "layer4"])
+def test_new_weights_are_those_that_both_stages_use(config: Config) -> None:
+    """They are drawn without a call of RoIAlign."""
+    model = build_detector(config.model)
+    inputs = jnp.zeros((1, 64, 64, 3)), jnp.zeros((1, 1, 4))
+    assert variable_shapes(config) == jax.eval_shape(model.init, jax.random.key(0), *inputs)
+
+
+@pytest.mark.parametrize("config", [PYRAMID, C4], ids=["fc", "layer4"])
 def test_folded_weights_give_the_same_outputs(config: Config) -> None:
     variables = jax.device_get(init_variables(config, seed=2))
     rng = np.random.default_rng(1)

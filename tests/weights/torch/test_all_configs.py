@@ -34,7 +34,7 @@ def test_a_published_file_converts_loads_and_proposes(name: str, tmp_path: Path)
     kernel = arrays["rpn_head.rpn_conv.weight"].transpose(2, 3, 1, 0)
     np.testing.assert_array_equal(variables["params"]["rpn_head"]["rpn_conv"]["kernel"], kernel)
     if name not in FIRST_OF_MODEL.values():
-        return
+        return  # Its weights and its model are those of another config, which proposes.
     proposals = propose_one(name, variables)
     assert 0 < len(proposals.scores) <= 1000
     assert np.isfinite(proposals.boxes_xyxy).all()
