@@ -23,10 +23,9 @@ GPU_FLAGS = {
 """Flags of XLA for NVIDIA GPUs. With the first one, a compiled program gives the same bits in every
 run. The second starts whole programs as one CUDA graph, so that the GPU does not wait for the host
 between kernels."""
-
 CPU_INFERENCE_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 """Options of XLA for inference on CPUs: it multiplies matrices with Eigen, not with YNNPACK, which
-takes longer for large ones. Training has many small ones and takes 1.1 times as long with Eigen."""
+takes longer for large ones. Training has many small ones and takes longer with Eigen."""
 JAX_OF_CPU_OPTIONS = ((0, 10), (0, 12))
 """The first version of JAX that is known to have `CPU_INFERENCE_OPTIONS`, and the first one that
 was not tried. XLA refuses an option that it does not have."""
@@ -69,7 +68,7 @@ def use_gpu_flags() -> None:
 
 
 def jit_inference(function: Callable[..., Any]) -> jax.stages.Wrapped:
-    """Return ``jax.jit(function)``, which XLA compiles with its best options for inference."""
+    """Return ``jax.jit(function)``, on CPUs compiled with `CPU_INFERENCE_OPTIONS`."""
     import jax
 
     first, end = JAX_OF_CPU_OPTIONS

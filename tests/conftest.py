@@ -77,7 +77,7 @@ def _own_cache(tmp_path_factory):
     pytest-xdist do not share a cache, because JAX may read a half-written file.
     RPN_JAX_TEST_CACHE names a folder that keeps compiled programs for the next session.
 
-    Compiling takes most of the suite's time, so LLVM optimises little. Tests with the fixture
+    LLVM optimises little, because compiling takes long. Tests with the fixture
     ``all_optimizations`` are the exception.
     """
     folder = tmp_path_factory.mktemp("cache")
@@ -96,10 +96,10 @@ def _own_cache(tmp_path_factory):
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_group_of_roi_align():
-    """RoIAlign of a CPU has one small group of boxes, which compiles in a fifth of the time.
+    """RoIAlign of a CPU has one small group of boxes, which compiles sooner.
 
-    Larger bins take its other way. Tests with the fixture ``all_groups_of_roi_align`` have all
-    groups.
+    Boxes with larger bins are pooled by its matrix products. Tests with the fixture
+    ``all_groups_of_roi_align`` have all groups.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(roi_align, "CELLS_OF_BIN", ((2, 2),))
