@@ -1,5 +1,9 @@
 """The network: shapes, initial values, what trains, precisions; tests/parity has its numbers."""
 
+import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
 
@@ -109,6 +113,46 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
     jax.tree.map(np.testing.assert_array_equal, first, again)
     kernels = [v["params"]["backbone"]["conv1"]["kernel"] for v in (first, other)]
     assert not np.array_equal(*kernels)
+
+
+DEVICES_OF_NEW_WEIGHTS = """
+import json
+
+import jax
+
+from rpn_jax import Config, init_variables
+from rpn_jax.config import AnchorConfig, BackboneConfig, ModelConfig, RPNHeadConfig
+
+drawn = []
+fetch = jax.device_get
+
+
+def watched(values):
+    drawn.extend(leaf.device.id for leaf in jax.tree.leaves(values))
+    return fetch(values)
+
+
+jax.device_get = watched
+jax.config.update("jax_default_device", jax.devices()[1])
+backbone = BackboneConfig(depth=18, num_stages=1)
+rpn = RPNHeadConfig(channels=32, anchors=AnchorConfig(strides=(4,)))
+model = ModelConfig(backbone=backbone, neck="none", rpn=rpn)
+held = [leaf.device.id for leaf in jax.tree.leaves(init_variables(Config(model=model)))]
+print(json.dumps([sorted(set(drawn)), sorted(set(held))]))
+"""
+"""Prints the devices that draw new weights, and those that hold them in the end."""
+
+
+def test_the_first_cpu_draws_new_weights_and_the_default_device_holds_them():
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    done = subprocess.run(
+        [sys.executable, "-c", DEVICES_OF_NEW_WEIGHTS],
+        env={**environment, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [[0], [1]]
 
 
 @pytest.mark.parametrize(
