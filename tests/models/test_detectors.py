@@ -81,12 +81,11 @@ def test_pictures_that_give_wrong_boxes_are_refused(shape, dtype, message):
 
 @pytest.mark.parametrize("norm", ["frozen", "batch", "group"])
 def test_all_is_float32_where_jax_has_64_bits(norm):
-    config = two_stages(norm=norm)
+    model = RPN(two_stages(norm=norm).model)
+    images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
     with jax.enable_x64():
-        variables = variable_shapes(config)
-        outputs = jax.eval_shape(
-            RPN(config.model).apply, variables, jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-        )
+        variables = jax.eval_shape(model.init, jax.random.key(0), images)
+        outputs = jax.eval_shape(model.apply, variables, images)
     assert {leaf.dtype for leaf in jax.tree.leaves((variables, outputs))} == {np.dtype("float32")}
 
 

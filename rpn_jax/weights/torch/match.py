@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rpn_jax.config import Config, ModelConfig, config_names, load_config, replace
+from rpn_jax.config import Config, config_names, load_config, replace
 from rpn_jax.errors import UserError
 from rpn_jax.models import variable_shapes
 from rpn_jax.models.resnet import BLOCKS
@@ -100,8 +99,11 @@ def expected_shapes(config: Config, match: KeyMatch) -> Shapes:
         pattern = r"backbone\.|roi_head\.shared_head\."
     else:
         pattern = "" if has_second_stage(match.sources) else r"(?!roi_head\.)"
-    shapes = _shapes_of_model(config.model)
-    return {name: shape for name, shape in shapes.items() if re.match(pattern, name)}
+    return {
+        name: torch_shape(name, leaf.shape)
+        for name, (_, leaf) in flat_by_torch_key(variable_shapes(config)).items()
+        if re.match(pattern, name)
+    }
 
 
 def has_second_stage(names: Iterable[str]) -> bool:
@@ -134,15 +136,6 @@ def class_names_in_metadata(metadata: Mapping[str, Any]) -> tuple[str, ...]:
     places = (dataset, meta) if isinstance(dataset, dict) else (meta,)
     lists = [place.get(key) for place in places for key in ("classes", "CLASSES")]
     return next((tuple(map(str, names)) for names in lists if isinstance(names, list)), ())
-
-
-@functools.cache  # tracing a model is slow, and several configs share a model
-def _shapes_of_model(model: ModelConfig) -> Shapes:
-    variables = variable_shapes(Config(model=model))
-    return {
-        name: torch_shape(name, leaf.shape)
-        for name, (_, leaf) in flat_by_torch_key(variables).items()
-    }
 
 
 def assumed_statistics(match: KeyMatch, expected: Shapes) -> dict[str, float]:
