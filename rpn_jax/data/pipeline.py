@@ -91,13 +91,14 @@ def train_batches(
             scale = (scale[0], int(epoch.short_sides[row, position]))
         picture_seed = (seed, number, row, position) if is_augmented(config) else None
         for first_tried in range(position, position + config.batch_size):
-            indices = np.roll(epoch.indices[row], -first_tried)
+            indices = epoch.indices[row]
+            index = int(indices[first_tried % config.batch_size])
             load_it = partial(
-                _load, dataset, config, plan.layout, indices, 0, scale, flipped, picture_seed
+                _load, dataset, config, plan.layout, indices, index, scale, flipped, picture_seed
             )
-            batch = bad_pictures.attempt(int(indices[0]), load_it)
+            batch = bad_pictures.attempt(index, load_it)
             if batch is not None:
-                damaged_pictures.check(int(indices[0]))
+                damaged_pictures.check(index)
                 return batch
         raise UserError("no picture of a batch can be read. 'rpn-jax check-data' lists all")
 
@@ -113,7 +114,8 @@ def eval_batches(
 ) -> Iterator[Batch]:
     """Yield the batches of `plan_eval_batches` (NumPy arrays), which hold every picture once.
 
-    The last batch of a bucket is filled up with empty pictures, see `empty_picture`.
+    The last batch of a bucket is filled up with empty pictures, see `empty_picture`. With
+    ``data.on_bad_picture`` 'skip', such a picture also takes the place of one that cannot be read.
 
     Args:
       dataset: pictures.
@@ -131,14 +133,13 @@ def eval_batches(
 
     def load(place: int) -> Batch:
         row, position = divmod(place, size)
-        load_it = partial(
-            _load, dataset, config, layout, rows[row], position, config.scale, flipped=False
+        indices = rows[row]
+        index = int(indices[position])
+        load_index = partial(
+            _load, dataset, config, layout, indices, scale=config.scale, flipped=False
         )
-        batch = bad_pictures.attempt(int(rows[row][position]), load_it)
-        if batch is not None:
-            return batch
-        empty = np.where(np.arange(size) == position, -1, rows[row])
-        return _load(dataset, config, layout, empty, position, config.scale, flipped=False)
+        batch = bad_pictures.attempt(index, partial(load_index, index))
+        return load_index(-1) if batch is None else batch
 
     places = range(len(rows) * size)
     return _load_in_threads(load, places, size, config)
@@ -175,17 +176,16 @@ def _load(
     config: DataConfig,
     layout: Layout,
     indices: Int[np.ndarray, " B"],
-    position: int,
+    index: int,
     scale: tuple[int, int],
     flipped: bool,
     seed: tuple[int, ...] | None = None,
 ) -> Batch:
-    """Load the picture at ``position`` of the batch that holds the pictures ``indices``.
+    """Load a picture of the batch that holds the pictures ``indices``, or an empty one for -1.
 
     Its size is the largest that fits into ``scale``, which is at most ``config.scale``. With a
     ``seed`` it is changed at random as the config says.
     """
-    index = int(indices[position])
     # All pictures of a batch are of one bucket.
     canvas = config.canvases[layout.buckets[indices.max()]]
     original_canvas = None

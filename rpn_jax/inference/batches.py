@@ -11,6 +11,7 @@ from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -51,7 +52,7 @@ BatchFunction = Callable[
 """A forward pass: (prepared weights, images, image_sizes, scale_factors) -> results."""
 
 SplitBatch = Callable[[Sequence[int], Outputs], list[Result]]
-"""Returns the results of each picture: (image ids of the batch, its results on the host)."""
+"""Returns the results of each picture: (image ids, results of those pictures on the host)."""
 
 EVAL_BATCH_SIZE = 8
 """Number of pictures for each device if ``data.eval_batch_size`` is 0."""
@@ -138,9 +139,12 @@ def run_dataset(
         return np.asarray(batch.indices), outputs
 
     for slots, outputs in prefetch(batches, place):
-        indices = slots[slots >= 0].tolist()
+        # Empty pictures fill up a batch, or stand in the middle for one that cannot be read.
+        filled = slots >= 0
+        of_pictures = jax.tree.map(itemgetter(filled), jax.device_get(outputs))
+        indices = slots[filled].tolist()
         ids = [dataset.pictures[index].image_id for index in indices]
-        yield dict(zip(indices, split(ids, jax.device_get(outputs)), strict=True))
+        yield dict(zip(indices, split(ids, of_pictures), strict=True))
 
 
 def run_with_progress(
@@ -180,6 +184,8 @@ def run_listed(
     split: SplitBatch[Outputs, Result],
 ) -> list[Result]:
     """Return the results of paths and arrays in their order. They get the image ids 1, 2, ...
+
+    With ``data.on_bad_picture`` 'skip', a picture that cannot be read has no result.
 
     Args:
       function, prepared, config, split: as in `run_dataset`.

@@ -74,7 +74,8 @@ class Proposer:
           pictures: paths, https URLs, or uint8 RGB arrays.
 
         Returns:
-          One entry for each picture, in their order, with ``image_id`` 1, 2, ...
+          One entry for each picture, in their order, with ``image_id`` 1, 2, ... With
+          ``data.on_bad_picture`` 'skip', a picture that cannot be read has no entry.
 
         Raises:
           UserError: a file is missing or is not a picture, an array has another shape or type, or

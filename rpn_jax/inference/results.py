@@ -56,16 +56,13 @@ def picture_proposals(image_ids: Sequence[int], proposals: Proposals) -> list[Pi
     """Return the valid proposals of a batch, one entry for each picture.
 
     Args:
-      image_ids: id of each picture of the batch. A shorter list leaves out the last pictures, which
-        only fill up the batch.
+      image_ids: id of each picture of the batch.
       proposals: result of `rpn_jax.propose`, in original pixels.
     """
-    boxes, scores, valid = (
-        np.asarray(array) for array in (proposals.boxes, proposals.scores, proposals.valid)
-    )
+    arrays = map(np.asarray, (proposals.boxes, proposals.scores, proposals.valid))
     return [
-        PictureProposals(image_id, boxes[row][valid[row]], scores[row][valid[row]])
-        for row, image_id in enumerate(image_ids)
+        PictureProposals(image_id, boxes[valid], scores[valid])
+        for image_id, boxes, scores, valid in zip(image_ids, *arrays, strict=True)
     ]
 
 
@@ -73,19 +70,15 @@ def picture_detections(image_ids: Sequence[int], detections: Detections) -> list
     """Return the valid detections of a batch, one entry for each picture.
 
     Args:
-      image_ids: id of each picture of the batch. A shorter list leaves out the last pictures, which
-        only fill up the batch.
+      image_ids: id of each picture of the batch.
       detections: result of `rpn_jax.detect`, in original pixels.
     """
-    boxes, scores, labels, valid = (
-        np.asarray(array)
-        for array in (detections.boxes, detections.scores, detections.labels, detections.valid)
+    arrays = map(
+        np.asarray, (detections.boxes, detections.scores, detections.labels, detections.valid)
     )
     return [
-        PictureDetections(
-            image_id, boxes[row][valid[row]], scores[row][valid[row]], labels[row][valid[row]]
-        )
-        for row, image_id in enumerate(image_ids)
+        PictureDetections(image_id, boxes[valid], scores[valid], labels[valid])
+        for image_id, boxes, scores, labels, valid in zip(image_ids, *arrays, strict=True)
     ]
 
 

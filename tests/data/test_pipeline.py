@@ -337,10 +337,25 @@ def test_the_other_pictures_stay_at_their_places(bad_dataset):
         np.testing.assert_array_equal(batch.indices[is_good], row[is_good])
 
 
-def test_bad_pictures_are_empty_in_evaluation(bad_dataset):
-    batches = list(pipeline.eval_batches(bad_dataset, SKIP))
+@pytest.mark.parametrize("resize", ["host", "device"])
+def test_bad_pictures_are_empty_in_evaluation(bad_dataset, resize):
+    batches = list(pipeline.eval_batches(bad_dataset, replace(SKIP, resize=resize)))
     indices = np.concatenate([batch.indices for batch in batches])
     assert sorted(indices.tolist()) == [-1, -1, 0, 2, 4, 5]
+
+
+@pytest.mark.parametrize("resize", ["host", "device"])
+def test_the_batch_of_a_bad_picture_has_its_canvas(tmp_path, resize):
+    images = [image_entry(number, 40 + 100 * (number % 2), 60) for number in range(1, 5)]
+    root = write_coco_folder(tmp_path, images, [])
+    good = open_coco(root, "train", False)
+    config = replace(SKIP, resize=resize, eval_batch_size=1)
+    canvases = [batch.images.shape for batch in pipeline.eval_batches(good, config)]
+    assert len(set(canvases)) > 1
+    for number in (1, 2):
+        (root / "train" / f"00{number}.png").write_text("no picture")
+    bad = open_coco(root, "train", False)
+    assert [batch.images.shape for batch in pipeline.eval_batches(bad, config)] == canvases
 
 
 def test_too_many_bad_pictures_are_an_error(bad_dataset):

@@ -165,10 +165,33 @@ def test_a_file_in_use_is_refused(tmp_path):
         pass
 
 
+def different_files(folder, count):
+    """Write pictures of one size. `fake_propose` finds other boxes in each."""
+    files = [folder / f"{number}.png" for number in range(count)]
+    for number, file in enumerate(files):
+        assert cv2.imwrite(str(file), np.full((32, 32, 3), 10 + number, np.uint8))
+    return files
+
+
+@pytest.mark.parametrize("resize", ["host", "device"])
+@pytest.mark.parametrize("bad", [(1,), (0, 1), (2, 3), (0, 4)])
+def test_a_skipped_picture_changes_no_result_of_the_others(config, tmp_path, use_fake, bad, resize):
+    files = different_files(tmp_path, 5)
+    config = with_data(config, on_bad_picture="skip", resize=resize)
+    run(config, PictureFiles(files), tmp_path / "all.json")
+    every = json.loads((tmp_path / "all.json").read_text())
+    assert len({tuple(result["bbox"]) for result in every if result["score"] == 1}) == 5
+
+    dataset = PictureFiles(files)
+    for position in bad:
+        files[position].write_bytes(files[position].read_bytes()[:50])
+    run(config, dataset, tmp_path / "good.json")
+    expected = [result for result in every if result["image_id"] - 1 not in bad]
+    assert json.loads((tmp_path / "good.json").read_text()) == expected
+
+
 def test_skipped_pictures_are_remembered(config, tmp_path, use_fake, capsys):
-    files = [tmp_path / f"{number}.png" for number in range(6)]
-    for file in files:
-        assert cv2.imwrite(str(file), np.full((32, 32, 3), 200, np.uint8))
+    files = different_files(tmp_path, 6)
     dataset = PictureFiles(files)
     files[1].write_bytes(files[1].read_bytes()[:50])
     config = with_data(config, on_bad_picture="skip", max_bad_pictures=1)

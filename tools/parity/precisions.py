@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -202,14 +203,15 @@ def _batches(
     on_pictures: Callable[[int], None],
 ) -> Iterator[dict[Precision, Computed]]:
     for batch in eval_batches(dataset, config.data):
-        ids = [
-            dataset.pictures[index].image_id for index in np.asarray(batch.indices) if index >= 0
-        ]
+        slots = np.asarray(batch.indices)
+        filled = slots >= 0
+        ids = [dataset.pictures[index].image_id for index in slots[filled]]
         placed = finish_resize(jax.device_put(batch))
         computed = {
-            precision: jax.device_get(forward(placed)) for precision, forward in forwards.items()
+            precision: jax.tree.map(itemgetter(filled), jax.device_get(forward(placed)))
+            for precision, forward in forwards.items()
         }
-        reference = _by_level(computed[REFERENCE][0], len(ids))
+        reference = _by_level(computed[REFERENCE][0])
         yield {
             precision: _computed(outputs, proposals, reference, ids)
             for precision, (outputs, proposals) in computed.items()
@@ -220,7 +222,7 @@ def _batches(
 def _computed(
     outputs: RPNOutputs, proposals: Proposals, reference: list[ndarray], ids: list[int]
 ) -> Computed:
-    levels = _by_level(outputs, len(ids))
+    levels = _by_level(outputs)
     return Computed(
         _squares(list(map(np.subtract, levels, reference))),
         _squares(levels),
@@ -253,10 +255,9 @@ def _recalls(dataset: Dataset, pictures: list[PictureProposals]) -> dict[str, fl
     return {name: figures[name] for name in RECALL_FIGURES}
 
 
-def _by_level(outputs: RPNOutputs, pictures: int) -> list[ndarray]:
-    """Return objectness, then deltas, of the first pictures as float64. The rest is padding."""
-    levels = (*outputs.objectness, *outputs.deltas)
-    return [np.asarray(level[:pictures], np.float64) for level in levels]
+def _by_level(outputs: RPNOutputs) -> list[ndarray]:
+    """Return objectness, then deltas, as float64."""
+    return [np.asarray(level, np.float64) for level in (*outputs.objectness, *outputs.deltas)]
 
 
 def _squares(levels: list[ndarray]) -> Float[ndarray, " 2L"]:
