@@ -6,7 +6,7 @@ docs/using.md lists the rules with their sources.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -58,85 +58,92 @@ def choose_settings(
     """
     plan_training(dataset, config.data)  # raises if there is no picture to train on
     choices = []
-    for rule in (_scale, _epochs, _decays, _warmup, _learning_rate, _evaluations):
-        choice = rule(config, dataset)
-        if choice.key in given:
+    for key, rule in RULES.items():
+        if key in given:
             continue
-        section, _, name = choice.key.partition(".")
-        changed = replace(getattr(config, section), **{name: choice.value})
-        config = replace(config, **{section: changed})
-        choices.append(choice)
+        value, reason = rule(config, dataset)
+        section, _, name = key.partition(".")
+        config = replace(config, **{section: replace(getattr(config, section), **{name: value})})
+        choices.append(Choice(key, value, reason))
     return config, choices
 
 
-def _scale(config: Config, dataset: Dataset) -> Choice:
-    key, scale = "data.scale", config.data.scale
+def _scale(config: Config, dataset: Dataset) -> tuple[tuple[int, int], str]:
+    scale = config.data.scale
     if config.data.drawn_short_sides or config.data.buckets:
-        return Choice(key, scale, "the short sides or buckets of the config belong to this size")
+        return scale, "the short sides or buckets of the config belong to this size"
     sides = np.sort([(each.height, each.width) for each in dataset.pictures], axis=1)
     short, long = (int(side) for side in np.median(sides, axis=0))
     largest = (LARGEST_ENLARGEMENT * long, LARGEST_ENLARGEMENT * short)
     if largest[0] < scale[0] or largest[1] < scale[1]:
         smaller = (_rounded(min(scale[0], largest[0])), _rounded(min(scale[1], largest[1])))
-        return Choice(
-            key, smaller, f"the median picture has {long}x{short} pixels, and twice that is enough"
-        )
+        reason = f"the median picture has {long}x{short} pixels, and twice that is enough"
+        return smaller, reason
     unreached = _unreached(dataset, scale, config.model.rpn.anchors)
     while unreached > UNREACHED_SHARE:
         limits = (min(long, LARGEST_SCALE[0]), min(short, LARGEST_SCALE[1]))
         factor = min(2, limits[0] / scale[0], limits[1] / scale[1])
-        if factor <= 1:
+        larger = (int(factor * scale[0]), int(factor * scale[1]))
+        if larger <= scale:
             break
-        scale = (int(factor * scale[0]), int(factor * scale[1]))
+        scale = larger
         unreached = _unreached(dataset, scale, config.model.rpn.anchors)
-    return Choice(key, scale, f"anchors do not reach {unreached:.0%} of the boxes at this size")
+    return scale, f"anchors do not reach {unreached:.0%} of the boxes at this size"
 
 
-def _epochs(config: Config, dataset: Dataset) -> Choice:
+def _epochs(config: Config, dataset: Dataset) -> tuple[int, str]:
     steps = plan_training(dataset, config.data).epoch_steps
     epochs = max(config.train.epochs, math.ceil(MIN_STEPS / steps))
     reason = f"an epoch has {steps} steps, so the run has {epochs * steps}"
     if epochs > config.train.epochs:
         reason += f". {config.train.epochs} epochs would be less than {MIN_STEPS} steps"
-    return Choice("train.epochs", epochs, reason)
+    return epochs, reason
 
 
-def _decays(config: Config, dataset: Dataset) -> Choice:
-    key, decays, epochs = "optim.decay_epochs", config.optim.decay_epochs, config.train.epochs
+def _decays(config: Config, dataset: Dataset) -> tuple[tuple[int, ...], str]:
+    decays, epochs = config.optim.decay_epochs, config.train.epochs
     if not decays:
-        return Choice(key, decays, "the config has no decay")
+        return decays, "the config has no decay"
     last = max(1, 11 * epochs // 12)
     if last <= decays[-1] < epochs:
-        return Choice(key, decays, f"those of the config fit {epochs} epochs")
+        return decays, f"those of the config fit {epochs} epochs"
     scaled = tuple(sorted({max(1, round(epoch * last / decays[-1])) for epoch in decays}))
-    return Choice(key, scaled, f"the last one comes after 11/12 of {epochs} epochs")
+    return scaled, f"the last one comes after 11/12 of {epochs} epochs"
 
 
-def _warmup(config: Config, dataset: Dataset) -> Choice:
+def _warmup(config: Config, dataset: Dataset) -> tuple[int, str]:
     steps = config.train.epochs * plan_training(dataset, config.data).epoch_steps
     warmup = min(config.optim.warmup_steps, steps // WARMUP_SHARE)
-    return Choice(
-        "optim.warmup_steps", warmup, f"that of the config, at most a sixth of {steps} steps"
-    )
+    return warmup, f"that of the config, at most a sixth of {steps} steps"
 
 
-def _learning_rate(config: Config, dataset: Dataset) -> Choice:
+def _learning_rate(config: Config, dataset: Dataset) -> tuple[bool, str]:
     optim, size = config.optim, config.data.batch_size
     rate = optim.learning_rate * size / optim.base_batch_size
-    return Choice(
-        "optim.auto_scale_lr",
-        True,
+    reason = (
         f"{optim.learning_rate:g} is for {optim.base_batch_size} pictures a step. "
-        f"{size} pictures get {rate:g}",
+        f"{size} pictures get {rate:g}"
     )
+    return True, reason
 
 
-def _evaluations(config: Config, dataset: Dataset) -> Choice:
-    key, epochs = "train.eval_every", config.train.epochs
+def _evaluations(config: Config, dataset: Dataset) -> tuple[int, str]:
+    epochs = config.train.epochs
     if config.train.eval_every == 0:
-        return Choice(key, 0, "the config never evaluates")
+        return 0, "the config never evaluates"
     every = max(config.train.eval_every, math.ceil(epochs / EVALUATIONS))
-    return Choice(key, every, f"{math.ceil(epochs / every)} evaluations in {epochs} epochs")
+    return every, f"{math.ceil(epochs / every)} evaluations in {epochs} epochs"
+
+
+RULES: dict[str, Callable[[Config, Dataset], tuple[Any, str]]] = {
+    "data.scale": _scale,
+    "train.epochs": _epochs,
+    "optim.decay_epochs": _decays,
+    "optim.warmup_steps": _warmup,
+    "optim.auto_scale_lr": _learning_rate,
+    "train.eval_every": _evaluations,
+}
+"""Functions that choose the value of a field and say why. Each uses the values of those before."""
 
 
 def _unreached(dataset: Dataset, scale: tuple[int, int], anchors: AnchorConfig) -> float:

@@ -11,6 +11,7 @@ from rpn_jax.config import Config, load_config
 from rpn_jax.data.catalog import open_train_data
 from rpn_jax.data.dataset import Dataset
 from rpn_jax.errors import UserError
+from rpn_jax.training import recipe
 from rpn_jax.training.recipe import choose_settings
 from tests.evaluation.cases import MadeDataset, picture_of
 from tests.golden_files import BCCD
@@ -81,6 +82,24 @@ def test_a_large_dataset_keeps_the_schedule_of_the_config() -> None:
 def test_the_picture_size_follows_from_pictures_and_boxes(size, side, expected) -> None:
     config = chosen(SMALL, made(300, size, side))
     assert config.data.scale == expected
+
+
+@pytest.mark.parametrize(
+    ("scale", "size", "expected"),
+    [
+        ((320, 240), (490, 654), (653, 489)),
+        ((333, 200), (375, 500), (499, 300)),
+        ((1000, 600), (700, 1001), (1000, 600)),
+    ],
+)
+def test_a_side_that_can_grow_by_less_than_a_pixel_ends_the_search(scale, size, expected) -> None:
+    config = replace(SMALL, data=replace(SMALL.data, scale=scale))
+    assert chosen(config, made(100, size, 3)).data.scale == expected
+
+
+def test_a_given_size_is_not_searched(monkeypatch) -> None:
+    monkeypatch.setitem(recipe.RULES, "data.scale", lambda *_: pytest.fail("searched"))
+    chosen(SMALL, made(100, (490, 654), 3), "data.scale")
 
 
 def test_flags_are_kept_and_the_other_settings_follow_them() -> None:
