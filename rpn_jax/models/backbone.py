@@ -19,7 +19,7 @@ class Backbone(Protocol):
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Pixels between the cells of each feature map, finest first."""
+        """Pixels between the cells of each feature map, finest first, doubling if it has an FPN."""
 
     @property
     def norm_of(self) -> Mapping[str, str] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache, partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import flax.linen as nn
@@ -35,7 +36,8 @@ class Detector(nn.Module):
     `rpn_jax.training.step.make_step`. `rpn_jax.weights.checkpoints` saves and restores the state.
 
     Raises:
-      UserError: the strides of the levels are not those of ``config.rpn.anchors``.
+      UserError: the strides of the levels are not those of ``config.rpn.anchors``, or those of the
+        backbone do not double from one to the next as an FPN needs.
     """
 
     config: ModelConfig
@@ -250,6 +252,11 @@ def _check_images(images: Float[Array, "B H W 3"]) -> None:
 
 def _check_strides(config: ModelConfig, backbone: Backbone) -> None:
     strides, anchors = backbone.strides, config.rpn.anchors.strides
+    if config.neck == "fpn" and any(finer * 2 != coarser for finer, coarser in pairwise(strides)):
+        raise UserError(
+            f"model.neck = 'fpn': the backbone's strides are {strides}, but each must be twice the "
+            "one before. Use model.neck = 'none', or a backbone without a dilated stage."
+        )
     extra_level = (2 * strides[-1],)
     levels = strides + extra_level if config.neck == "fpn" else strides[-len(anchors) :]
     if anchors != levels:

@@ -25,7 +25,10 @@ class FPN(nn.Module):
     def __call__(
         self, stages: tuple[Float[Array, "B _ _ _"], ...]
     ) -> tuple[Float[Array, "B _ _ F"], ...]:
-        """Return one level for each stage, and one with twice the stride of the last stage."""
+        """Return one level for each stage, and one with twice the stride of the last stage.
+
+        The stride of each stage must be twice that of the one before.
+        """
         laterals = LevelConvs(self.features, 1, self.precision, name="lateral_convs")(stages)
         sums = [laterals[-1]]
         for lateral in reversed(laterals[:-1]):

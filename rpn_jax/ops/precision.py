@@ -13,7 +13,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from rpn_jax.config import Precision
-from rpn_jax.ops.cpu.tf32 import round_to_tf32
+from rpn_jax.ops.cpu.tf32 import round_gradient, round_operand
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -55,6 +55,6 @@ def matmul(
         return multiply(*operands)
 
     def multiply_on_cpu(x: Array, weights: Array) -> Array:
-        return multiply(round_to_tf32(x), round_to_tf32(weights))
+        return round_gradient(multiply(round_operand(x), round_operand(weights)))
 
     return lax.platform_dependent(*operands, cpu=multiply_on_cpu, default=multiply)

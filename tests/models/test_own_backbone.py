@@ -1,5 +1,7 @@
 """Backbones that are not part of rpn_jax: attached, trained, saved and resumed."""
 
+from dataclasses import replace
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,14 @@ import optax
 import pytest
 from jax.tree_util import keystr, tree_leaves_with_path
 
-from rpn_jax.config import AnchorConfig, Config, ModelConfig, OptimConfig, RPNHeadConfig
+from rpn_jax.config import (
+    AnchorConfig,
+    BackboneConfig,
+    Config,
+    ModelConfig,
+    OptimConfig,
+    RPNHeadConfig,
+)
 from rpn_jax.devices import devices_for_batch
 from rpn_jax.errors import UserError
 from rpn_jax.models import RPN
@@ -168,6 +177,13 @@ def test_anchors_must_have_the_strides_of_the_levels(neck, strides, expected):
     with pytest.raises(UserError, match=r"model\.rpn\.anchors\.strides = ") as error:
         RPN(config_for(neck, strides).model, backbone=SmallCNN())
     assert f"it must be {expected}" in str(error.value)
+
+
+def test_a_pyramid_needs_strides_that_double():
+    backbone = BackboneConfig(depth=50, dilate_last_stage=True)
+    model = replace(config_for("fpn", (4, 8, 16, 16, 32)).model, backbone=backbone)
+    with pytest.raises(UserError, match=r"strides are \(4, 8, 16, 16\), but each must be twice"):
+        RPN(model)
 
 
 def test_heads_need_levels_of_equal_width():

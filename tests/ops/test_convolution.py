@@ -9,6 +9,7 @@ import pytest
 from rpn_jax.ops.convolution import convolve
 from rpn_jax.ops.cpu import convolution
 from tests.oracles.convolution import conv_gradient_loop, conv_loop
+from tests.oracles.tf32 import ten_bits
 
 SIZES_AND_STRIDES = [(1, 1), (1, 2), (3, 1), (3, 2), (7, 2), (5, 3), (3, 4)]
 
@@ -82,12 +83,6 @@ def test_tf32_multiplies_ten_bits_and_sums_more(monkeypatch, size, groups, min_p
     for ours, rounded, unrounded in zip(in_tf32, expected, exact, strict=True):
         np.testing.assert_allclose(ours, rounded, rtol=1e-5, atol=1e-5)
         assert np.abs(ours - unrounded).max() > 1e-4
-
-
-def ten_bits(values):
-    """The nearest numbers with ten bits behind the first one."""
-    fraction, exponent = np.frexp(values)
-    return np.ldexp(np.round(fraction * 2**11) / 2**11, exponent)
 
 
 @pytest.mark.cpu_forms

@@ -45,7 +45,7 @@ def roi_targets(
     """Match proposals to objects, add the objects as proposals, and sample.
 
     As in the reference, an object is added after the matching. So it changes no match and is
-    positive for itself. Without any object all proposals are background.
+    positive for itself. Without any object, or if G is 0, all proposals are background.
 
     Args:
       config: ``config.roi_loss`` and the number of classes are used.
@@ -61,6 +61,11 @@ def roi_targets(
       Targets without gradient. S is ``samples_per_image``, or G + N if that is smaller or if all
       boxes are used.
     """
+    if not box_mask.shape[1]:  # A masked object, because no row can be taken from an empty array.
+        boxes_xyxy, labels, box_mask = (
+            jnp.pad(array, [(0, 0), (0, 1), *[(0, 0)] * (array.ndim - 2)])
+            for array in (boxes_xyxy, labels, box_mask)
+        )
     rngs = jax.vmap(jax.random.fold_in, (None, 0))(rng, first + jnp.arange(len(box_mask)))
 
     def one_picture(*arrays: Array) -> RoITargets:

@@ -95,6 +95,16 @@ def test_objects_train_without_any_proposal() -> None:
     assert not targets.deltas.any()
 
 
+def test_batches_without_room_for_objects_are_background() -> None:
+    proposals, proposal_mask, *objects = random_inputs(0)
+    none = compute(CONFIG, (proposals, proposal_mask, *(array[:, :0] for array in objects)))
+    masked = compute(CONFIG, (proposals, proposal_mask, *objects[:2], objects[2] & False))
+    count = min(len(none.sampled[0]), len(masked.sampled[0]))
+    for found, expected in zip(none, masked, strict=True):
+        np.testing.assert_array_equal(found[:, :count], expected[:, :count])
+    assert (none.sampled.sum(axis=1) == proposal_mask.sum(axis=1)).all()
+
+
 @pytest.mark.parametrize(("samples", "fraction"), [(8, 0.25), (8, 0.5), (16, 1.0), (500, 0.25)])
 def test_sampling_takes_positives_up_to_the_fraction(samples: int, fraction: float) -> None:
     inputs = random_inputs(5, counts=(4, 4))
