@@ -25,7 +25,7 @@ from rpn_jax.data.check_tables import print_check
 from rpn_jax.data.classes import seen_and_unseen
 from rpn_jax.data.dataset import Dataset, describe_oddities
 from rpn_jax.data.model_classes import match_classes
-from rpn_jax.data.packed import Encoding, pack_split, split_name
+from rpn_jax.data.packed import Encoding, check_new_split, pack_split, split_names
 from rpn_jax.data.plan import with_exact_padding
 from rpn_jax.data.statistics import dataset_statistics
 from rpn_jax.devices import describe_devices
@@ -241,10 +241,11 @@ def pack(config: Config, out: Path, encoding: Encoding) -> None:
     console = make_console()
     make_folder(out)
     data = config.data
-    train_split, eval_split = split_name(data.train_name), split_name(data.eval_name)
-    parts = {train_split: open_train_data, eval_split: open_eval_data}
-    for split, open_data in parts.items():
-        dataset = open_data(data)
+    train_split, eval_split = split_names(data)
+    for split in (train_split, eval_split):
+        check_new_split(out, split)
+    parts = {train_split: open_train_data(data), eval_split: open_eval_data(data)}
+    for split, dataset in parts.items():
         with picture_progress(console, f"packing {split}", len(dataset.pictures)) as advance:
             count = pack_split(dataset, data, out, split, encoding, advance)
         console.print(f"{count} pictures of '{split}' are in {out}", soft_wrap=True)

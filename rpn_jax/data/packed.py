@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -143,8 +144,8 @@ def pack_split(
 ) -> int:
     """Write a dataset as a split of a packed folder and return the number of packed pictures.
 
-    The split exists when all its pictures are written. Pictures that cannot be read are left out if
-    ``data.on_bad_picture`` is 'skip'.
+    The split exists when all its pictures are written. `check_new_split` comes first. Pictures that
+    cannot be read are left out if ``data.on_bad_picture`` is 'skip'.
 
     Args:
       dataset: pictures and their ground truth.
@@ -155,11 +156,9 @@ def pack_split(
       on_pictures: called with the number of pictures done since the last call.
 
     Raises:
-      UserError: the split exists, a picture cannot be read, or a file cannot be written.
+      UserError: a picture cannot be read, or a file cannot be written.
     """
     file = root / f"{split}.json"
-    if file.exists():
-        raise UserError(f"{file}: exists. Remove this split, or choose another --out.")
     frequencies = class_frequencies(dataset)
     kept: list[Picture] = []
     names: list[str] = []
@@ -190,9 +189,26 @@ def pack_split(
     return len(kept)
 
 
-def split_name(name: str) -> str:
-    """Return a name for a split that is also a file name: 'train[:10%]' becomes 'train_10'."""
-    return re.sub(r"[^\w.-]+", "_", Path(name).stem).strip("_")
+def split_names(config: DataConfig) -> tuple[str, str]:
+    """Return the names of the packed splits for training and evaluation, which are file names.
+
+    'train[:10%]' becomes 'train_10'. Other data never have the same name.
+    """
+    train, evaluation = (
+        re.sub(r"[^\w.-]+", "_", Path(name).stem).strip("_")
+        for name in (config.train_name, config.eval_name)
+    )
+    train_data = config.train_sources, config.train_classes
+    if train != evaluation or train_data == ((config.eval_source,), config.eval_classes):
+        return train, evaluation
+    return f"train_{train}", f"eval_{evaluation}"
+
+
+def check_new_split(root: Path, split: str) -> None:
+    """Raise a UserError if a packed folder holds this split."""
+    file = root / f"{split}.json"
+    if file.exists():
+        raise UserError(f"{file}: exists. Remove this split, or choose another --out.")
 
 
 def _records(
@@ -243,10 +259,22 @@ def _write_records(path: Path, records: Iterable[tuple[Picture, bytes]]) -> list
         # One record in a group: each picture can be read without its neighbours.
         writer = ArrayRecordWriter(str(temporary), "group_size:1")
         for picture, record in records:
-            writer.write(record)
+            with _writing_records(path):
+                writer.write(record)
             pictures.append(picture)
-        writer.close()
+        with _writing_records(path):
+            writer.close()
     return pictures
+
+
+@contextmanager
+def _writing_records(path: Path) -> Iterator[None]:
+    """Raise ArrayRecord's error, such as that of a full disk, as a UserError."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).partition(";")[0].removeprefix("write() failed: ")
+        raise UserError(f"{path}: cannot be written ({reason})") from None
 
 
 def _verified(picture: Picture, category_ids: Sequence[int]) -> dict[str, list[int]]:

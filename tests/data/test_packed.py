@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import jax
@@ -15,7 +16,7 @@ from rpn_jax import cli
 from rpn_jax.config import DataConfig, save_config
 from rpn_jax.data.catalog import open_eval_data, open_train_data
 from rpn_jax.data.dataset import class_frequencies
-from rpn_jax.data.packed import open_packed, pack_split, split_name
+from rpn_jax.data.packed import open_packed, pack_split, split_names
 from rpn_jax.data.pipeline import eval_batches, train_batches
 from rpn_jax.data.plan import plan_training
 from rpn_jax.errors import UserError
@@ -161,9 +162,54 @@ def test_a_broken_picture_leaves_nothing_or_is_left_out(plain, tmp_path):
     assert ids == [1, 2, 3, 4, 5, 7, 8, 9]
 
 
-def test_split_names_are_file_names():
-    assert split_name("train[:10%]") == "train_10"
-    assert split_name("data/any/train.json") == "train"
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({"train_split": "train[:10%]", "eval_split": "test"}, ("train_10", "test")),
+        ({"train_split": "data/any/some.json", "eval_split": "test"}, ("some", "test")),
+        ({"train_split": "t[:10%]", "eval_split": "t[10%:]"}, ("train_t_10", "eval_t_10")),
+        (
+            {"train_split": "train/_a.coco.json", "eval_split": "valid/_a.coco.json"},
+            ("train_a.coco", "eval_a.coco"),
+        ),
+        ({"train_split": "all", "eval_split": "all"}, ("all", "all")),
+        (
+            {"train_split": "all", "eval_split": "all", "eval_classes": ("x",)},
+            ("train_all", "eval_all"),
+        ),
+    ],
+)
+def test_split_names_are_file_names_and_differ_for_other_data(changes, names):
+    assert split_names(replace(DATA, **changes)) == names
+
+
+def test_both_parts_are_opened_before_one_is_written(plain, tiny_config, tmp_path, capsys):
+    save_config(replace(tiny_config, data=plain), tmp_path / "c.json")
+    words = ["pack", str(tmp_path / "c.json"), "--out", str(tmp_path / "p")]
+    assert cli.main([*words, "--data.eval-split", "missing"]) == 2
+    assert list((tmp_path / "p").iterdir()) == []
+    (tmp_path / "p" / "new.json").touch()
+    assert cli.main([*words, "--data.eval-split", "new"]) == 2
+    assert "new.json: exists. Remove this split" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "p").iterdir()] == ["new.json"]
+
+
+def test_a_full_disk_is_one_line(plain, tmp_path, monkeypatch):
+    class Full:
+        def __init__(self, path, options):
+            Path(path).touch()
+
+        def write(self, record):
+            pass
+
+        def close(self):
+            raise RuntimeError("write() failed: No space left on device; writing x; at byte 9")
+
+    monkeypatch.setattr("rpn_jax.data.packed.ArrayRecordWriter", Full)
+    message = r"train-00000.array_record: cannot be written \(No space left on device\)$"
+    with pytest.raises(UserError, match=message):
+        packed_config(plain, tmp_path, "png")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_several_federated_datasets_keep_their_lists_and_frequencies(tmp_path):
