@@ -104,15 +104,19 @@ def plan_layout(pictures: Sequence[Picture], config: DataConfig) -> Layout:
 
 
 def plan_training(dataset: Dataset, config: DataConfig) -> TrainingPlan:
-    """Plan the training on a dataset's pictures: those with a box that are not too small.
+    """Plan the training on a dataset's pictures: those with an object that are not too small.
+
+    As in the reference, a picture stays if its only objects are crowds or are not trained on for
+    another reason. Its anchors are all negative.
 
     Raises:
-      UserError: there is no such picture.
+      UserError: no such picture has a box to train on.
     """
     layout = plan_layout(dataset.pictures, config)
     shorter = np.array([min(picture.height, picture.width) for picture in dataset.pictures])
-    indices = np.flatnonzero((layout.box_counts > 0) & (shorter >= config.min_image_size))
-    if not len(indices):
+    annotated = np.array([len(picture.objects.labels) > 0 for picture in dataset.pictures], bool)
+    indices = np.flatnonzero(annotated & (shorter >= config.min_image_size))
+    if not layout.box_counts[indices].any():
         raise UserError(
             f"no picture to train on: none of {len(dataset.pictures)} has a box and sides of at "
             f"least data.min_image_size = {config.min_image_size} pixels"

@@ -303,6 +303,24 @@ def test_bccd_in_small():
     assert sorted(indices[indices >= 0].tolist()) == list(range(72))
 
 
+def test_pictures_with_crowds_alone_are_trained_on_without_boxes(tmp_path):
+    objects = [
+        box_entry(1, 1, [2, 3, 10, 12]),
+        box_entry(2, 2, [2, 3, 10, 12], iscrowd=1),
+        box_entry(3, 3, [2, 3, 10, 12], area=0),
+    ]
+    root = write_coco_folder(tmp_path, [image_entry(number) for number in range(1, 5)], objects)
+    dataset = open_coco(root, "train", False)
+    counts = {}
+    for batch in take(dataset, 6, config=replace(CONFIG, batch_size=1)):
+        counts[int(batch.indices[0])] = int(batch.box_mask.sum())
+    assert counts == {0: 1, 1: 0, 2: 0}
+    without = [{**entry, "iscrowd": 1} for entry in objects]
+    root = write_coco_folder(tmp_path / "crowds", [image_entry(1)], without[:1])
+    with pytest.raises(UserError, match="none of 1 has a box"):
+        plan.plan_training(open_coco(root, "train", False), CONFIG)
+
+
 @pytest.fixture
 def bad_dataset(tmp_path):
     """6 pictures of one bucket with a box each. Pictures 2 and 4 (positions 1, 3) are broken."""
