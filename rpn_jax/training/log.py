@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -63,7 +63,7 @@ class RunLog:
         from tensorboardX import SummaryWriter
 
         self._metrics_path = workdir / METRICS_FILE
-        _drop_lines_after(self._metrics_path, first_step)
+        _keep_lines(self._metrics_path, lambda row: row["step"] <= first_step)
         self._events = SummaryWriter(str(workdir), purge_step=first_step + 1)
         self._sums: dict[str, float] = defaultdict(float)
         self._count = 0
@@ -201,10 +201,15 @@ class QuietLog:
         """Do nothing."""
 
 
-def _drop_lines_after(path: Path, last: int) -> None:
-    """Remove the lines of later steps, and an unfinished last line."""
+def drop_evaluation(workdir: Path, step: int, name: str) -> None:
+    """Remove the line of the evaluation after ``step`` steps, which has the figure ``name``."""
+    _keep_lines(workdir / METRICS_FILE, lambda row: row["step"] != step or name not in row)
+
+
+def _keep_lines(path: Path, is_kept: Callable[[MetricsRow], bool]) -> None:
+    """Remove the other lines, and an unfinished last line."""
     if not path.exists():
         return
-    lines = [metrics_line(row) for row in read_metrics(path) if row["step"] <= last]
+    lines = [metrics_line(row) for row in read_metrics(path) if is_kept(row)]
     with written_whole(path) as temporary:
         temporary.write_text("".join(lines))

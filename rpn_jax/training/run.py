@@ -38,7 +38,7 @@ from rpn_jax.models import init_variables, variable_shapes
 from rpn_jax.structures import Batch, Variables
 from rpn_jax.training.average import SavedParts, saved_parts, state_of, with_average
 from rpn_jax.training.gradients import check_parts
-from rpn_jax.training.log import QuietLog, RunLog
+from rpn_jax.training.log import QuietLog, RunLog, drop_evaluation
 from rpn_jax.training.loop import NotFiniteError, compile_steps, run_steps
 from rpn_jax.training.optim import detector_optimizer
 from rpn_jax.training.outputs import check_same_state, open_checkpoints, own_workdir, record
@@ -141,10 +141,15 @@ def train_run(
         del start  # It would use memory in addition to the state.
         done = int(state.step)
 
-        # Read before the log removes the lines of later steps.
-        patience = Patience(train.patience, earlier_figures(workdir, task.best_by, done))
+        # A run that was killed after the last checkpoint can have written its evaluation already.
+        evaluates_again = last is not None and not last.evaluated and done in eval_steps
+        # Read before the log removes lines.
+        earlier = earlier_figures(workdir, task.best_by, done - evaluates_again)
+        patience = Patience(train.patience, earlier)
         log: RunLog | QuietLog = QuietLog(done)
         if is_main():
+            if evaluates_again:
+                drop_evaluation(workdir, done, task.best_by)
             log = RunLog(
                 workdir,
                 console,
@@ -193,7 +198,7 @@ def train_run(
             if step in eval_steps:
                 checkpoints.add_metrics(step, evaluate(state))
 
-        if last is not None and not last.evaluated and done in eval_steps:
+        if evaluates_again:
             checkpoints.add_metrics(done, evaluate(state))
 
         # Loop over the epochs.

@@ -41,15 +41,9 @@ def open_trackers(names: tuple[str, ...], config: Config, workdir: Path) -> list
     Raises:
       UserError: a package is not installed.
     """
-    opened: list[Tracker] = []
-    for name in names:
-        package = _import(name)
-        opened.append(
-            WandbTracker(package, config, workdir)
-            if name == "wandb"
-            else MlflowTracker(package, config, workdir)
-        )
-    return opened
+    # Import all packages before the first record is opened.
+    packages = {name: _import(name) for name in names}
+    return [_open(name, package, config, workdir) for name, package in packages.items()]
 
 
 class WandbTracker:
@@ -108,6 +102,12 @@ class MlflowTracker:
     def close(self) -> None:
         """End the run."""
         self._client.set_terminated(self._run_id)
+
+
+def _open(name: str, package: ModuleType, config: Config, workdir: Path) -> Tracker:
+    if name == "wandb":
+        return WandbTracker(package, config, workdir)
+    return MlflowTracker(package, config, workdir)
 
 
 def finite(figures: dict[str, float]) -> dict[str, float]:

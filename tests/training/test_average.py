@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rpn_jax import commands
-from rpn_jax.weights.checkpoints import OPTIMIZER, VARIABLES
+from rpn_jax.weights.checkpoints import OPTIMIZER, VARIABLES, Checkpoints
 from rpn_jax.weights.trees import read_item
 
 DECAY = 0.75
@@ -80,5 +80,18 @@ def test_a_run_without_progress_ends_early(config, tmp_path, capsys):
     assert "stopping early: AR@1000 was not above" in text
     assert "its value after step 3, in the last 1 evaluations (train.patience = 1)" in text
     assert "--resume" not in text
+    rows = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert [row["step"] for row in rows if "AR@1000" in row] == [3, 6]
+
+
+def test_an_evaluation_before_a_crash_counts_once(config, tmp_path, monkeypatch):
+    def crash(*_):
+        raise RuntimeError("between the line of an evaluation and its checkpoint")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "add_metrics", crash)
+        with pytest.raises(RuntimeError, match="between"):
+            commands.train(config, tmp_path, resume=False)
+    commands.train(config, tmp_path, resume=True)
     rows = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
     assert [row["step"] for row in rows if "AR@1000" in row] == [3, 6]

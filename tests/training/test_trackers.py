@@ -74,3 +74,18 @@ def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch):
     monkeypatch.setattr(trackers.importlib, "import_module", missing)
     with pytest.raises(UserError, match=r"--wandb: the package wandb .* 'rpn-jax\[wandb\]'"):
         open_trackers(("wandb",), Config(), tmp_path)
+
+
+def test_no_record_is_opened_if_the_second_package_is_missing(tmp_path, monkeypatch):
+    class Package:
+        def init(self, **_):
+            pytest.fail("a record of Weights & Biases was opened")
+
+    def import_module(name):
+        if name == "mlflow":
+            raise ImportError("No module named 'mlflow'")
+        return Package()
+
+    monkeypatch.setattr(trackers.importlib, "import_module", import_module)
+    with pytest.raises(UserError, match="--mlflow: the package mlflow"):
+        open_trackers(("wandb", "mlflow"), Config(), tmp_path)
