@@ -11,10 +11,11 @@ import contextlib
 import inspect
 import io
 import itertools
+import os
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -31,6 +32,7 @@ from rpn_jax.config import (
 )
 from rpn_jax.devices import use_platform
 from rpn_jax.errors import UserError, exit_code, nearest
+from rpn_jax.hosts.settings import HostFlags, find_hosts
 from rpn_jax.suggestions import suggestion
 from rpn_jax.verbs import (
     SCORE,
@@ -137,6 +139,11 @@ def _model_folder(verb: type[WithWeights], weights: str, words: list[str]) -> st
     if not Path(weights).is_dir():
         every_section = Config(model=replace(Config().model, roi=RoIHeadConfig()))
         _check_flags(words, _flags_of(verb(config=every_section)))
+        if verb is Evaluate and find_hosts(_host_flags(words), os.environ) is not None:
+            raise UserError(
+                f"--weights {weights}: several processes need a CONFIG, or a folder that "
+                "'rpn-jax convert' or 'rpn-jax train' wrote."
+            )
         platform = _value_of("--platform", words)
         use_platform(platform if platform in ("cpu", "gpu") else "auto")
         from rpn_jax.weights.models import weights_folder
@@ -148,6 +155,14 @@ def _model_folder(verb: type[WithWeights], weights: str, words: list[str]) -> st
             "that `convert` or `train` wrote."
         )
     return weights
+
+
+def _host_flags(words: list[str]) -> HostFlags:
+    """Return the values of the flags of several hosts."""
+    names = [f"--{each.name.replace('_', '-')}" for each in fields(HostFlags)]
+    values = {name: _value_of(name, words) for name in names}
+    given = [f"{name}={value}" for name, value in values.items() if value is not None]
+    return read_flags(HostFlags(), given, "rpn-jax evaluate")
 
 
 def _value_of(flag: str, words: list[str]) -> str | None:

@@ -186,6 +186,19 @@ def test_weights_of_another_tool_are_converted_first(
     convert.assert_called_once()  # A wrong flag is found before the conversion.
 
 
+def test_several_processes_need_a_config_or_a_folder(
+    weights: Path,
+    work: dict[str, Mock],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("rpn_jax.weights.models.weights_folder", Mock(return_value=weights))
+    words = ["evaluate", "--weights", "mmdetection://x", "--process-count"]
+    assert main([*words, "1"]) == 0
+    assert main([*words, "2", "--coordinator", "localhost:1", "--process-id", "0"]) == 2
+    assert "several processes need a CONFIG, or a folder" in capsys.readouterr().err
+
+
 FOREIGN_FLAGS = [
     ("train", "--lr", "; use '--optim.learning-rate'"),
     ("train", "--cfg-options", ": every field of the config is a flag"),

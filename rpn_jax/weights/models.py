@@ -11,11 +11,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from filelock import FileLock
+
 from rpn_jax import __version__
 from rpn_jax.config import Config
 from rpn_jax.console import make_console
 from rpn_jax.errors import UserError, reading
-from rpn_jax.files import cache_folder
+from rpn_jax.files import cache_folder, make_folder
 from rpn_jax.models import variable_shapes
 from rpn_jax.structures import Variables
 from rpn_jax.weights.folders import (
@@ -67,8 +69,16 @@ def weights_folder(source: str, config: Config | None) -> Path:
             return Path(source)
     path = local_file(source)
     folder = _cached_folder(path, config)
-    if folder.is_dir():
-        return folder
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        # Several processes can need the same file. One of them converts it.
+        with FileLock(f"{folder}.lock"):
+            if not folder.is_dir():
+                _convert(source, config, folder)
+    return folder
+
+
+def _convert(source: str, config: Config | None, folder: Path) -> None:
     make_console().print(f"converting {source} into {folder}", soft_wrap=True)
     converted = read_converted(source, config)
     if converted.report.kind == "backbone":
@@ -77,7 +87,6 @@ def weights_folder(source: str, config: Config | None) -> Path:
             f"--train.init-weights {source}, or use the weights of a whole detector."
         )
     write_converted(folder, converted)
-    return folder
 
 
 def config_of_weights(folder: Path) -> Config:

@@ -133,9 +133,12 @@ def read_item(folder: Path) -> Any:
 
 
 def write_item(folder: Path, tree: Any) -> None:
-    """Write a tree of NumPy arrays to a new folder."""
+    """Write a tree of NumPy arrays to a new folder, in this process alone."""
     quieten_orbax()
-    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+    with ocp.Checkpointer(
+        ocp.StandardCheckpointHandler(multiprocessing_options=by_itself()),
+        multiprocessing_options=by_itself(),
+    ) as checkpointer:
         checkpointer.save(folder.resolve(), args=ocp.args.StandardSave(tree))
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from rpn_jax.config import save_config
+from rpn_jax.weights.torch import to_torch
 
 ROOT = Path(__file__).resolve().parents[2]
 PEER_TIMEOUT = 10
@@ -170,10 +171,17 @@ def test_a_killed_run_continues_in_one_process(config_file, killed, tmp_path):
     assert max(metrics(workdir, "loss")) == 2 * epochs
 
 
-def test_two_processes_evaluate_as_one(one_process, tmp_path):
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_two_processes_evaluate_as_one(one_process, config_file, tmp_path, monkeypatch, kind):
     workdir, _ = one_process
     figures = tmp_path / "figures.json"
-    arguments = ["evaluate", "--weights", workdir, "--out", figures]
+    if kind == "folder":
+        arguments = ["evaluate", "--weights", workdir, "--out", figures]
+    else:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        to_torch(workdir, tmp_path / "w.pth")
+        weights = ["--weights", tmp_path / "w.pth"]
+        arguments = ["evaluate", config_file, *weights, "--out", figures]
     processes, logs = start_two(arguments, tmp_path)
     codes = finished(processes, logs, SECONDS_TO_START)
     assert codes == [0, 0], "\n".join(log.read_text() for log in logs)
