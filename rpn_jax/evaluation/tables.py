@@ -92,10 +92,12 @@ def detection_table(figures: dict[str, float]) -> Table:
     """Return all figures of a detector: COCO's, those of each class, and the first stage's recall.
 
     Args:
-      figures: result of `evaluate_detections`. With the figures of `with_first_stage`, the recall
-        of the proposals follows in its own table.
+      figures: result of `evaluate_detections`. Those of `voc_average_precision`, and the recall of
+        the proposals (`with_first_stage`), follow in tables of their own if they are there.
     """
     tables = [_coco_table(figures), class_table(class_figures(figures))]
+    if figures.keys() >= VOC_MEANINGS.keys():
+        tables.append(voc_table(figures))
     recall = first_stage_figures(figures)
     if recall:
         tables.append(recall_table(recall))

@@ -188,12 +188,10 @@ class FasterRCNN(Detector):
         self.roi_outputs_of(jnp.zeros((1, 1, size, size, channels), levels[0].dtype))
 
 
-def build_detector(
-    config: ModelConfig, axis_name: str | None = None, folded: bool = False
-) -> RPN | FasterRCNN:
+def build_detector(config: ModelConfig, folded: bool = False) -> RPN | FasterRCNN:
     """Return the detector of a config: a `FasterRCNN` if it has a second stage, else an `RPN`."""
     detector = RPN if config.roi is None else FasterRCNN
-    return detector(config, axis_name, folded)
+    return detector(config, folded=folded)
 
 
 def init_variables(config: Config, seed: int = 0) -> Variables:

@@ -25,13 +25,10 @@ if TYPE_CHECKING:
     Levels = tuple[Float[Array, "B _ _ C"], ...]
 
 
-def loss_function_of(config: Config, backbone: Backbone | None = None) -> LossFunction:
-    """Return the loss function of a config: the RPN's, or that of both stages if it has two.
-
-    Arguments are those of `rpn_loss_function`.
-    """
+def loss_function_of(config: Config) -> LossFunction:
+    """Return the loss function of a config: the RPN's, or that of both stages if it has two."""
     of_detector = rpn_loss_function if config.model.roi is None else faster_rcnn_loss_function
-    return of_detector(config, backbone)
+    return of_detector(config)
 
 
 def rpn_loss_function(config: Config, backbone: Backbone | None = None) -> LossFunction:

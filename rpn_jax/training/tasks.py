@@ -24,6 +24,7 @@ from rpn_jax.evaluation.tables import (
     recall_line,
     recall_table,
 )
+from rpn_jax.evaluation.voc import voc_average_precision
 from rpn_jax.inference.batches import on_shares, run_with_progress
 from rpn_jax.inference.forward import detect_with_proposals
 from rpn_jax.inference.proposer import make_propose_function
@@ -102,7 +103,7 @@ def rpn_task(config: Config) -> Task:
 def faster_rcnn_task(config: Config) -> Task:
     """Return the task of a Faster R-CNN: its four losses, and the AP of its detections.
 
-    The recall of its proposals is measured too.
+    The recall of its proposals is measured too, and on data in Pascal VOC's format VOC's AP.
     """
     loss_function = faster_rcnn_loss_function(config)
     function = on_shares(config, detect_with_proposals)
@@ -113,7 +114,10 @@ def faster_rcnn_task(config: Config) -> Task:
         )
 
     def figures_of(dataset: Dataset, results: Results) -> Figures:
-        figures = evaluate_detections(dataset, [detections for detections, _ in results])
+        detections = [detections for detections, _ in results]
+        figures = evaluate_detections(dataset, detections)
+        if config.data.eval_source.dataset == "voc" and _has_easy_box(dataset):
+            figures |= voc_average_precision(dataset, detections, inclusive=True)
         first_stage = evaluate_recall(dataset.pictures, [proposals for _, proposals in results])
         return with_first_stage(figures, first_stage)
 
@@ -131,6 +135,11 @@ def faster_rcnn_task(config: Config) -> Task:
         },
         main_figures=(*DETECTION_FIGURES, *(FIRST_STAGE_PREFIX + name for name in RECALL_FIGURES)),
     )
+
+
+def _has_easy_box(dataset: Dataset) -> bool:
+    """Return whether an object is not difficult, so that VOC's AP is defined."""
+    return any(not picture.objects.is_difficult.all() for picture in dataset.pictures)
 
 
 def _split_pictures(

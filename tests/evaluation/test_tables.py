@@ -58,6 +58,14 @@ def test_the_table_without_a_first_stage_has_no_recall_of_proposals() -> None:
     assert not any("proposal" in line for line in lines)
 
 
+def test_the_table_of_a_detector_shows_vocs_figures_below_cocos() -> None:
+    figures = evaluate_detections(TRUTH, FOUND)
+    figures |= voc_average_precision(TRUTH, FOUND, inclusive=True)
+    lines = lines_of(detection_table(figures))
+    titles = [line.strip() for line in lines if line.strip().startswith("Average precision")]
+    assert titles[1] == "Average precision (AP) of the detections, by Pascal VOC's rule"
+
+
 def test_80_classes_are_best_first_down_three_columns() -> None:
     figures = {f"baseball gl{number:02}": number / 100 for number in range(79)} | {"none": math.nan}
     rows = [cells(line) for line in lines_of(class_table(figures)) if "0." in line]

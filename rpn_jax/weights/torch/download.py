@@ -68,20 +68,19 @@ def local_file(source: str, pause_seconds: float = FIRST_PAUSE_SECONDS) -> Path:
     return path
 
 
-def download_again(url: str, kind: str, pause_seconds: float = FIRST_PAUSE_SECONDS) -> Path:
+def download_again(url: str, kind: str) -> Path:
     """Download a file to the cache, also if it is there, and return its path.
 
     Args:
       url: an https URL (or http on localhost).
       kind: what the file is, for messages.
-      pause_seconds: as in `local_file`.
 
     Raises:
       UserError: the URL names no file, or the file cannot be downloaded.
     """
     _check_transport(url, kind)
     path = cache_path(url, kind)
-    _download(url, path, kind, pause_seconds)
+    _download(url, path, kind, FIRST_PAUSE_SECONDS)
     return path
 
 
