@@ -59,7 +59,7 @@ from rpn_jax.training.step import (
 from rpn_jax.training.tasks import Figures, Results, Task
 from rpn_jax.training.trackers import open_trackers
 from rpn_jax.weights.checkpoints import Saved, last_saved, restore_newest
-from rpn_jax.weights.folders import check_same_model
+from rpn_jax.weights.folders import check_same_model, stored_config
 from rpn_jax.weights.torch import initial_variables, published_backbone
 
 REFERENCE_RATE = OptimConfig().learning_rate / OptimConfig().base_batch_size
@@ -128,6 +128,7 @@ def train_run(
         if last is not None:
             _check_resumable(last, workdir, resume, epoch_steps, data.batch_size, train.epochs)
             check_same_model(config, workdir)
+            _check_same_average(workdir, train.ema_decay)
             expected = saved_parts(jax.eval_shape(new_state, shapes))
             last, state = _restore(workdir, expected, train.ema_decay, console)
         else:
@@ -310,6 +311,16 @@ def _check_resumable(
         raise UserError(
             f"train.epochs = {epochs}: must be {started} or more, because the run in {workdir} has "
             f"already started epoch {started}."
+        )
+
+
+def _check_same_average(workdir: Path, ema_decay: float) -> None:
+    """Refuse to add a moving average to a run, or to leave it out."""
+    stored = stored_config(workdir)
+    if stored is not None and (stored.train.ema_decay == 0) != (ema_decay == 0):
+        raise UserError(
+            f"train.ema_decay = {ema_decay:g}: is {stored.train.ema_decay:g} in the run in "
+            f"{workdir}. A moving average cannot be added to a run or left out later."
         )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rpn_jax import commands
+from rpn_jax.errors import UserError
 from rpn_jax.weights.checkpoints import OPTIMIZER, VARIABLES, Checkpoints
 from rpn_jax.weights.trees import read_item
 
@@ -72,6 +73,12 @@ def test_a_resumed_run_with_an_average_ends_with_the_same_bits(moving, workdir, 
         assert one.keys() == other.keys()
         for name in one:
             np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_a_run_keeps_its_average_or_stays_without(moving, workdir):
+    without = replace(moving, train=replace(moving.train, ema_decay=0.0))
+    with pytest.raises(UserError, match=r"^train.ema_decay = 0: is 0.75 in the run in .* A moving"):
+        commands.train(without, workdir, resume=True)
 
 
 def test_a_run_without_progress_ends_early(config, tmp_path, capsys):
