@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -83,6 +83,19 @@ def find_problems(coco: dict[str, Any]) -> Iterator[str]:
         counts = Counter(plain_id(entry["id"]) for entry in entries if _is_id(entry.get("id")))
         for repeated in [number for number, times in counts.items() if times > 1]:
             yield f"two {key} have the id {repeated}. Ids must differ"
+    yield from _repeated_names(coco["categories"])
+
+
+def _repeated_names(categories: Sequence[Any]) -> Iterator[str]:
+    """Yield one line for each name of several categories. Figures of classes go by their names."""
+    ids: dict[str, list[RawId]] = {}
+    for entry in categories:
+        if isinstance(entry, dict) and _is_text(entry.get("name")) and _is_id(entry.get("id")):
+            ids.setdefault(entry["name"], []).append(entry["id"])
+    for name, same in ids.items():
+        if len(same) > 1:
+            numbers = " and ".join(map(str, same))
+            yield f"categories {numbers}: have the same name {name!r}. Names must differ"
 
 
 def _problem_of(check: Callable[..., None], *arguments: Any) -> Iterator[str]:

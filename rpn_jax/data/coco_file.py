@@ -262,4 +262,5 @@ def _is_valid(coco: _Coco, objects: Objects, owner: Int64[np.ndarray, " M"]) -> 
         and all(map(_file_name, coco.images))
         and len({plain_id(image.id) for image in coco.images}) == len(coco.images)
         and len({plain_id(each.id) for each in coco.categories}) == len(coco.categories)
+        and len({each.name for each in coco.categories}) == len(coco.categories)
     )

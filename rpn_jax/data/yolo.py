@@ -94,7 +94,14 @@ def _class_names(content: dict[str, Any], file: Path) -> tuple[str, ...]:
             f"{file}: 'names' is {names!r}, must be a list of class names, or a map of the numbers "
             "from 0 to class names"
         )
-    return tuple(map(str, names))
+    texts = tuple(map(str, names))
+    for number, name in enumerate(texts):
+        if texts.index(name) < number:
+            raise UserError(
+                f"{file}: 'names' has {name!r} as class {texts.index(name)} and as class {number}. "
+                "Names must differ"
+            )
+    return texts
 
 
 def _find_pictures(content: dict[str, Any], split: str, file: Path) -> list[Path]:

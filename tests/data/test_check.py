@@ -102,11 +102,13 @@ def test_every_broken_entry_of_a_file_is_listed(tmp_path):
     root = write(tmp_path, [image_entry(1), image_entry(2)], boxes)
     coco = json.loads(annotation_file(root).read_text())
     coco["images"][1]["height"] = 0
+    coco["categories"].append({"id": 2, "name": "x"})
     annotation_file(root).write_text(json.dumps(coco))
     assert [(each.item, each.problem) for each in problems_of(config_of(root))] == [
         ("image number 1", "'height' is 0, must be 1 or more"),
         ("annotation 2", "'bbox' is None, must be [x, y, width, height] in pixels"),
         ("annotation 4", "'category_id' is 9, but the file has no such category"),
+        ("categories 1 and 2", "have the same name 'x'. Names must differ"),
     ]
 
 

@@ -220,6 +220,10 @@ def test_without_categories_all_boxes_are_of_one_class(tmp_path, categories):
         ),
         ([{"id": 1}], "category number 0: 'name' is None, must be a text"),
         ([{"id": 1, "name": "x"}] * 2, "two categories have the id 1. Ids must differ"),
+        (
+            [{"id": 1, "name": "x"}, {"id": 4, "name": "y"}, {"id": "b", "name": "x"}],
+            "categories 1 and b: have the same name 'x'. Names must differ",
+        ),
     ],
 )
 def test_broken_category_is_named(tmp_path, categories, message):

@@ -114,6 +114,10 @@ def test_a_broken_label_is_named(root, line, message):
         ),
         ("names: [cat]\ntrain: labels\n", "split 'train': no picture in labels of {root}"),
         ("names: [", "{file}: is not YAML (while parsing"),
+        (
+            "names: [a, 1, '1']\ntrain: images/train\n",
+            "{file}: 'names' has '1' as class 1 and as class 2. Names must differ",
+        ),
         ("- a", "{file}: must have the keys 'train', 'val' and 'names'"),
     ],
 )
