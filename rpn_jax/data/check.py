@@ -77,6 +77,28 @@ def annotation_problems(config: DataConfig, part: Part, dataset: Dataset) -> Ite
             yield Problem("warning", part, picture.name, item, text, "Keep one of them")
         for annotation_id, level, text, remedy in _box_problems(picture, config.clip_boxes):
             yield Problem(level, part, picture.name, f"annotation {annotation_id}", text, remedy)
+    yield from _zero_areas(part, dataset)
+
+
+def _zero_areas(part: Part, dataset: Dataset) -> Iterator[Problem]:
+    """Yield one problem if boxes are not trained on only because their 'area' is 0.
+
+    It is one problem for all of them, because some programs write 0 for every box.
+    """
+    found = [
+        (picture, row)
+        for picture in dataset.pictures
+        for row in np.flatnonzero(
+            (picture.objects.areas <= 0) & (picture.objects.boxes_xywh[:, 2:] >= 1).all(axis=1)
+        )
+    ]
+    for picture, row in found[:1]:
+        item = f"annotation {picture.objects.ids[row]}"
+        bbox = picture.objects.boxes_xywh[row].tolist()
+        count = f"Number of such boxes: {len(found)}"
+        text = f"bbox {bbox} has the 'area' 0 and is not trained on. {count}"
+        remedy = "Write width * height, or remove every 'area'"
+        yield Problem("warning", part, picture.name, item, text, remedy)
 
 
 def picture_problems(

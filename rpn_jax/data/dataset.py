@@ -147,7 +147,8 @@ def describe_oddities(split: str, pictures: Sequence[Picture]) -> str:
     They are boxes without area, and pictures with the file name of another picture.
     """
     objects = concatenate_objects([picture.objects for picture in pictures])
-    flat = int((objects.boxes_xywh[:, 2:] <= 0).any(axis=1).sum())
+    has_area = (objects.areas > 0) & (objects.boxes_xywh[:, 2:] > 0).all(axis=1)
+    flat = int((~has_area).sum())
     repeated = len(pictures) - len({picture.name for picture in pictures})
     parts = [f"{flat} boxes without area, which are not trained on"] if flat else []
     parts += [f"{repeated} pictures with the file name of another one"] if repeated else []

@@ -10,7 +10,9 @@ import pytest
 
 from rpn_jax import cli
 from rpn_jax.config import AnchorConfig, DataConfig
+from rpn_jax.data.catalog import open_train_data
 from rpn_jax.data.check import annotation_problems, opening_problems, picture_problems
+from rpn_jax.data.dataset import describe_oddities
 from rpn_jax.data.statistics import best_anchor_ious, dataset_statistics
 from rpn_jax.ops.anchors import grid_anchors
 from tests.data.coco_folder import (
@@ -88,6 +90,17 @@ def test_every_problem_is_listed_with_its_remedy(broken_root):
     assert found.keys() == expected.keys()
     for key, text in expected.items():
         assert text in found[key]
+
+
+def test_boxes_that_are_left_out_for_their_area_are_one_warning(tmp_path):
+    boxes = [box_entry(k, 1, [k, 1, 9, 8], area=area) for k, area in ((1, 72), (2, 0), (3, 0.0))]
+    config = config_of(write(tmp_path, [image_entry(1)], boxes))
+    (only,) = problems_of(config)
+    assert (only.level, only.file, only.item) == ("warning", "001.png", "annotation 2")
+    assert only.problem == (
+        "bbox [2.0, 1.0, 9.0, 8.0] has the 'area' 0 and is not trained on. Number of such boxes: 2"
+    )
+    assert "2 boxes without area" in describe_oddities("train", open_train_data(config).pictures)
 
 
 def test_what_the_config_accepts_is_a_warning(broken_root):
