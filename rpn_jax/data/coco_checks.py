@@ -62,9 +62,9 @@ def find_problems(coco: dict[str, Any]) -> Iterator[str]:
     for key in ("images", "categories"):
         for number, entry in enumerate(coco[key]):
             yield from _problem_of(_check_entry, entry, f"{SINGULAR[key]} number {number}", key)
-    image_ids, category_ids = (
+    images, categories = (
         {
-            plain_id(entry["id"])
+            plain_id(entry["id"]): entry
             for entry in coco[key]
             if isinstance(entry, dict) and _is_id(entry.get("id"))
         }
@@ -72,7 +72,7 @@ def find_problems(coco: dict[str, Any]) -> Iterator[str]:
     )
     for number, annotation in enumerate(coco["annotations"]):
         if isinstance(annotation, dict) and _is_id(annotation.get("id")):
-            yield from _problem_of(_check_annotation, annotation, image_ids, category_ids)
+            yield from _problem_of(_check_annotation, annotation, images, categories)
         else:
             yield (
                 f"annotation number {number} must be an object with an 'id': a whole number or a "
@@ -120,17 +120,19 @@ def _check_entry(entry: Any, where: str, list_name: str) -> None:
 
 
 def _check_annotation(
-    annotation: dict[str, Any], image_ids: set[RawId], category_ids: set[RawId]
+    annotation: dict[str, Any], images: dict[RawId, Any], categories: dict[RawId, Any]
 ) -> None:
     where = f"annotation {annotation['id']}"
-    ids = [("image", image_ids)] + ([("category", category_ids)] if category_ids else [])
+    ids = [("image", images)] + ([("category", categories)] if categories else [])
     for kind, known in ids:
         value = annotation.get(f"{kind}_id")
         if not _is_id(value) or plain_id(value) not in known:
             raise UserError(f"{where}: '{kind}_id' is {value!r}, but the file has no such {kind}")
     bbox = annotation.get("bbox")
     if "bbox" not in annotation and annotation.get("segmentation"):
-        bbox = _check_outline(annotation["segmentation"], where)
+        image = images[plain_id(annotation["image_id"])]
+        size = (image.get("height"), image.get("width"))
+        bbox = _check_outline(annotation["segmentation"], size, where)
     if not (isinstance(bbox, list) and len(bbox) == 4 and all(map(_is_number, bbox))):
         raise UserError(f"{where}: 'bbox' is {bbox!r}, must be [x, y, width, height] in pixels")
     if min(bbox[2:]) < 0:
@@ -144,10 +146,10 @@ def _check_annotation(
             raise UserError(f"{where}: '{key}' is {value!r}, must be 0 or 1")
 
 
-def _check_outline(outline: Any, where: str) -> list[float]:
+def _check_outline(outline: Any, size: tuple[Any, Any], where: str) -> list[float]:
     """Return the box of an outline. Raise UserError if it has none."""
     try:
-        bbox, _ = box_and_area(convert_outline(outline))
+        bbox, _ = box_and_area(convert_outline(outline), size)
     except ValueError as error:
         raise UserError(
             f"{where}: has no 'bbox', and its 'segmentation' is broken ({error})"

@@ -206,11 +206,13 @@ def _verified(image: _Image, label_of: Mapping[RawId, int], file: Path) -> Verif
 
 def _fill_boxes(coco: _Coco, file: Path) -> None:
     """Compute the boxes that are missing from the outlines, in place."""
+    sizes = {plain_id(image.id): (image.height, image.width) for image in coco.images}
     try:
         outlines = read_outlines(file)
         for annotation, outline in zip(coco.annotations, outlines, strict=True):
             if annotation.bbox is msgspec.UNSET:
-                annotation.bbox, area = box_and_area(outline)
+                size = sizes.get(plain_id(annotation.image_id))
+                annotation.bbox, area = box_and_area(outline, size)
                 if annotation.area is msgspec.UNSET:
                     annotation.area = area
     except (msgspec.DecodeError, ValueError):

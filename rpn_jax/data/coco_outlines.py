@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -12,7 +11,8 @@ from pycocotools import mask
 
 from rpn_jax.files import read_file
 
-T = TypeVar("T")
+MAX_RUN = 2**32 - 1
+"""Longest run that pycocotools can hold."""
 
 
 class RunLengths(msgspec.Struct):
@@ -57,17 +57,23 @@ def convert_outline(value: Any) -> Outline:
         raise ValueError(str(error)) from None
 
 
-def box_and_area(outline: Outline) -> tuple[tuple[float, float, float, float], float]:
+def box_and_area(
+    outline: Outline, size: tuple[int, int] | None
+) -> tuple[tuple[float, float, float, float], float]:
     """Return the box (x, y, width, height) around an outline, and its area, in pixels.
 
     The box of polygons reaches to their outermost corners, as COCO's own boxes do. The area of
     polygons that overlap is counted twice.
 
+    Args:
+      outline: polygons or run lengths.
+      size: (height, width) of the picture, or None if the picture is unknown.
+
     Raises:
-      ValueError: there is no outline, or it is broken.
+      ValueError: there is no outline, it is broken, or its run lengths are of another size.
     """
     if isinstance(outline, RunLengths):
-        return _box_and_area_of_mask(outline)
+        return _box_and_area_of_mask(outline, size)
     if not outline or any(len(polygon) < 6 or len(polygon) % 2 for polygon in outline):
         raise ValueError("a polygon needs 3 or more points x, y")
     corners = [np.array(polygon).reshape(-1, 2) for polygon in outline]
@@ -82,17 +88,41 @@ def _polygon_area(corners: np.ndarray) -> float:
     return float(abs((x * np.roll(y, -1) - y * np.roll(x, -1)).sum()) / 2)
 
 
-def _box_and_area_of_mask(runs: RunLengths) -> tuple[tuple[float, float, float, float], float]:
+def _box_and_area_of_mask(
+    runs: RunLengths, size: tuple[int, int] | None
+) -> tuple[tuple[float, float, float, float], float]:
     height, width = runs.size
-    if isinstance(runs.counts, str):
-        encoded: dict[str, Any] = {"size": [height, width], "counts": runs.counts.encode()}
-    else:
-        _check_runs(runs.counts, height * width)
-        encoded = mask.frPyObjects({"size": [height, width], "counts": runs.counts}, height, width)
+    if runs.size != size:
+        raise ValueError(f"its size is {[height, width]}, but that of its picture is {size}")
+    counts = _decode_runs(runs.counts) if isinstance(runs.counts, str) else runs.counts
+    pixels = height * width
+    if min(counts, default=0) < 0 or max(counts, default=0) > MAX_RUN or sum(counts) != pixels:
+        raise ValueError(f"its run lengths must be 0 to {MAX_RUN} and sum to {pixels}")
+    encoded = mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
     x, y, box_width, box_height = mask.toBbox(encoded).tolist()
     return (x, y, box_width, box_height), float(mask.area(encoded))
 
 
-def _check_runs(counts: Sequence[int], pixels: int) -> None:
-    if min(counts, default=0) < 0 or sum(counts) != pixels:
-        raise ValueError(f"its run lengths must be 0 or more and sum to {pixels}")
+def _decode_runs(text: str) -> list[int]:
+    """Return the run lengths that COCO's compressed form stands for.
+
+    A run is written as its difference to the run before the last, from the fourth run on, in groups
+    of 5 bits from the lowest. Each group is a character from '0': its bit 5 says whether another
+    one follows, and bit 4 of the last one is the sign. pycocotools decodes this too, but it neither
+    checks the text nor returns the runs.
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for character in text:
+        group = ord(character) - ord("0")
+        if not 0 <= group < 64:
+            raise ValueError(f"{character!r} is not a character of compressed run lengths")
+        value |= (group & 31) << shift
+        shift += 5
+        if group & 32:
+            continue
+        if group & 16:
+            value -= 1 << shift
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+        value = shift = 0
+    return runs

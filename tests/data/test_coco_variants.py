@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from pycocotools import mask
 
 from rpn_jax.data.coco import open_coco
+from rpn_jax.data.coco_outlines import RunLengths, box_and_area
 from rpn_jax.errors import UserError
 from tests.data.coco_folder import annotation_file, box_entry, image_entry, write_coco_folder
 
@@ -89,6 +91,18 @@ def test_a_missing_box_is_computed_from_the_outline(tmp_path, outline, bbox, are
     assert objects.areas.tolist() == [4, area]
 
 
+def test_compressed_runs_are_those_of_pycocotools():
+    rng = np.random.default_rng(0)
+    for share in (0.01, 0.5, 0.99):
+        pixels = np.asfortranarray(rng.random((40, 60)) < share, np.uint8)
+        pixels[:, 20:40] = 1  # a long run
+        encoded = mask.encode(pixels)
+        outline = RunLengths((40, 60), encoded["counts"].decode())
+        bbox, area = box_and_area(outline, (40, 60))
+        assert bbox == tuple(mask.toBbox(encoded))
+        assert area == mask.area(encoded)
+
+
 @pytest.mark.parametrize(
     ("outline", "message"),
     [
@@ -98,7 +112,32 @@ def test_a_missing_box_is_computed_from_the_outline(tmp_path, outline, bbox, are
         ([["a"]], "has no 'bbox', and its 'segmentation' is broken (Expected"),
         (
             {"size": [40, 60], "counts": [5, 5]},
-            "has no 'bbox', and its 'segmentation' is broken (its run lengths must be 0 or more",
+            "has no 'bbox', and its 'segmentation' is broken (its run lengths must be 0 to ",
+        ),
+        (
+            {"size": [40, 60], "counts": [-5, 40 * 60 + 5]},
+            "has no 'bbox', and its 'segmentation' is broken (its run lengths must be 0 to ",
+        ),
+        (
+            {"size": [40, 60], "counts": [2**40]},
+            "has no 'bbox', and its 'segmentation' is broken (its run lengths must be 0 to ",
+        ),
+        (
+            {"size": [10, 10], "counts": [50, 50]},
+            "has no 'bbox', and its 'segmentation' is broken (its size is [10, 10], but that of "
+            "its picture is (40, 60))",
+        ),
+        (
+            {"size": [40, 60], "counts": "zzz"},
+            "has no 'bbox', and its 'segmentation' is broken ('z' is not a character of",
+        ),
+        (
+            {"size": [40, 60], "counts": "é"},
+            "has no 'bbox', and its 'segmentation' is broken ('é' is not a character of",
+        ),
+        (
+            {"size": [40, 60], "counts": COMPRESSED[:-1]},
+            "has no 'bbox', and its 'segmentation' is broken (its run lengths must be 0 to ",
         ),
     ],
 )
