@@ -20,17 +20,17 @@ from rpn_jax.data.check import (
     annotation_problems,
     opening_problems,
     picture_problems,
+    use_problems,
 )
 from rpn_jax.data.check_tables import print_check
 from rpn_jax.data.classes import seen_and_unseen
-from rpn_jax.data.dataset import Dataset, describe_oddities
+from rpn_jax.data.dataset import Dataset, check_split, describe_oddities, has_box_to_find
 from rpn_jax.data.model_classes import match_classes
 from rpn_jax.data.packed import Encoding, check_new_split, pack_split, split_names
 from rpn_jax.data.plan import with_exact_padding
 from rpn_jax.data.statistics import dataset_statistics
 from rpn_jax.devices import describe_devices
 from rpn_jax.errors import UserError
-from rpn_jax.evaluation.checks import check_split, has_box_to_find
 from rpn_jax.evaluation.tables import group_table
 from rpn_jax.files import check_out_file, json_figures, make_folder, write_json
 from rpn_jax.hosts.exchange import is_main, main_first
@@ -210,6 +210,7 @@ def check_data(config: Config, out: Path | None) -> int:
         problems += found
         if dataset is None:
             continue
+        problems += use_problems(config.data, part, dataset)
         problems += annotation_problems(config.data, part, dataset)
         with picture_progress(console, f"checking {part}", len(dataset.pictures)) as advance:
             problems += picture_problems(config.data, part, dataset, advance)

@@ -15,9 +15,11 @@ from rpn_jax.config import DataConfig
 from rpn_jax.data.annotations import MAX_OVERHANG, overhang
 from rpn_jax.data.bad_pictures import picture_damage
 from rpn_jax.data.catalog import open_eval_data, open_train_data
+from rpn_jax.data.classes import keep_classes
 from rpn_jax.data.coco import annotation_file
 from rpn_jax.data.coco_checks import find_problems, read_coco_slowly
-from rpn_jax.data.dataset import Dataset, Picture
+from rpn_jax.data.dataset import Dataset, Picture, check_split
+from rpn_jax.data.plan import plan_training
 from rpn_jax.errors import UserError
 from rpn_jax.runtime import loader_threads
 
@@ -65,6 +67,25 @@ def opening_problems(config: DataConfig, part: Part) -> tuple[Dataset | None, li
         problems = list(_entry_problems(config, part))
         message = str(error)
         return None, problems or [Problem("error", part, "", "", message, "Correct it")]
+
+
+def use_problems(config: DataConfig, part: Part, dataset: Dataset) -> Iterator[Problem]:
+    """Yield the problem at which training or evaluation stops after the dataset is opened.
+
+    Args:
+      config: classes to train on or to evaluate.
+      part: part of the data.
+      dataset: what `opening_problems` returned.
+    """
+    try:
+        if part == "train":
+            plan_training(keep_classes(dataset, config.train_classes, "data.train_classes"), config)
+        else:
+            kept = keep_classes(dataset, config.eval_classes, "data.eval_classes")
+            check_split(config.eval_name, kept.pictures, "Use another --data.eval-split.")
+    except UserError as error:
+        remedy = "Choose other data, or correct the flag"
+        yield Problem("error", part, "", "", str(error), remedy)
 
 
 def annotation_problems(config: DataConfig, part: Part, dataset: Dataset) -> Iterator[Problem]:

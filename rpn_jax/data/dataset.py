@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
+from rpn_jax.errors import UserError
+
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float32, Float64, Int32, Int64, Shaped, UInt8
 
@@ -139,6 +141,17 @@ def training_box_counts(pictures: Sequence[Picture]) -> Int64[np.ndarray, " N"]:
     sizes_wh = np.array([(picture.width, picture.height) for picture in pictures]).reshape(-1, 2)
     _, is_trained = clip_for_training(objects, sizes_wh[owner])
     return np.bincount(owner[is_trained], minlength=len(pictures))
+
+
+def check_split(split: str, pictures: Sequence[Picture], remedy: str) -> None:
+    """Raise UserError, before any inference, if a split has no box to find."""
+    if not has_box_to_find(pictures):
+        raise UserError(f"split '{split}': has no box to find, or only crowds; {remedy}")
+
+
+def has_box_to_find(pictures: Sequence[Picture]) -> bool:
+    """Return whether the pictures have an object that is not a crowd."""
+    return not all(picture.objects.is_crowd.all() for picture in pictures)
 
 
 def describe_oddities(split: str, pictures: Sequence[Picture]) -> str:

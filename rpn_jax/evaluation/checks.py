@@ -5,17 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from rpn_jax.data.dataset import has_box_to_find
 from rpn_jax.errors import UserError
 
 if TYPE_CHECKING:
     from rpn_jax.data.dataset import Picture
     from rpn_jax.inference.results import PictureDetections, PictureProposals
-
-
-def check_split(split: str, pictures: Sequence[Picture], remedy: str) -> None:
-    """Raise UserError, before any inference, if a split has no box to find."""
-    if not has_box_to_find(pictures):
-        raise UserError(f"split '{split}': has no box to find, or only crowds; {remedy}")
 
 
 def check_truth(pictures: Sequence[Picture], figure: str) -> None:
@@ -56,8 +51,3 @@ def check_labels(detections: Sequence[PictureDetections], class_names: Sequence[
                 f"detections of image {entry.image_id}: label {wrong[0]} is not a class. The "
                 f"dataset has {len(class_names)} classes, with labels 0 to {len(class_names) - 1}."
             )
-
-
-def has_box_to_find(pictures: Sequence[Picture]) -> bool:
-    """Return whether the pictures have an object that is not a crowd."""
-    return not all(picture.objects.is_crowd.all() for picture in pictures)

@@ -18,14 +18,13 @@ from rpn_jax.config import BackboneConfig, Config, OptimConfig, TrainConfig
 from rpn_jax.console import say
 from rpn_jax.data.catalog import open_eval_data, open_train_data
 from rpn_jax.data.classes import with_listed_names
-from rpn_jax.data.dataset import Dataset, describe_oddities
+from rpn_jax.data.dataset import Dataset, check_split, describe_oddities
 from rpn_jax.data.model_classes import match_classes, with_classes
 from rpn_jax.data.on_device import finish_resize
 from rpn_jax.data.pipeline import prefetch, train_batches
 from rpn_jax.data.plan import TrainingPlan, plan_training
 from rpn_jax.devices import devices_for_batch
 from rpn_jax.errors import UserError
-from rpn_jax.evaluation.checks import check_split
 from rpn_jax.hosts.exchange import (
     Vote,
     is_main,

@@ -11,7 +11,12 @@ import pytest
 from rpn_jax import cli
 from rpn_jax.config import AnchorConfig, DataConfig
 from rpn_jax.data.catalog import open_train_data
-from rpn_jax.data.check import annotation_problems, opening_problems, picture_problems
+from rpn_jax.data.check import (
+    annotation_problems,
+    opening_problems,
+    picture_problems,
+    use_problems,
+)
 from rpn_jax.data.dataset import describe_oddities
 from rpn_jax.data.statistics import best_anchor_ious, dataset_statistics
 from rpn_jax.ops.anchors import grid_anchors
@@ -38,6 +43,7 @@ def config_of(root, **more):
 def problems_of(config, part="train"):
     dataset, problems = opening_problems(config, part)
     if dataset is not None:
+        problems += use_problems(config, part, dataset)
         problems += annotation_problems(config, part, dataset)
         problems += picture_problems(config, part, dataset, on_picture=lambda _: None)
     return problems
@@ -131,6 +137,27 @@ def test_a_dataset_that_cannot_be_opened_is_one_problem(tmp_path):
     assert only.problem.endswith("no such folder")
 
 
+@pytest.mark.parametrize("part", ["train", "eval"])
+@pytest.mark.parametrize(
+    ("images", "classes", "train_message", "eval_message"),
+    [
+        (0, (), "no picture to train on: none of 0", "split 'test': has no box to find"),
+        (2, (), "no picture to train on: none of 2", "split 'test': has no box to find"),
+        (1, ("Foo",), "data.train_classes: the dataset has no class 'Foo'", "data.eval_classes: "),
+        (1, ("none.txt",), "none.txt: cannot be read", "none.txt: cannot be read"),
+    ],
+)
+def test_what_training_or_evaluation_refuses_is_an_error(
+    tmp_path, images, classes, train_message, eval_message, part
+):
+    entries = [image_entry(number) for number in range(1, images + 1)]
+    boxes = [box_entry(1, 1, [1, 1, 9, 9])] if images == 1 else []
+    config = config_of(write(tmp_path, entries, boxes), train_classes=classes, eval_classes=classes)
+    (only,) = problems_of(config, part)
+    assert only.level == "error"
+    assert only.problem.startswith(train_message if part == "train" else eval_message)
+
+
 def test_the_command_prints_tables_and_writes_json(broken_root, tmp_path, capsys):
     assert run(broken_root, "--out", str(tmp_path / "report.json")) == 2
     printed = capsys.readouterr().out
@@ -140,6 +167,11 @@ def test_the_command_prints_tables_and_writes_json(broken_root, tmp_path, capsys
     assert len(report["problems"]) == 14
     assert report["statistics"]["train"]["pictures"] == 4
     assert run(broken_root, "--data.clip-boxes", "--data.on-bad-picture", "skip") == 1
+
+
+def test_a_split_without_pictures_has_exit_code_2(tmp_path, capsys):
+    assert run(write(tmp_path, [], [])) == 2
+    assert "2 problems" in capsys.readouterr().out
 
 
 def test_a_clean_dataset_has_exit_code_0(coco_root, capsys):
