@@ -7,7 +7,7 @@ A line of a text file is ``class centre_x centre_y width height``. For an outlin
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +37,8 @@ def open_yolo(root: Path, split: str, clip_boxes: bool) -> AnnotatedFiles:
     """Open a split of a YOLO dataset.
 
     The split names a folder, a list of folders or a text file of paths in data.yaml, relative to
-    its 'path'. The labels of ``images/.../a.jpg`` lie in ``labels/.../a.txt``, those of other
+    its 'path'. Links to folders are followed, and a picture that is listed twice is read once. The
+    labels of ``images/.../a.jpg`` lie in ``labels/.../a.txt``, those of other
     pictures next to them. A picture without a text file has no objects.
 
     Args:
@@ -105,7 +106,7 @@ def _class_names(content: dict[str, Any], file: Path) -> tuple[str, ...]:
 
 
 def _find_pictures(content: dict[str, Any], split: str, file: Path) -> list[Path]:
-    """Return the paths of a split's pictures, sorted within each folder."""
+    """Return the paths of a split's pictures, each once, sorted within each folder."""
     splits = [key for key in ("train", "val", "test") if content.get(key)]
     if split not in splits:
         raise UserError(f"split '{split}': {file} has the splits {', '.join(splits) or 'none'}")
@@ -116,7 +117,16 @@ def _find_pictures(content: dict[str, Any], split: str, file: Path) -> list[Path
     paths = [path for entry in entries for path in _expand(top, str(entry), file)]
     if not paths:
         raise UserError(f"split '{split}': no picture in {', '.join(map(str, entries))} of {top}")
-    return [Path(os.path.normpath(path.absolute())) for path in paths]
+    return _without_repeats([Path(os.path.normpath(path.absolute())) for path in paths])
+
+
+def _without_repeats(paths: Sequence[Path]) -> list[Path]:
+    """Return each picture once, also if links lead to its folder in several ways."""
+    real = {folder: os.path.realpath(folder) for folder in {path.parent for path in paths}}
+    first: dict[tuple[str, str], Path] = {}
+    for path in paths:
+        first.setdefault((real[path.parent], path.name), path)
+    return list(first.values())
 
 
 def _expand(top: Path, entry: str, file: Path) -> list[Path]:
@@ -126,12 +136,32 @@ def _expand(top: Path, entry: str, file: Path) -> list[Path]:
         path = top / entry.removeprefix("../")  # Roboflow's files are relative to a sub-folder.
     with reading(path):
         if path.is_dir():
-            found = path.rglob("*")
-            return sorted(each for each in found if each.suffix.lower() in SUFFIXES)
+            return sorted(_pictures_below(path))
     if path.suffix != ".txt" or not path.exists():
         raise UserError(f"{file}: there is no folder or list of pictures {path}")
     lines = read_text(path).splitlines()
     return [path.parent / line.strip() for line in lines if line.strip()]
+
+
+def _pictures_below(top: Path) -> Iterator[Path]:
+    """Yield the pictures in a folder and its sub-folders. Links to folders are followed.
+
+    A folder that is reached twice is read once: without a link if possible, because its labels have
+    the same path.
+    """
+    folders, links, seen = [top], list[Path](), set()
+    while folders or links:
+        folder = folders.pop() if folders else links.pop()
+        real = os.path.realpath(folder)
+        if real in seen:
+            continue
+        seen.add(real)
+        with reading(folder), os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    (links if entry.is_symlink() else folders).append(Path(entry))
+                elif Path(entry).suffix.lower() in SUFFIXES:
+                    yield Path(entry)
 
 
 def _label_file(picture: Path) -> Path:

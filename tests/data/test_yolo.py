@@ -74,13 +74,27 @@ def test_lists_of_folders_and_text_files_of_paths(root):
     (root / "list.txt").write_text("images/val/c.png\n\nimages/train/b.png\n")
     (root / "data.yaml").write_text("train: [images/train, list.txt]\nnames: [cat, dog]\n")
     pictures = open_yolo(root).pictures
-    assert [each.name for each in pictures] == [
-        "train/a.png",
-        "train/b.png",
-        "val/c.png",
-        "train/b.png",
-    ]
-    assert [len(each.objects.labels) for each in pictures] == [2, 0, 2, 0]
+    assert [each.name for each in pictures] == ["train/a.png", "train/b.png", "val/c.png"]
+    assert [len(each.objects.labels) for each in pictures] == [2, 0, 2]
+
+
+@pytest.mark.parametrize(
+    ("train", "expected"),
+    [
+        ("images/train", ["a.png", "b.png", "sub/d.png"]),
+        ("[images/train, images]", ["train/a.png", "train/b.png", "train/sub/d.png", "val/c.png"]),
+        ("[images/train, images/train]", ["a.png", "b.png", "sub/d.png"]),
+    ],
+)
+def test_links_are_followed_and_each_picture_is_read_once(root, train, expected):
+    write_picture(root / "elsewhere" / "d.png", LABELS, root / "more" / "d.txt")
+    (root / "images" / "train" / "sub").symlink_to(root / "elsewhere")
+    (root / "labels" / "train" / "sub").symlink_to(root / "more")
+    (root / "images" / "train" / "back").symlink_to(root / "images" / "train")
+    (root / "data.yaml").write_text(f"train: {train}\nnames: [cat, dog]\n")
+    pictures = {each.name: len(each.objects.labels) for each in open_yolo(root).pictures}
+    assert list(pictures) == expected
+    assert all(count == 2 for name, count in pictures.items() if not name.endswith("b.png"))
 
 
 @pytest.mark.parametrize(
