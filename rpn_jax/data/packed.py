@@ -74,8 +74,15 @@ class PackedDataset:
     """'r', 'c' or 'f' (rare, common, frequent) by the name of the class, in LVIS."""
 
     def load_image(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
-        """Return RGB pixels, whose size can be smaller than that of the picture."""
-        return decode_image(self.records[index], self.pictures[index].name)
+        """Return RGB pixels, whose size can be smaller than that of the picture.
+
+        Raises:
+          UserError: the record is damaged.
+        """
+        name = self.pictures[index].name
+        with _reading_records(f"{self.source}: the record of {name}"):
+            record = self.records[index]
+        return decode_image(record, name)
 
 
 def open_packed(root: Path, split: str) -> PackedDataset:
@@ -103,7 +110,8 @@ def open_packed(root: Path, split: str) -> PackedDataset:
     for path in paths:
         with reading(path):
             path.stat()
-    records = grain.sources.ArrayRecordDataSource([str(path) for path in paths])
+    with _reading_records(f"{root}: a file of split '{split}'"):
+        records = grain.sources.ArrayRecordDataSource([str(path) for path in paths])
     if len(records) != len(truth.pictures):
         raise UserError(
             f"{file}: names {len(truth.pictures)} pictures, but {root} holds {len(records)}. Pack "
@@ -118,6 +126,16 @@ def open_packed(root: Path, split: str) -> PackedDataset:
         str(file),
         truth.frequencies,
     )
+
+
+@contextmanager
+def _reading_records(where: str) -> Iterator[None]:
+    """Turn an error of ArrayRecord into the UserError ``WHERE: cannot be read (REASON)``."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split()) or "it is truncated"
+        raise UserError(f"{where} cannot be read ({reason}). Pack the dataset again.") from None
 
 
 def check_packed_scale(dataset: PackedDataset, scale: tuple[int, int]) -> None:

@@ -140,6 +140,28 @@ def test_a_packed_folder_refuses_larger_pictures_and_damage(plain, tmp_path):
         open_packed(tmp_path, "train")
 
 
+@pytest.mark.parametrize(("start", "kept"), [(0, 0.0), (0, 0.5), (65_600, 1.0)], ids=str)
+def test_damaged_records_are_an_error_of_one_line(plain, tmp_path, start, kept):
+    packed = packed_config(plain, tmp_path, "png")
+    (path,) = tmp_path.glob("*.array_record")
+    data = bytearray(path.read_bytes()[: int(kept * path.stat().st_size)])
+    data[start : start + 50] = bytes(255 - value for value in data[start : start + 50])
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"cannot be read \(.+\)\. Pack the dataset again\.$"):
+        open_train_data(packed)
+
+
+def test_a_damaged_record_is_an_error_when_it_is_loaded(plain, tmp_path):
+    packed = packed_config(plain, tmp_path, "png")
+    (path,) = tmp_path.glob("*.array_record")
+    data = bytearray(path.read_bytes())
+    data[1000:1050] = bytes(255 - value for value in data[1000:1050])
+    path.write_bytes(data)
+    dataset = open_train_data(packed)
+    with pytest.raises(UserError, match=r"the record of 001\.png cannot be read \(.+\)\. Pack"):
+        dataset.load_image(0)
+
+
 def test_a_broken_picture_leaves_nothing_or_is_left_out(plain, tmp_path):
     dataset = open_train_data(plain)
     load = dataset.load_image
