@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from rpn_jax.data.coco_ids import RawId, plain_id
-from rpn_jax.data.coco_outlines import box_and_area, convert_outline
+from rpn_jax.data.coco_outlines import LARGEST, box_and_area, convert_outline
+from rpn_jax.data.images import MAX_SIDE
 from rpn_jax.errors import UserError
 from rpn_jax.files import read_json
 
@@ -33,7 +34,12 @@ def read_coco_slowly(file: Path) -> Any:
     for key in ("images", "annotations"):
         if not isinstance(coco, dict) or not isinstance(coco.get(key), list):
             raise UserError(f"{file}: is not a COCO file, because it has no list '{key}'")
-    coco.setdefault("categories", [])
+    categories = coco.setdefault("categories", [])
+    if not isinstance(categories, list):
+        raise UserError(
+            f"{file}: 'categories' is of type {type(categories).__name__}. Remove it, or write a "
+            "list"
+        )
     return coco
 
 
@@ -115,8 +121,6 @@ def _check_entry(entry: Any, where: str, list_name: str) -> None:
             continue  # LVIS 1.0 has URLs instead of names
         if not wanted.holds(value):
             raise UserError(f"{where}: '{key}' is {value!r}, must be {wanted.text}")
-        if key in ("height", "width") and value < 1:
-            raise UserError(f"{where}: '{key}' is {value}, must be 1 or more")
 
 
 def _check_annotation(
@@ -159,7 +163,9 @@ def _check_outline(outline: Any, size: tuple[Any, Any], where: str) -> list[floa
 
 def _is_id(value: Any) -> bool:
     return (
-        _is_whole(value) or isinstance(value, str) or (type(value) is float and _is_number(value))
+        _is_whole(value)
+        or isinstance(value, str)
+        or (isinstance(value, float) and math.isfinite(value))
     )
 
 
@@ -172,15 +178,17 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    return type(value) in (int, float) and -LARGEST <= value <= LARGEST
 
 
 _ID = _Kind(_is_id, "a whole number or a text")
-_WHOLE = _Kind(_is_whole, "a whole number")
+_SIDE = _Kind(
+    lambda value: _is_whole(value) and 1 <= value <= MAX_SIDE, f"a whole number, 1 to {MAX_SIDE}"
+)
 _TEXT = _Kind(_is_text, "a text")
 _NAME = _Kind(lambda value: _is_text(value) and value != "", "a text that is not empty")
 _KEYS = {
-    "images": {"id": _ID, "file_name": _NAME, "height": _WHOLE, "width": _WHOLE},
+    "images": {"id": _ID, "file_name": _NAME, "height": _SIDE, "width": _SIDE},
     "categories": {"id": _ID, "name": _TEXT},
 }
 """Required keys of the entries of a list."""

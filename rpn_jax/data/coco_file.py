@@ -23,8 +23,9 @@ import numpy as np
 from rpn_jax.data.annotations import assign_objects
 from rpn_jax.data.coco_checks import check_entries, name_in_url, read_coco_slowly
 from rpn_jax.data.coco_ids import RawId, plain_id, whole_ids
-from rpn_jax.data.coco_outlines import box_and_area, read_outlines
+from rpn_jax.data.coco_outlines import LARGEST, Pixels, box_and_area, read_outlines
 from rpn_jax.data.dataset import Objects, Picture, Verified
+from rpn_jax.data.images import MAX_SIDE
 from rpn_jax.errors import UserError
 from rpn_jax.files import NESTED_TOO_DEEPLY, read_file
 
@@ -35,8 +36,8 @@ NO_CATEGORIES = ("object",)
 """The only class of a file without categories."""
 
 _Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | float | str
-_Side = Annotated[int, msgspec.Meta(ge=1)]
-_Size = Annotated[float, msgspec.Meta(ge=0)]
+_Side = Annotated[int, msgspec.Meta(ge=1, le=MAX_SIDE)]
+_Size = Annotated[float, msgspec.Meta(ge=0, le=LARGEST)]
 _Flag = Literal[0, 1] | bool
 
 
@@ -53,7 +54,7 @@ class _Image(msgspec.Struct, gc=False):
 class _Annotation(msgspec.Struct, gc=False):
     id: _Id
     image_id: _Id
-    bbox: tuple[float, float, _Size, _Size] | msgspec.UnsetType = msgspec.UNSET
+    bbox: tuple[Pixels, Pixels, _Size, _Size] | msgspec.UnsetType = msgspec.UNSET
     category_id: _Id | None = None
     area: _Size | msgspec.UnsetType = msgspec.UNSET
     iscrowd: _Flag = 0

@@ -8,6 +8,9 @@ from typing import TypeVar
 RawId = int | float | str
 """An id as it is written in a file."""
 
+DIGITS = 19
+"""Number of digits of the largest id, 2**63 - 1. Python refuses to convert very long texts."""
+
 T = TypeVar("T")
 
 
@@ -15,8 +18,9 @@ def plain_id(value: T) -> T | int:
     """Return the whole number that an id stands for (7, 7.0, "7"), or the value itself."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    if isinstance(value, str) and value.isdecimal() and str(int(value)) == value:
-        return int(value)
+    if isinstance(value, str) and value.isdecimal() and len(value) <= DIGITS:
+        number = int(value)
+        return number if str(number) == value else value
     return value
 
 

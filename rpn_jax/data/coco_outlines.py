@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -11,6 +11,11 @@ from pycocotools import mask
 
 from rpn_jax.files import read_file
 
+LARGEST = 2.0**40
+"""Largest number of pixels that a coordinate or an area may have. OpenCV reads no larger sides than
+2**20."""
+Pixels = Annotated[float, msgspec.Meta(ge=-LARGEST, le=LARGEST)]
+"""A coordinate."""
 MAX_RUN = 2**32 - 1
 """Longest run that pycocotools can hold."""
 
@@ -24,7 +29,7 @@ class RunLengths(msgspec.Struct):
     """Lengths of the runs, 0 first, or their compressed form."""
 
 
-Polygons = list[list[float]]
+Polygons = list[list[Pixels]]
 """Closed polygons, each as x1, y1, x2, y2 ..."""
 Outline = Polygons | RunLengths | None
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from rpn_jax.data.dataset import Picture
 
+MAX_SIDE = 2**20
+"""Longest side of a picture that OpenCV reads, pixels."""
 EXIF_ORIENTATION = 0x0112
 """EXIF tag of a picture's orientation. Values from 5 exchange height and width."""
 

@@ -124,7 +124,7 @@ def test_every_broken_entry_of_a_file_is_listed(tmp_path):
     coco["categories"].append({"id": 2, "name": "x"})
     annotation_file(root).write_text(json.dumps(coco))
     assert [(each.item, each.problem) for each in problems_of(config_of(root))] == [
-        ("image number 1", "'height' is 0, must be 1 or more"),
+        ("image number 1", "'height' is 0, must be a whole number, 1 to 1048576"),
         ("annotation 2", "'bbox' is None, must be [x, y, width, height] in pixels"),
         ("annotation 4", "'category_id' is 9, but the file has no such category"),
         ("categories 1 and 2", "have the same name 'x'. Names must differ"),

@@ -147,6 +147,9 @@ def test_crowd_out_of_its_picture_does_not_matter(tmp_path):
         ({"category_id": 7}, "annotation 5: 'category_id' is 7, but the file has no such category"),
         ({"id": 2**63}, "annotation number 1 must be an object with an 'id': a whole number or"),
         ({"bbox": [1, 2, float("inf"), 4]}, "annotation 5: 'bbox' is [1, 2, inf, 4]"),
+        ({"bbox": [1, 2, 10**400, 4]}, "annotation 5: 'bbox' is [1, 2, 1000"),
+        ({"bbox": [1, 2, 1e308, 1e308], "area": 9}, "annotation 5: 'bbox' is [1, 2, 1e+308, "),
+        ({"area": 10**400}, "annotation 5: 'area' is 1000"),
         ({"id": 4}, "two annotations have the id 4. Ids must differ"),
     ],
 )
@@ -159,8 +162,15 @@ def test_broken_annotation_is_named(tmp_path, broken, message):
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        ({"height": "40"}, "image number 1: 'height' is '40', must be a whole number"),
-        ({"width": 0}, "image number 1: 'width' is 0, must be 1 or more"),
+        (
+            {"height": "40"},
+            "image number 1: 'height' is '40', must be a whole number, 1 to 1048576",
+        ),
+        ({"width": 0}, "image number 1: 'width' is 0, must be a whole number, 1 to 1048576"),
+        (
+            {"width": 10**20},
+            f"image number 1: 'width' is {10**20}, must be a whole number, 1 to 1048576",
+        ),
         (
             {"file_name": None},
             "image number 1: 'file_name' is None, must be a text that is not empty",
@@ -249,6 +259,10 @@ def test_values_that_only_python_reads_are_accepted_in_unused_fields(tmp_path):
         (
             '{"images": {}, "annotations": []}',
             "is not a COCO file, because it has no list 'images'",
+        ),
+        (
+            '{"images": [], "annotations": [], "categories": null}',
+            "'categories' is of type NoneType. Remove it, or write a list",
         ),
         ('{"images": [3], "annotations": []}', "image number 0 is 3: must be an object"),
     ],

@@ -34,6 +34,7 @@ def write_ids(root, image_ids, category_ids, annotation_ids):
         ([3.0, 7.0], [2.0, 4.0], [1.0, 9.0], ([3, 7], (2, 4), [1, 9])),
         (["3", "7"], ["2", "4"], ["1", "9"], ([3, 7], (2, 4), [1, 9])),
         (["a3", "7"], ["cat", "2"], ["x", "1.5"], ([1, 2], (1, 2), [1, 2])),
+        (["1" * 5000, "7"], [2, 3.0], [1, "2" * 5000], ([1, 2], (2, 3), [1, 2])),
         (["07", "7"], [1.5, 2.5], [1, "2"], ([1, 2], (1, 2), [1, 2])),
     ],
 )
@@ -109,6 +110,7 @@ def test_compressed_runs_are_those_of_pycocotools():
         (None, "'bbox' is None, must be [x, y, width, height]"),
         ([], "'bbox' is None, must be [x, y, width, height]"),
         ([[1, 2, 3]], "has no 'bbox', and its 'segmentation' is broken (a polygon needs 3 or"),
+        ([[0, 0, 1e308, 0, 0, 1e308]], "has no 'bbox', and its 'segmentation' is broken (Expected"),
         ([["a"]], "has no 'bbox', and its 'segmentation' is broken (Expected"),
         (
             {"size": [40, 60], "counts": [5, 5]},
