@@ -14,7 +14,7 @@ from rpn_jax.data.annotated_files import AnnotatedFiles, check_files, folder_ent
 from rpn_jax.data.annotations import assign_objects
 from rpn_jax.data.dataset import Objects, Picture
 from rpn_jax.data.files import SUFFIXES
-from rpn_jax.data.images import image_size
+from rpn_jax.data.images import MAX_SIDE, image_size
 from rpn_jax.errors import UserError
 from rpn_jax.files import read_file, read_text
 
@@ -38,7 +38,7 @@ def open_voc(root: Path, split: str, clip_boxes: bool) -> AnnotatedFiles:
       UserError: a folder, file or picture is missing, or an annotation is broken.
     """
     annotations, pictures_folder, stems = _find_split(root, split)
-    class_names = _all_class_names(annotations, root)
+    class_names = _all_class_names(annotations, root, stems)
     label_of = {name: label for label, name in enumerate(class_names)}
     names = _picture_names(pictures_folder, stems)
     pictures, rows = [], []
@@ -79,41 +79,45 @@ def _find_split(root: Path, split: str) -> tuple[Path, Path, list[str]]:
     )
 
 
-def _all_class_names(annotations: Path, root: Path) -> tuple[str, ...]:
-    """Return the names of all splits, so that each split numbers the classes in the same way."""
+def _all_class_names(annotations: Path, root: Path, stems: list[str]) -> tuple[str, ...]:
+    """Return the names of all splits, so that each split numbers the classes in the same way.
+
+    The files of the split may lie in sub-folders, which are not searched.
+    """
     folders = [annotations] if annotations.name == "Annotations" else folder_entries(root)
+    found = [file for folder in folders for file in folder_entries(folder)]
+    files = {file for file in found if file.suffix == ".xml"}
+    files |= {annotations / f"{stem}.xml" for stem in stems}
     names = {
-        _text(each, "name", file)
-        for folder in folders
-        for file in folder_entries(folder)
-        if file.suffix == ".xml"
-        for each in _parse(file).iterfind("object")
+        _text(each, "name", file) for file in files for each in _parse(file).iterfind("object")
     }
     return tuple(sorted(names))
 
 
 def _parse(file: Path) -> ElementTree.Element:
+    content = read_file(file)
     try:
-        return ElementTree.fromstring(read_file(file))
+        return ElementTree.fromstring(content)
     except ElementTree.ParseError as error:
         raise UserError(f"{file}: is not XML ({error})") from None
+    except (ValueError, LookupError) as error:  # expat reads few encodings, for example not GBK
+        raise UserError(f"{file}: cannot be read ({error}). Save it as UTF-8.") from None
 
 
 def _picture_names(folder: Path, stems: list[str]) -> dict[str, str]:
     """Return the file name of each stem. VOC's pictures end with .jpg, those of others may not."""
     wanted = set(stems)
-    files = sorted(folder_entries(folder))
-    return {
-        path.stem: path.name
-        for path in files
-        if path.stem in wanted and path.suffix.lower() in SUFFIXES
-    }
+    folders = {(folder / stem).parent for stem in stems}
+    files = sorted(file for each in folders for file in folder_entries(each))
+    names = [file.relative_to(folder) for file in files if file.suffix.lower() in SUFFIXES]
+    stem_of = {name.as_posix(): name.with_suffix("").as_posix() for name in names}
+    return {stem: name for name, stem in stem_of.items() if stem in wanted}
 
 
 def _size(top: ElementTree.Element, picture: Path) -> tuple[int, int]:
-    """Return (height, width), from the picture's header if the XML file does not state them."""
+    """Return (height, width), from the picture's header if the XML file has no valid size."""
     height, width = (_number(top.findtext(f"size/{side}")) for side in ("height", "width"))
-    if height >= 1 and width >= 1:
+    if 1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE:
         return int(height), int(width)
     return image_size(picture, str(picture))
 
@@ -122,7 +126,7 @@ def _box(entry: ElementTree.Element, file: Path) -> tuple[float, float, float, f
     """Return (x, y, width, height) in pixels from 0."""
     sides = [_number(entry.findtext(f"bndbox/{side}")) for side in SIDES]
     x1, y1, x2, y2 = (np.trunc(side) - 1 for side in sides)
-    if not (np.isfinite(sides).all() and x2 >= x1 and y2 >= y1):
+    if not ((np.abs(sides) <= MAX_SIDE).all() and x2 >= x1 and y2 >= y1):
         found = {side: entry.findtext(f"bndbox/{side}") for side in SIDES}
         raise UserError(
             f"{file}: object '{entry.findtext('name')}': 'bndbox' is {found}, must have numbers "

@@ -77,9 +77,11 @@ def open_yolo(root: Path, split: str, clip_boxes: bool) -> AnnotatedFiles:
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
+    text = read_text(file)
     try:
-        content = yaml.safe_load(read_text(file))
-    except (yaml.YAMLError, RecursionError) as error:
+        content = yaml.safe_load(text)
+    # ValueError: a date such as 2024-13-45
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{file}: is not YAML ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):
         raise UserError(f"{file}: must have the keys 'train', 'val' and 'names'")
@@ -88,7 +90,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 
 def _class_names(content: dict[str, Any], file: Path) -> tuple[str, ...]:
     names = content.get("names")
-    if isinstance(names, dict) and sorted(names) == list(range(len(names))):
+    if isinstance(names, dict) and set(names) == set(range(len(names))):
         names = [names[number] for number in range(len(names))]
     if not isinstance(names, list) or not names:
         raise UserError(

@@ -101,12 +101,44 @@ def test_xml_files_next_to_their_pictures(tmp_path):
         ([xml_object("cat", (9, 1, 3, 9))], "object 'cat': 'bndbox' is {'xmin': '9', "),
         ([xml_object("cat", ("a", 1, 3, 9))], "object 'cat': 'bndbox' is {'xmin': 'a', "),
         (["<object></object>"], "an object has no 'name'"),
+        ([xml_object("cat", (1, 1, "1e308", 9))], "object 'cat': 'bndbox' is {'xmin': '1', "),
         (["<object>"], "is not XML (mismatched tag"),
     ],
 )
 def test_a_broken_xml_file_is_named(root, objects, message):
     write_xml(root / "Annotations" / "001.xml", objects)
     assert refusal(root).startswith(f"{root / 'Annotations' / '001.xml'}: {message}")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "message"),
+    [("GBK", "multi-byte encodings are not supported"), ("Klingon", "unknown encoding: Klingon")],
+)
+def test_an_encoding_that_cannot_be_read_is_named(root, encoding, message):
+    file = root / "Annotations" / "001.xml"
+    file.write_text(f'<?xml version="1.0" encoding="{encoding}"?>{file.read_text()}')
+    assert refusal(root) == f"{file}: cannot be read ({message}). Save it as UTF-8."
+
+
+@pytest.mark.parametrize("width", ["1e999", "0", "1e20", "many"])
+def test_a_size_that_is_not_valid_is_read_from_the_picture(root, width):
+    size = f"<width>{width}</width><height>40</height>"
+    write_xml(root / "Annotations" / "001.xml", [], size)
+    (first, _) = sorted(open_voc(root).pictures, key=lambda picture: picture.name)
+    assert (first.height, first.width) == (40, 60)
+
+
+def test_files_may_lie_in_sub_folders(root):
+    write_xml(root / "Annotations" / "sub" / "4.xml", [xml_object("owl", (1, 1, 9, 9))])
+    write_picture(root / "JPEGImages" / "sub" / "4.png", 4)
+    (root / "ImageSets" / "Main" / "inner.txt").write_text("sub/4\n001\n")
+    dataset = open_voc(root, "inner")
+    assert dataset.class_names == ("ant", "cat", "dog", "owl")
+    assert [each.name for each in dataset.pictures] == ["sub/4.png", "001.jpg"]
+    assert dataset.pictures[0].objects.labels.tolist() == [3]
+    write_xml(root / "a" / "inner" / "4.xml", [xml_object("owl", (1, 1, 9, 9))])
+    write_picture(root / "a" / "inner" / "4.png", 4)
+    assert open_voc(root, "a/inner").class_names[-1] == "owl"
 
 
 def test_what_is_missing_is_named(root):

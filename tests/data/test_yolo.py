@@ -127,6 +127,8 @@ def test_a_broken_label_is_named(root, line, message):
             "{file}: there is no folder or list of pictures {root}",
         ),
         ("names: [cat]\ntrain: labels\n", "split 'train': no picture in labels of {root}"),
+        ("names: {0: a, x: b}\n", "{file}: 'names' is {0: 'a', 'x': 'b'}, must be a list"),
+        ("date: 2024-13-45\nnames: [a]\n", "{file}: is not YAML (month must be in 1..12"),
         ("names: [", "{file}: is not YAML (while parsing"),
         (
             "names: [a, 1, '1']\ntrain: images/train\n",
