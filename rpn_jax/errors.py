@@ -16,7 +16,13 @@ from contextlib import contextmanager
 
 
 class UserError(ValueError):
-    """Wrong input. The message is one line with the name, the value and what to do."""
+    """Wrong input. The message is one line with the name, the value and what to do.
+
+    Line breaks are escaped: the name of a file may contain them.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("\\n".join(message.splitlines()))
 
 
 @contextmanager

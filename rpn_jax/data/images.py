@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from rpn_jax.data.dataset import Picture
+
+# OpenCV would print lines about a broken file in addition to the error message. The level can only
+# be set for the whole process.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 MAX_SIDE = 2**20
 """Longest side of a picture that OpenCV reads, pixels."""
@@ -75,7 +80,7 @@ def image_size(file: Path | BytesIO, name: str) -> tuple[int, int]:
     if isinstance(file, Path):
         check_regular_file(file)
     try:
-        with _quiet_on_large_pictures(), Image.open(file) as image:
+        with _quiet_pillow(), Image.open(file) as image:
             width, height = image.size
             turned = _exif_of(image).get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
             is_tiff = image.format == "TIFF"
@@ -96,11 +101,13 @@ def image_size(file: Path | BytesIO, name: str) -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
-def _quiet_on_large_pictures() -> AbstractContextManager[None]:
-    """Hide Pillow's warning about pictures above half of the size that it refuses."""
-    from PIL import Image
-
-    return warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning)
+@contextmanager
+def _quiet_pillow() -> Iterator[None]:
+    """Hide Pillow's warnings, for example about large pictures and truncated TIFF files."""
+    with warnings.catch_warnings():
+        # Limited to Pillow, because the filters are those of all threads.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
 
 
 def _exif_of(image: Image.Image) -> Image.Exif:

@@ -88,10 +88,8 @@ def _all_class_names(annotations: Path, root: Path, stems: list[str]) -> tuple[s
     found = [file for folder in folders for file in folder_entries(folder)]
     files = {file for file in found if file.suffix == ".xml"}
     files |= {annotations / f"{stem}.xml" for stem in stems}
-    names = {
-        _text(each, "name", file) for file in files for each in _parse(file).iterfind("object")
-    }
-    return tuple(sorted(names))
+    objects = ((each, file) for file in sorted(files) for each in _parse(file).iterfind("object"))
+    return tuple(sorted({_text(each, "name", file) for each, file in objects}))
 
 
 def _parse(file: Path) -> ElementTree.Element:

@@ -315,6 +315,12 @@ def test_missing_pictures_are_named_when_opened(tmp_path):
     )
 
 
+def test_a_name_with_a_line_break_stays_on_one_line(tmp_path):
+    root = write_coco_folder(tmp_path, [{**image_entry(1), "file_name": "a\nb.png"}], [])
+    (root / "train" / "a\nb.png").unlink()
+    assert refusal(root).startswith(f"{root / 'train'}/a\\nb.png: no such picture")
+
+
 def test_wrong_pixels_are_named_when_loaded(tmp_path):
     root = write_coco_folder(tmp_path, [image_entry(1), image_entry(2)], [])
     dataset = open_coco(root, "train", clip_boxes=False)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import struct
+from contextlib import nullcontext
 
 import cv2
 import numpy as np
@@ -138,6 +139,17 @@ def test_broken_exif_is_named(kind, exif):
     Image.fromarray(picture(0, 24, 40)).save(file, kind, exif=exif)
     with pytest.raises(UserError, match=r"^a: its header or EXIF .*; save the picture again$"):
         image_size(file, "a")
+
+
+@pytest.mark.parametrize("kind", ["BMP", "TIFF"])
+def test_a_truncated_picture_prints_nothing(tmp_path, capfd, kind):
+    path = tmp_path / "a.pic"
+    path.write_bytes(encoded(picture(0, 24, 40), kind)[: 60 if kind == "BMP" else 30])
+    with pytest.raises(UserError, match="is not a picture that OpenCV can read"):
+        read_image(path)
+    with pytest.raises(UserError) if kind == "TIFF" else nullcontext():
+        image_size(path, "a")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_missing_file_is_named(tmp_path):
