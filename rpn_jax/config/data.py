@@ -11,6 +11,17 @@ from rpn_jax.config.checks import check, check_types
 CANVAS_MULTIPLE = 32
 """Canvas sizes, and the area that has anchors, are rounded up to this multiple, in pixels."""
 
+MAX_SIDE = 16_384
+"""Largest side of a resized picture and of a canvas, pixels."""
+MAX_BATCH = 65_536
+"""Largest number of pictures in a batch."""
+MAX_THREADS = 1_024
+"""Largest number of threads that read pictures."""
+MAX_JITTER = 16
+"""Largest factor of the scale jitter. The picture is resized by it before it is cropped."""
+MAX_REPEATS = 10_000
+"""Largest number of times that an epoch shows a picture."""
+
 Format = Literal["coco", "voc", "yolo", "tfds", "packed", "shapes"]
 Resize = Literal["host", "device"]
 
@@ -150,10 +161,24 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check_types("data", self)
-        check(self.batch_size >= 1, "data.batch_size", self.batch_size, "1 or more")
-        for key in ("eval_batch_size", "loader_threads"):
-            value = getattr(self, key)
-            check(value >= 0, f"data.{key}", value, "0 or more")
+        check(
+            1 <= self.batch_size <= MAX_BATCH,
+            "data.batch_size",
+            self.batch_size,
+            f"1 to {MAX_BATCH}",
+        )
+        check(
+            0 <= self.eval_batch_size <= MAX_BATCH,
+            "data.eval_batch_size",
+            self.eval_batch_size,
+            f"0 to {MAX_BATCH}",
+        )
+        check(
+            0 <= self.loader_threads <= MAX_THREADS,
+            "data.loader_threads",
+            self.loader_threads,
+            f"0 to {MAX_THREADS}",
+        )
         check(
             self.max_bad_pictures >= 0, "data.max_bad_pictures", self.max_bad_pictures, "0 or more"
         )
@@ -188,10 +213,11 @@ class DataConfig:
         )
         check(
             len(self.train_repeats) in (0, 1 + len(self.train_also))
-            and all(number > 0 for number in self.train_repeats),
+            and all(0 < number <= MAX_REPEATS for number in self.train_repeats),
             "data.train_repeats",
             self.train_repeats,
-            f"{1 + len(self.train_also)} numbers above 0, one for each training dataset",
+            f"{1 + len(self.train_also)} numbers above 0, at most {MAX_REPEATS}, one for each "
+            "training dataset",
         )
         check(
             0 <= self.repeat_threshold <= 1,
@@ -207,7 +233,12 @@ class DataConfig:
             "OLD=NEW for each class, or one .toml or .json file",
         )
         long, short = self.scale
-        check(long >= short >= 1, "data.scale", self.scale, "(long side, short side)")
+        check(
+            MAX_SIDE >= long >= short >= 1,
+            "data.scale",
+            self.scale,
+            f"(long side, short side), 1 to {MAX_SIDE}",
+        )
         check(
             all(1 <= side <= short for side in self.short_sides),
             "data.short_sides",
@@ -231,12 +262,11 @@ class DataConfig:
             not self.scale_jitter
             or (
                 len(self.scale_jitter) == 2
-                and min(self.scale_jitter) > 0
-                and self.scale_jitter[0] <= self.scale_jitter[1]
+                and 0 < self.scale_jitter[0] <= self.scale_jitter[1] <= MAX_JITTER
             ),
             "data.scale_jitter",
             self.scale_jitter,
-            "two ascending numbers above 0",
+            f"two ascending numbers above 0, at most {MAX_JITTER}",
         )
         check(0 < self.crop_share <= 1, "data.crop_share", self.crop_share, "above 0, at most 1")
         check(
@@ -247,11 +277,13 @@ class DataConfig:
         )
         check(
             all(
-                side >= 1 and side % CANVAS_MULTIPLE == 0 for size in self.buckets for side in size
+                1 <= side <= MAX_SIDE and side % CANVAS_MULTIPLE == 0
+                for size in self.buckets
+                for side in size
             ),
             "data.buckets",
             self.buckets,
-            f"sizes with sides that are multiples of {CANVAS_MULTIPLE}",
+            f"sizes with sides that are multiples of {CANVAS_MULTIPLE}, at most {MAX_SIDE}",
         )
         for height, width in ((short, long), (long, short)):
             check(

@@ -110,7 +110,7 @@ def plan_training(dataset: Dataset, config: DataConfig) -> TrainingPlan:
     another reason. Its anchors are all negative.
 
     Raises:
-      UserError: no such picture has a box to train on.
+      UserError: no such picture has a box to train on, or an epoch shows none.
     """
     layout = plan_layout(dataset.pictures, config)
     shorter = np.array([min(picture.height, picture.width) for picture in dataset.pictures])
@@ -123,7 +123,13 @@ def plan_training(dataset: Dataset, config: DataConfig) -> TrainingPlan:
         )
     buckets = layout.buckets[indices]
     groups = tuple(indices[buckets == bucket] for bucket in np.unique(buckets))
-    return TrainingPlan(config, layout, groups, picture_repeats(dataset, indices, config))
+    plan = TrainingPlan(config, layout, groups, picture_repeats(dataset, indices, config))
+    if not plan.epoch_steps:
+        raise UserError(
+            f"data.train_repeats = {config.train_repeats}: an epoch would show none of "
+            f"{len(indices)} pictures. Use larger numbers"
+        )
+    return plan
 
 
 def plan_epoch(

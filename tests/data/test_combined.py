@@ -13,6 +13,7 @@ from rpn_jax.data.catalog import open_train_data
 from rpn_jax.data.combined import repeat_factors
 from rpn_jax.data.pipeline import train_batches
 from rpn_jax.data.plan import plan_epoch, plan_training
+from rpn_jax.errors import UserError
 from tests.data import test_voc
 from tests.data.coco_folder import annotation_file, box_entry, image_entry, write_coco_folder
 from tests.evaluation.cases import picture_of
@@ -110,6 +111,16 @@ def test_repeats_show_a_dataset_as_often_as_they_say(config):
     for group in plan.groups:
         scaled[group] *= np.ceil(plan.repeats[group].sum()) / plan.repeats[group].sum()
     np.testing.assert_allclose(np.mean(epochs, axis=0), scaled, atol=0.08)
+
+
+def test_an_epoch_without_pictures_is_refused(config):
+    data = replace(config, train_repeats=(1e-9, 1e-9, 1e-9))
+    with pytest.raises(UserError, match=r"^data.train_repeats = \(1e-09, .* none of 7 pictures"):
+        plan_training(open_train_data(data), data)
+    data = replace(config, train_repeats=(1.0, 1e-9, 1e-9), batch_size=1)
+    plan = plan_training(open_train_data(data), data)
+    epoch = plan_epoch(plan.groups, data, 1, 0, plan.repeats)
+    assert counts_of(epoch).tolist() == [1] * 4 + [0] * 3
 
 
 def test_without_repeats_every_picture_is_shown_once(config):
