@@ -216,7 +216,7 @@ def _fill_boxes(coco: _Coco, file: Path) -> None:
                 annotation.bbox, area = box_and_area(outline, size)
                 if annotation.area is msgspec.UNSET:
                     annotation.area = area
-    except (msgspec.DecodeError, ValueError):
+    except ValueError:
         check_entries(read_coco_slowly(file), str(file))
         raise
 

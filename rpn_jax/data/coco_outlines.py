@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 from pycocotools import mask
 
-from rpn_jax.files import read_file
+from rpn_jax.files import read_file, read_json
 
 LARGEST = 2.0**40
 """Largest number of pixels that a coordinate or an area may have. OpenCV reads no larger sides than
@@ -46,12 +46,15 @@ def read_outlines(file: Path) -> list[Outline]:
     """Read the outline of each annotation.
 
     Raises:
-      msgspec.DecodeError: an outline has another form.
+      msgspec.ValidationError: an outline has another form.
       UserError: the file cannot be read.
     """
-    return [
-        each.segmentation for each in msgspec.json.decode(read_file(file), type=_Coco).annotations
-    ]
+    try:
+        coco = msgspec.json.decode(read_file(file), type=_Coco)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        # Python accepts what msgspec refuses: NaN in a field that is not used.
+        coco = msgspec.convert(read_json(file), _Coco)
+    return [each.segmentation for each in coco.annotations]
 
 
 def convert_outline(value: Any) -> Outline:

@@ -92,6 +92,13 @@ def test_a_missing_box_is_computed_from_the_outline(tmp_path, outline, bbox, are
     assert objects.areas.tolist() == [4, area]
 
 
+def test_a_missing_box_next_to_a_value_that_only_python_reads(tmp_path):
+    boxes = [{**outlined(RUNS), "score": float("nan")}]
+    root = write_coco_folder(tmp_path, [image_entry(1)], boxes)
+    objects = open_coco(root, "train", False).pictures[0].objects
+    assert objects.boxes_xywh.tolist() == [[10, 5, 2, 3]]
+
+
 def test_compressed_runs_are_those_of_pycocotools():
     rng = np.random.default_rng(0)
     for share in (0.01, 0.5, 0.99):
