@@ -39,9 +39,12 @@ def read_text(path: Path) -> str:
       UserError: the file cannot be read, is not a regular file, or is not UTF-8.
     """
     try:
-        return read_file(path).decode("utf-8-sig")
+        text = read_file(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not UTF-8 text ({error}). Save it as UTF-8.") from None
+    if "\0" in text:
+        raise UserError(f"{path}: is not UTF-8 text (it has null bytes). Save it as UTF-8.")
+    return text
 
 
 def check_regular_file(path: Path) -> None:

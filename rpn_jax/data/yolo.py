@@ -134,9 +134,9 @@ def _without_repeats(paths: Sequence[Path]) -> list[Path]:
 def _expand(top: Path, entry: str, file: Path) -> list[Path]:
     """Return the pictures of a folder, or of a text file that lists them."""
     path = top / entry
-    if not path.exists() and entry.startswith("../"):
-        path = top / entry.removeprefix("../")  # Roboflow's files are relative to a sub-folder.
     with reading(path):
+        if not path.exists() and entry.startswith("../"):
+            path = top / entry.removeprefix("../")  # Roboflow's files are relative to a sub-folder.
         if path.is_dir():
             return sorted(_pictures_below(path))
     if path.suffix != ".txt" or not path.exists():

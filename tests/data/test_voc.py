@@ -141,6 +141,12 @@ def test_files_may_lie_in_sub_folders(root):
     assert open_voc(root, "a/inner").class_names[-1] == "owl"
 
 
+def test_a_list_in_utf_16_is_named(root):
+    file = root / "ImageSets" / "Main" / "train.txt"
+    file.write_bytes("001\n".encode("utf-16-le"))
+    assert refusal(root) == f"{file}: is not UTF-8 text (it has null bytes). Save it as UTF-8."
+
+
 def test_what_is_missing_is_named(root):
     assert refusal(root, "val") == (
         f"split 'val': there is no {root / 'ImageSets' / 'Main' / 'val'}.txt and no XML file in "

@@ -134,6 +134,10 @@ def test_a_broken_label_is_named(root, line, message):
             "names: [a, 1, '1']\ntrain: images/train\n",
             "{file}: 'names' has '1' as class 1 and as class 2. Names must differ",
         ),
+        (
+            f"names: [a]\ntrain: {'x' * 300}\n",
+            "{root}/" + "x" * 300 + ": cannot be read (File name",
+        ),
         ("- a", "{file}: must have the keys 'train', 'val' and 'names'"),
     ],
 )
