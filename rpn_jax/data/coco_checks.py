@@ -89,14 +89,23 @@ def find_problems(coco: dict[str, Any]) -> Iterator[str]:
         counts = Counter(plain_id(entry["id"]) for entry in entries if _is_id(entry.get("id")))
         for repeated in [number for number, times in counts.items() if times > 1]:
             yield f"two {key} have the id {repeated}. Ids must differ"
-    yield from _repeated_names(coco["categories"])
+    used = {
+        plain_id(each["category_id"])
+        for each in coco["annotations"]
+        if isinstance(each, dict) and _is_id(each.get("category_id"))
+    }
+    yield from _repeated_names([entry for key, entry in categories.items() if key in used])
 
 
 def _repeated_names(categories: Sequence[Any]) -> Iterator[str]:
-    """Yield one line for each name of several categories. Figures of classes go by their names."""
+    """Yield one line for each name of several categories. Figures of classes go by their names.
+
+    Args:
+      categories: those that have annotations. The file reader leaves out the others.
+    """
     ids: dict[str, list[RawId]] = {}
     for entry in categories:
-        if isinstance(entry, dict) and _is_text(entry.get("name")) and _is_id(entry.get("id")):
+        if _is_text(entry.get("name")):
             ids.setdefault(entry["name"], []).append(entry["id"])
     for name, same in ids.items():
         if len(same) > 1:

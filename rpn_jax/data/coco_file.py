@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -120,6 +121,7 @@ def _collector_paused() -> Iterator[None]:
 
 def _read(file: Path, clip_boxes: bool) -> GroundTruth:
     coco = _decode(file)
+    coco.categories = _without_repeats(coco)
     names = tuple(category.name for category in coco.categories) or NO_CATEGORIES
     category_ids = tuple(whole_ids([category.id for category in coco.categories])) or (1,)
     image_ids = whole_ids([image.id for image in coco.images])
@@ -171,6 +173,27 @@ def _decode(file: Path) -> _Coco:
         check_entries(coco, str(file))
         # Python accepts what msgspec refuses: NaN in a field that is not used.
         return msgspec.convert(coco, _Coco)
+
+
+def _without_repeats(coco: _Coco) -> list[_Category]:
+    """Leave out categories without annotations if another one has the same name.
+
+    Roboflow writes such a category for the group of all classes.
+    """
+    repeated = {name for name, n in Counter(c.name for c in coco.categories).items() if n > 1}
+    ids_differ = len({plain_id(each.id) for each in coco.categories}) == len(coco.categories)
+    if not repeated or not ids_differ:  # Ids that do not differ are an error.
+        return coco.categories
+    used = {plain_id(each.category_id) for each in coco.annotations if each.category_id is not None}
+    last_of = {category.name: category for category in coco.categories}
+    annotated = {category.name for category in coco.categories if plain_id(category.id) in used}
+    return [
+        category
+        for category in coco.categories
+        if category.name not in repeated
+        or plain_id(category.id) in used
+        or (category.name not in annotated and category is last_of[category.name])
+    ]
 
 
 def _file_name(image: _Image) -> str:

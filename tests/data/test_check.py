@@ -122,6 +122,7 @@ def test_every_broken_entry_of_a_file_is_listed(tmp_path):
     coco = json.loads(annotation_file(root).read_text())
     coco["images"][1]["height"] = 0
     coco["categories"].append({"id": 2, "name": "x"})
+    coco["annotations"][2]["category_id"] = 2
     annotation_file(root).write_text(json.dumps(coco))
     assert [(each.item, each.problem) for each in problems_of(config_of(root))] == [
         ("image number 1", "'height' is 0, must be a whole number, 1 to 1048576"),

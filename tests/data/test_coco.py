@@ -230,16 +230,43 @@ def test_without_categories_all_boxes_are_of_one_class(tmp_path, categories):
         ),
         ([{"id": 1}], "category number 0: 'name' is None, must be a text"),
         ([{"id": 1, "name": "x"}] * 2, "two categories have the id 1. Ids must differ"),
-        (
-            [{"id": 1, "name": "x"}, {"id": 4, "name": "y"}, {"id": "b", "name": "x"}],
-            "categories 1 and b: have the same name 'x'. Names must differ",
-        ),
     ],
 )
 def test_broken_category_is_named(tmp_path, categories, message):
     root = write_coco_folder(tmp_path, [image_entry(1)], [])
     write_categories(root, categories)
     assert refusal(root) == f"{annotation_file(root)}: {message}"
+
+
+SAME_NAMES = [{"id": 1, "name": "x"}, {"id": 4, "name": "y"}, {"id": "b", "name": "x"}]
+
+
+def test_two_annotated_categories_must_have_different_names(tmp_path):
+    boxes = [box_entry(k, 1, [1, 1, 9, 9], category_id=name) for k, name in ((1, 1), (2, "b"))]
+    root = write_coco_folder(tmp_path, [image_entry(1)], boxes)
+    write_categories(root, SAME_NAMES)
+    message = "categories 1 and b: have the same name 'x'. Names must differ"
+    assert refusal(root) == f"{annotation_file(root)}: {message}"
+
+
+@pytest.mark.parametrize(
+    ("used", "names", "label"),
+    [
+        ([1], ("x", "y"), [0]),
+        (["b"], ("y", "x"), [1]),
+        ([4], ("y", "x"), [0]),
+        ([], ("y", "x"), []),
+    ],
+)
+def test_a_category_without_annotations_is_left_out_if_its_name_is_used(
+    tmp_path, used, names, label
+):
+    boxes = [box_entry(1, 1, [1, 1, 9, 9], category_id=name) for name in used]
+    root = write_coco_folder(tmp_path, [image_entry(1)], boxes)
+    write_categories(root, SAME_NAMES)
+    dataset = open_coco(root, "train", clip_boxes=False)
+    assert dataset.class_names == names
+    assert dataset.pictures[0].objects.labels.tolist() == label
 
 
 def test_values_that_only_python_reads_are_accepted_in_unused_fields(tmp_path):
