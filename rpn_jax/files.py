@@ -105,13 +105,31 @@ def check_out_file(path: Path) -> None:
     Call it before long work, whose results would be lost.
 
     Raises:
-      UserError: the file cannot be written, or the path is a folder.
+      UserError: the file cannot be written, or the path is a folder, a pipe or a device.
     """
-    make_folder(path.parent)
+    target = _link_target(path)
+    make_folder(target.parent)
+    _check_replaceable(path, target)
+
+
+def _link_target(path: Path) -> Path:
+    """Return where a link leads, or the path itself if it is no link."""
+    return Path(os.path.realpath(path)) if os.path.islink(path) else path  # noqa: PTH114
+
+
+def _check_replaceable(path: Path, target: Path) -> None:
+    """Raise UserError if the path exists but leads to something else than a regular file.
+
+    Writing renames a new file to it. That would remove a pipe, or a device such as /dev/null.
+    """
     with writing(path):
-        is_folder = path.is_dir()
-    if is_folder:
-        raise UserError(f"{path}: is a folder. Choose the path of a file.")
+        try:
+            mode = target.stat().st_mode
+        except FileNotFoundError:
+            return
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
+        raise UserError(f"{path}: is {kind}. Choose the path of a file.")
 
 
 def cache_folder() -> Path:
@@ -123,14 +141,18 @@ def cache_folder() -> Path:
 def written_whole(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to. It is renamed to ``path`` if the block succeeds.
 
+    If ``path`` is a link, the link stays and the file that it leads to is replaced.
+
     Raises:
-      UserError: the path cannot be written.
+      UserError: the path cannot be written, or is a folder, a pipe or a device.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    target = _link_target(path)
+    _check_replaceable(path, target)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         with writing(path):
             yield temporary
-            temporary.replace(path)
+            temporary.replace(target)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

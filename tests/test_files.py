@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -66,3 +68,29 @@ def test_an_output_path_that_cannot_be_written_is_an_error(tmp_path: Path) -> No
     for path, message in messages.items():
         with pytest.raises(UserError, match=f"{message}$"):
             check_out_file(path)
+
+
+def test_a_pipe_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for path in (pipe, link):
+        for write in (check_out_file, lambda path: write_json(path, {})):
+            with pytest.raises(UserError, match=rf"^{path}: is not a regular file\. Choose"):
+                write(path)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert sorted(tmp_path.iterdir()) == [link, pipe]
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_link_stays_and_its_target_is_written(tmp_path: Path, exists: bool) -> None:
+    (tmp_path / "disk").mkdir()
+    target, link = tmp_path / "disk" / "a.json", tmp_path / "a.json"
+    if exists:
+        target.write_text("old")
+    link.symlink_to("disk/a.json")
+    check_out_file(link)
+    write_json(link, {"a": 1})
+    assert link.is_symlink()
+    assert read_json(target) == {"a": 1}
+    assert list(target.parent.iterdir()) == [target]
