@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, BinaryIO
 import msgspec
 import numpy as np
 
+from rpn_jax.data.dataset import Dataset
 from rpn_jax.errors import UserError, reading, writing
-from rpn_jax.inference.work import check_same_work
+from rpn_jax.inference.work import check_same_work, file_states
 
 if TYPE_CHECKING:
-    from jaxtyping import Int
+    from jaxtyping import Int, Int64
 
-FORMAT = 1
+FORMAT = 2
 """Number of the format, in the first line of a part file."""
 
 
@@ -34,6 +35,8 @@ class PartLine(msgspec.Struct):
 
     position: int
     """Position in the dataset."""
+    file: tuple[int, int]
+    """State of the picture's file, see `file_states`."""
     rows: list[msgspec.Raw] | None
     """Its entries of the final file, as JSON. None if the picture was skipped."""
 
@@ -51,6 +54,8 @@ class PartFile:
     file: BinaryIO
     offsets: Int[np.ndarray, " N"]
     """Byte at which the line of each picture begins. -1 without a line."""
+    states: Int64[np.ndarray, "N 2"]
+    """State of the file of each picture, from before its pixels are read. See `file_states`."""
     finished: int = 0
     """Number of finished batches."""
     skipped: set[int] = field(default_factory=set)
@@ -84,7 +89,9 @@ class PartFile:
                 if position not in rows:
                     self.skipped.add(position)
                 text = f"[{', '.join(rows[position])}]" if position in rows else "null"
-                lines.append(f'{{"position": {position}, "rows": {text}}}\n'.encode())
+                state = self.states[position].tolist()
+                line = f'{{"position": {position}, "file": {state}, "rows": {text}}}\n'
+                lines.append(line.encode())
                 start += len(lines[-1])
             self.file.write(b"".join(lines))
             self.file.flush()
@@ -108,7 +115,7 @@ class PartFile:
 
 @contextmanager
 def open_part_file(
-    path: Path, work: dict[str, str], batches: Iterable[Sequence[int]], num_pictures: int
+    path: Path, work: dict[str, str], batches: Iterable[Sequence[int]], dataset: Dataset
 ) -> Iterator[PartFile]:
     """Open a part file, or create it. A last batch that is not whole is cut off.
 
@@ -118,21 +125,22 @@ def open_part_file(
       path: file. Its folder exists.
       work: settings that determine the results, by name. Their text must be that of the file.
       batches: positions of the pictures of each batch, in the order of the work.
-      num_pictures: number of pictures of the dataset.
+      dataset: pictures.
 
     Raises:
-      UserError: the file holds results of other work, is in use, or cannot be read or written.
+      UserError: the file holds results of other work or of a picture that was changed, is in use,
+        or cannot be read or written.
     """
     with writing(path):
         file = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")  # noqa: SIM115
     with file:
         _lock(file, path)
-        part = PartFile(path, file, np.full(num_pictures, -1, np.int64))
+        part = PartFile(path, file, np.full(len(dataset.pictures), -1), file_states(dataset))
         with reading(path):
             header = file.readline()
             if header.endswith(b"\n"):
                 _check_same_work(path, header, work)
-                _read_finished(part, batches)
+                _read_finished(part, batches, dataset)
         with writing(path):
             if not header.endswith(b"\n"):
                 file.seek(0)
@@ -168,19 +176,22 @@ def _check_same_work(path: Path, line: bytes, work: dict[str, str]) -> None:
     check_same_work(path, header.work, work)
 
 
-def _read_finished(part: PartFile, batches: Iterable[Sequence[int]]) -> None:
+def _read_finished(part: PartFile, batches: Iterable[Sequence[int]], dataset: Dataset) -> None:
     """Read the whole batches, and cut off what follows them."""
     end = part.file.tell()
     for batch in batches:
         starts, lines = [], []
         for position in batch:
             starts.append(part.file.tell())
-            lines.append(_read_line(part.file, position))
-            if lines[-1] is None:
+            line = _read_line(part.file, position)
+            if line is None:
                 part.file.truncate(end)
                 return
+            lines.append(line)
+        for line in lines:
+            _check_unchanged(part, line, dataset)
         part.offsets[list(batch)] = starts
-        part.skipped.update(line.position for line in lines if line and line.rows is None)
+        part.skipped.update(line.position for line in lines if line.rows is None)
         part.finished += 1
         end = part.file.tell()
     part.file.truncate(end)
@@ -194,3 +205,12 @@ def _read_line(file: BinaryIO, position: int) -> PartLine | None:
     except msgspec.DecodeError:
         return None
     return line if content.endswith(b"\n") and line.position == position else None
+
+
+def _check_unchanged(part: PartFile, line: PartLine, dataset: Dataset) -> None:
+    if line.file != tuple(part.states[line.position].tolist()):
+        raise UserError(
+            f"{part.path}: holds unfinished results of {dataset.pictures[line.position].name}, but "
+            "this picture was changed after them. Remove the file to start again, or choose "
+            "another --out."
+        )

@@ -49,12 +49,12 @@ def part_file_of(
       min_score: smallest score that is written.
 
     Raises:
-      UserError: the part file holds results of other work, is in use, or cannot be read or written.
+      UserError: a reason of `open_part_file`.
     """
     work = _describe_work(config, variables, dataset, min_score)
     batches = map(_used, _planned(dataset, config))
     part_path = path.with_name(f"{path.stem}.part.jsonl")
-    with open_part_file(part_path, work, batches, len(dataset.pictures)) as part:
+    with open_part_file(part_path, work, batches, dataset) as part:
         yield part
 
 

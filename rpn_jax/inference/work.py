@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 
 from rpn_jax import __version__
 from rpn_jax.config import Config, config_fields
+from rpn_jax.data.annotated_files import AnnotatedFiles
+from rpn_jax.data.dataset import Dataset
+from rpn_jax.data.files import PictureFiles
+from rpn_jax.data.views import source_of
 from rpn_jax.errors import UserError
+from rpn_jax.inference.sources import is_url
 from rpn_jax.structures import Variables
+
+if TYPE_CHECKING:
+    from jaxtyping import Int64
 
 DETERMINING = ("model.", "pixels.", "rpn_proposals.", "roi_detections.")
 """Sections of a config that determine the results of a picture."""
@@ -45,6 +55,30 @@ def describe_list(lines: Iterable[str]) -> str:
         digest.update(f"{line}\n".encode())
         count += 1
     return f"a list of {count} with digest {digest.hexdigest()[:DIGITS]}"
+
+
+def file_states(dataset: Dataset) -> Int64[np.ndarray, "N 2"]:
+    """Return the size (bytes) and the modification time (ns) of each picture's file.
+
+    Both are 0 for a picture that has no file of its own, cannot be read, or comes from a URL. A URL
+    is downloaded again by each command.
+    """
+    states = np.zeros((len(dataset.pictures), 2), np.int64)
+    for index, state in enumerate(states):
+        path = _picture_file(dataset, index)
+        if path is not None:
+            with contextlib.suppress(OSError):
+                status = path.stat()
+                state[:] = status.st_size, status.st_mtime_ns
+    return states
+
+
+def _picture_file(dataset: Dataset, index: int) -> Path | None:
+    source, position = source_of(dataset, index)
+    name = source.pictures[position].name
+    if isinstance(source, AnnotatedFiles):
+        return source.folder / name
+    return Path(name) if isinstance(source, PictureFiles) and not is_url(name) else None
 
 
 def check_same_work(path: Path, work_before: Mapping[str, str], work: Mapping[str, str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -19,7 +20,10 @@ import pytest
 from rpn_jax import init_variables
 from rpn_jax.config import save_config
 from rpn_jax.console import make_console
+from rpn_jax.data.annotated_files import AnnotatedFiles
+from rpn_jax.data.dataset import Picture
 from rpn_jax.data.files import PictureFiles
+from rpn_jax.data.views import View
 from rpn_jax.errors import UserError
 from rpn_jax.inference import command, stream
 from rpn_jax.inference.part_file import open_part_file
@@ -158,9 +162,9 @@ def test_unfinished_results_of_other_work_are_refused(config, tmp_path, use_fake
 def test_a_file_in_use_is_refused(tmp_path):
     path = tmp_path / "a.part.jsonl"
     with (
-        open_part_file(path, {}, [[0]], 1),
+        open_part_file(path, {}, [[0]], arrays(1)),
         pytest.raises(UserError, match="another command writes to it"),
-        open_part_file(path, {}, [[0]], 1),
+        open_part_file(path, {}, [[0]], arrays(1)),
     ):
         pass
 
@@ -190,6 +194,31 @@ def test_a_skipped_picture_changes_no_result_of_the_others(config, tmp_path, use
     assert json.loads((tmp_path / "good.json").read_text()) == expected
 
 
+def annotated(files):
+    """Return picture files as a dataset with annotations, of which the classes were renamed."""
+    pictures = [Picture(number, file.name, 32, 32) for number, file in enumerate(files, start=1)]
+    part = AnnotatedFiles(pictures, (), (), files[0].parent, "a.json")
+    return View((part,), pictures, (), ())
+
+
+@pytest.mark.parametrize("dataset_of", [PictureFiles, annotated])
+def test_only_a_finished_picture_must_not_change(config, tmp_path, use_fake, dataset_of):
+    files = different_files(tmp_path, 6)
+    path = tmp_path / "a.json"
+    with pytest.raises(KeyboardInterrupt):
+        run(config, dataset_of(files), path, function=StopsAfter(2))
+    time = files[0].stat().st_mtime_ns
+    os.utime(files[0], ns=(time, time + 1))
+    with pytest.raises(UserError, match=r"a\.part\.jsonl: holds .* of [^ ]*0\.png, but this pic"):
+        run(config, dataset_of(files), path)
+    os.utime(files[0], ns=(time, time))
+    # For example a broken picture at which the command stopped, and that was repaired.
+    os.utime(files[5], ns=(time, time + 1))
+    left = StopsAfter(100)
+    run(config, dataset_of(files), path, function=left)
+    assert left.left == 98
+
+
 def test_skipped_pictures_are_remembered(config, tmp_path, use_fake, capsys):
     files = different_files(tmp_path, 6)
     dataset = PictureFiles(files)
@@ -203,7 +232,9 @@ def test_skipped_pictures_are_remembered(config, tmp_path, use_fake, capsys):
     run(config, dataset, path)
     assert {result["image_id"] for result in json.loads(path.read_text())} == {1, 3, 4, 5, 6}
     # One more bad picture is one too many, also when the first one was found before.
-    files[5].write_bytes(files[5].read_bytes()[:50])
+    time = files[5].stat().st_mtime_ns
+    files[5].write_bytes(bytes(files[5].stat().st_size))
+    os.utime(files[5], ns=(time, time))
     with pytest.raises(UserError, match="More than data.max_bad_pictures = 1"):
         run(config, dataset, tmp_path / "b.json")
 
