@@ -375,6 +375,8 @@ VERBS: dict[str, type[Verb]] = {
 def _check_inference(verb: Propose | Detect) -> None:
     if verb.draw < 0:
         raise UserError(f"--draw {verb.draw}: must be 0 or more.")
+    if verb.min_score is not None and not 0 <= verb.min_score < 1:
+        raise UserError(f"--min-score {verb.min_score}: must be 0 to below 1.")
     if verb.ray_workers is not None and (verb.engine != "ray" or verb.ray_workers < 1):
         raise UserError(f"--ray-workers {verb.ray_workers}: must be 1 or more, with --engine ray.")
     if verb.engine == "ray" and (verb.draw or verb.exact_padding):

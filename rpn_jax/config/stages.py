@@ -9,6 +9,10 @@ from dataclasses import dataclass
 
 from rpn_jax.config.checks import check, check_types
 
+MOST_BOXES = 100_000
+"""Largest number of boxes in a picture. Results are padded to the number that a config allows, and
+XLA aborts if the padded results do not fit into the memory."""
+
 
 @dataclass(frozen=True)
 class RPNLossConfig:
@@ -64,9 +68,7 @@ class ProposalConfig:
         check_types("rpn_proposals", self)
         check(self.nms_pre >= 1, "rpn_proposals.nms_pre", self.nms_pre, "1 or more")
         check(0 <= self.nms_iou <= 1, "rpn_proposals.nms_iou", self.nms_iou, "0 to 1")
-        check(
-            self.max_proposals >= 1, "rpn_proposals.max_proposals", self.max_proposals, "1 or more"
-        )
+        _check_most("rpn_proposals.max_proposals", self.max_proposals)
         check(self.min_size >= 0, "rpn_proposals.min_size", self.min_size, "0 or more")
 
 
@@ -87,9 +89,8 @@ class RoILossConfig:
 
     def __post_init__(self) -> None:
         check_types("roi_loss", self)
-        for key in ("nms_pre", "max_proposals"):
-            value = getattr(self, key)
-            check(value >= 1, f"roi_loss.{key}", value, "1 or more")
+        check(self.nms_pre >= 1, "roi_loss.nms_pre", self.nms_pre, "1 or more")
+        _check_most("roi_loss.max_proposals", self.max_proposals)
         for key in ("positive_iou", "positive_fraction"):
             value = getattr(self, key)
             check(0 < value <= 1, f"roi_loss.{key}", value, "above 0, at most 1")
@@ -116,9 +117,8 @@ class DetectionConfig:
         check_types("roi_detections", self)
         check(0 <= self.min_score < 1, "roi_detections.min_score", self.min_score, "0 to below 1")
         check(0 <= self.nms_iou <= 1, "roi_detections.nms_iou", self.nms_iou, "0 to 1")
-        check(
-            self.max_detections >= 1,
-            "roi_detections.max_detections",
-            self.max_detections,
-            "1 or more",
-        )
+        _check_most("roi_detections.max_detections", self.max_detections)
+
+
+def _check_most(key: str, value: int) -> None:
+    check(1 <= value <= MOST_BOXES, key, value, f"1 to {MOST_BOXES}")
