@@ -166,13 +166,14 @@ def _host_flags(words: list[str]) -> HostFlags:
 
 
 def _value_of(flag: str, words: list[str]) -> str | None:
-    """Return the value of a flag of one word, or None without the flag or a value."""
+    """Return the last value of a flag of one word, as tyro does, or None without a value."""
+    value = None
     for word, following in itertools.pairwise([*words, ""]):
         if word == flag:
-            return following or None
-        if word.startswith(f"{flag}="):
-            return word.removeprefix(f"{flag}=")
-    return None
+            value = following
+        elif word.startswith(f"{flag}="):
+            value = word.removeprefix(f"{flag}=")
+    return value or None
 
 
 def _overview() -> str:

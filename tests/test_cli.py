@@ -163,6 +163,12 @@ def test_without_a_config_that_of_the_weights_is_used(
         assert first[2] == second[2] == pictures
 
 
+def test_the_last_of_several_weights_is_used(weights: Path, work: dict[str, Mock]) -> None:
+    for first in (["--weights", "absent"], ["--weights=absent"]):
+        assert main(["evaluate", *first, "--weights", str(weights)]) == 0
+        assert work["evaluate"].call_args.args[1] == str(weights)
+
+
 def test_a_config_can_be_a_work_directory_or_a_step_in_it(weights: Path) -> None:
     step = weights / "checkpoints" / "7"
     step.mkdir(parents=True)
