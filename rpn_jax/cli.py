@@ -106,19 +106,28 @@ def _given(words: list[str]) -> tuple[str, ...]:
 
 def _with_weights(name: str, verb: type[WithWeights], words: list[str]) -> WithWeights:
     """Return a verb that uses weights. Without CONFIG, it gets the config of the weights."""
-    weights = _value_of("--weights", words)
     program = f"rpn-jax {name} [CONFIG]"
-    if weights is None or _begins_with_config(verb, words) or {"-h", "--help"} & set(words):
+    if _begins_with_config(verb, words) or {"-h", "--help"} & set(words):
         config, words = leading_config(name, words)
         return read_flags(verb(config=config), words, program)
-    folder = _model_folder(verb, weights, words)
+    every_section = Config(model=replace(Config().model, roi=RoIHeadConfig()))
+    _check_flags(words, _flags_of(verb(config=every_section)))  # before a long conversion
+    weights = _value_of("--weights", words)
+    if weights is None:
+        raise UserError(
+            f"{name}: --weights is missing. Give a folder of weights, a work directory, or what "
+            f"'rpn-jax {name} --help' names."
+        )
+    if verb is Evaluate and not Path(weights).is_dir():
+        _check_one_process(weights, words)
+    folder = _model_folder(weights, words)
     parsed = read_flags(verb(config=load_config(folder)), words, program)
     return replace(parsed, weights=folder)
 
 
 def _begins_with_config(verb: type[WithWeights], words: list[str]) -> bool:
     """Return whether the first word names a config. It may also be a picture or a flag."""
-    word = words[0]
+    word = words[0] if words else "-"
     if word.startswith("-"):
         return False
     if verb is Evaluate or word.endswith((".py", ".json", ".yaml", ".yml")):
@@ -129,21 +138,14 @@ def _begins_with_config(verb: type[WithWeights], words: list[str]) -> bool:
     return is_name and nearest(word, config_names()) != ""
 
 
-def _model_folder(verb: type[WithWeights], weights: str, words: list[str]) -> str:
+def _model_folder(weights: str, words: list[str]) -> str:
     """Return the folder of weights and their config. Convert other weights into the cache folder.
 
     Args:
-      verb, words: the command. Wrong flags are an error before the conversion.
       weights: value of --weights.
+      words: the command.
     """
     if not Path(weights).is_dir():
-        every_section = Config(model=replace(Config().model, roi=RoIHeadConfig()))
-        _check_flags(words, _flags_of(verb(config=every_section)))
-        if verb is Evaluate and find_hosts(_host_flags(words), os.environ) is not None:
-            raise UserError(
-                f"--weights {weights}: several processes need a CONFIG, or a folder that "
-                "'rpn-jax convert' or 'rpn-jax train' wrote."
-            )
         platform = _value_of("--platform", words)
         use_platform(platform if platform in ("cpu", "gpu") else "auto")
         from rpn_jax.weights.models import weights_folder
@@ -157,12 +159,17 @@ def _model_folder(verb: type[WithWeights], weights: str, words: list[str]) -> st
     return weights
 
 
-def _host_flags(words: list[str]) -> HostFlags:
-    """Return the values of the flags of several hosts."""
+def _check_one_process(weights: str, words: list[str]) -> None:
+    """Refuse weights that several processes would have to convert before they meet."""
     names = [f"--{each.name.replace('_', '-')}" for each in fields(HostFlags)]
     values = {name: _value_of(name, words) for name in names}
     given = [f"{name}={value}" for name, value in values.items() if value is not None]
-    return read_flags(HostFlags(), given, "rpn-jax evaluate")
+    hosts = read_flags(HostFlags(), given, "rpn-jax evaluate")
+    if find_hosts(hosts, os.environ) is not None:
+        raise UserError(
+            f"--weights {weights}: several processes need a CONFIG, or a folder that "
+            "'rpn-jax convert' or 'rpn-jax train' wrote."
+        )
 
 
 def _value_of(flag: str, words: list[str]) -> str | None:

@@ -109,7 +109,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.mark.parametrize("line", COMMANDS)
 def test_commands_are_accepted(line: str, weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # Commands without CONFIG read it from their weights, which do not exist here.
-    monkeypatch.setattr("rpn_jax.cli._model_folder", lambda verb, source, words: weights)
+    monkeypatch.setattr("rpn_jax.cli._model_folder", lambda source, words: weights)
     words = shlex.split(line)
     if words[:2] == ["python", "-m"]:
         assert importlib.util.find_spec(words[2]), words[2]
