@@ -64,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
       SystemExit: with code 0, after ``--help`` or ``--version`` was printed.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # A file name may not be text in its encoding.
+        sys.stdout.reconfigure(errors="backslashreplace")
 
     def command() -> int:
         return parse(words).run() or 0

@@ -1,8 +1,12 @@
 """What a person can get wrong: each gives one clear line and exit code 2, before the long work."""
 
+import io
 import json
+import os
 import shutil
+import sys
 
+import cv2
 import jax
 import numpy as np
 import pytest
@@ -189,3 +193,18 @@ def test_work_directory_that_cannot_be_written(capsys, config_file, tmp_path):
     (tmp_path / "file").touch()
     said = train(capsys, config_file, tmp_path / "file" / "w")
     assert str(tmp_path / "file") in said
+
+
+def test_a_file_name_that_is_not_utf_8_is_a_picture(config_file, weights, tmp_path, monkeypatch):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    name = os.fsdecode(b"\xff\xfe.png")
+    assert cv2.imwrite(str(folder / "a.png"), np.zeros((64, 64, 3), np.uint8))
+    (folder / "a.png").rename(folder / name)
+    out = tmp_path / "out"
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "utf-8", "strict"))
+    words = ["propose", config_file, folder, "--weights", weights, "--out", out, "--draw", "1"]
+    assert cli.main([str(word) for word in words]) == 0
+    (picture,) = json.loads((out / "pictures.json").read_text())["images"]
+    assert picture["file_name"] == str(folder / name)
+    assert (out / f"1_{name}").exists()

@@ -131,7 +131,8 @@ def list_paths(sources: Sequence[str]) -> list[str]:
       sources: as in `run_on_ray`.
 
     Raises:
-      UserError: a source matches nothing, or a Parquet file cannot be read or has no such column.
+      UserError: a source matches nothing, a Parquet file cannot be read or has no such column, or a
+        name is not UTF-8, as texts in Parquet files are.
     """
     if not sources:
         raise UserError(
@@ -145,6 +146,11 @@ def list_paths(sources: Sequence[str]) -> list[str]:
             paths += _paths_in_parquet(source)
         else:
             paths += [str(path.absolute()) for path in find_pictures([source])]
+    for path in paths:
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{path}: --engine ray: the name is not UTF-8. Rename it.") from None
     return list(dict.fromkeys(paths))
 
 

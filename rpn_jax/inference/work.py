@@ -52,7 +52,8 @@ def describe_list(lines: Iterable[str]) -> str:
     """Return the length and the digest of a list."""
     digest, count = hashlib.sha256(), 0
     for line in lines:
-        digest.update(f"{line}\n".encode())
+        # Python holds the bytes of a file name that is not UTF-8 as surrogates.
+        digest.update(f"{line}\n".encode(errors="surrogatepass"))
         count += 1
     return f"a list of {count} with digest {digest.hexdigest()[:DIGITS]}"
 

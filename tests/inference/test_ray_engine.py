@@ -97,6 +97,10 @@ def test_the_list_comes_from_files_folders_and_parquet(folder, tmp_path):
         ray_engine.list_paths([str(tmp_path / "b.parquet")])
     with pytest.raises(UserError, match="c.parquet: cannot be read"):
         ray_engine.list_paths([str(tmp_path / "c.parquet")])
+    name = tmp_path / os.fsdecode(b"\xff.png")
+    name.touch()
+    with pytest.raises(UserError, match=r"--engine ray: the name is not UTF-8\. Rename it\."):
+        ray_engine.list_paths([str(name)])
 
 
 @pytest.mark.parametrize(
