@@ -22,7 +22,12 @@ def make_console(quiet: bool = False) -> Console:
     """
     from rich.console import Console
 
-    return Console(markup=False, emoji=False, highlight=False, quiet=quiet)
+    class PlainConsole(Console):
+        def on_broken_pipe(self) -> None:
+            """Leave the error to `rpn_jax.errors.exit_code`. Rich ends the program with code 1."""
+            raise BrokenPipeError
+
+    return PlainConsole(markup=False, emoji=False, highlight=False, quiet=quiet)
 
 
 def say(console: Console, text: str) -> None:

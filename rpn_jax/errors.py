@@ -8,6 +8,7 @@ other exceptions are bugs and keep their tracebacks.
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import select
 import sys
@@ -59,8 +60,8 @@ def nearest(word: str, known: Sequence[str]) -> str:
 def exit_code(command: Callable[[], int]) -> int:
     """Run a command and return its exit code. An error prints one line on stderr.
 
-    The code is 2 after a `UserError` or if the memory of the device is full, 130 after Ctrl-C, and
-    141 if the program that reads the output has ended, as in ``| head``.
+    The code is 2 after a `UserError` or if the memory of the device or the disk is full, 130 after
+    Ctrl-C, and 141 if the program that reads the output has ended, as in ``| head``.
     """
     try:
         try:
@@ -69,11 +70,20 @@ def exit_code(command: Callable[[], int]) -> int:
             if sys.stdout is not None:  # None if the shell closed it with >&-
                 sys.stdout.flush()
     except BrokenPipeError:
-        if not _reader_left():
+        if not _reader_has_ended():
             raise
-        # Python flushes stdout at its end. That must not fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return 141
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _discard_output()
+        print(
+            f"error: stdout or an output file cannot be written ({error.strerror}). Free space on "
+            "its disk.",
+            file=sys.stderr,
+        )
+        return 2
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -89,8 +99,13 @@ def exit_code(command: Callable[[], int]) -> int:
         return 130
 
 
-def _reader_left() -> bool:
-    """Return whether a program still reads stdout. Otherwise another pipe or socket is broken."""
+def _discard_output() -> None:
+    """Discard what is not yet written to stdout. Python flushes it at its end, and would fail."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _reader_has_ended() -> bool:
+    """Return whether no program reads stdout any more. Otherwise another pipe is broken."""
     if sys.stdout is None:
         return False
     stdout = select.poll()

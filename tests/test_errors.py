@@ -84,11 +84,18 @@ def test_the_exit_code_of_a_successful_command_is_returned(
     assert capsys.readouterr().err == ""
 
 
-def test_a_closed_pipe_ends_the_command_without_a_message() -> None:
-    program = (
-        "import sys; from rpn_jax.errors import exit_code;"
-        "sys.exit(exit_code(lambda: print('words ' * 100_000) or 0))"
-    )
+PRINTING = "print('words ' * 100_000)"
+RICH_PRINTING = "[make_console().print('words') for _ in range(3)]"
+
+
+def program_of(command: str) -> str:
+    imports = "from rpn_jax.console import make_console; from rpn_jax.errors import exit_code"
+    return f"import sys; {imports}; sys.exit(exit_code(lambda: ({command}, 0)[1]))"
+
+
+@pytest.mark.parametrize("command", [PRINTING, RICH_PRINTING])
+def test_a_closed_pipe_ends_the_command_without_a_message(command: str) -> None:
+    program = program_of(command)
     with subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
@@ -97,6 +104,24 @@ def test_a_closed_pipe_ends_the_command_without_a_message() -> None:
         assert process.stderr is not None
         printed = process.stderr.read()
     assert (process.returncode, printed) == (141, b"")
+
+
+@pytest.mark.parametrize("command", [PRINTING, RICH_PRINTING])
+@pytest.mark.parametrize("flag", ["-b", "-u"])  # -u: stdout has no buffer
+def test_a_full_disk_of_stdout_is_one_line(command: str, flag: str) -> None:
+    with open("/dev/full", "w") as full:
+        process = subprocess.run(
+            [sys.executable, flag, "-c", program_of(command)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert process.returncode == 2
+    assert process.stderr == (
+        "error: stdout or an output file cannot be written (No space left on device). Free space "
+        "on its disk.\n"
+    )
 
 
 def test_a_closed_stdout_does_not_change_the_exit_code() -> None:
