@@ -38,9 +38,15 @@ def load_config(name_or_path: str | Path) -> Config:
 
     Raises:
       UserError: the config does not exist or cannot be read, defines no CONFIG, has an unknown key
-        or a value that is not allowed, or was written by a newer version.
+        or a value that is not allowed, or was written by a newer version, or the argument is of
+        another type.
     """
-    path = config_file_of(Path(name_or_path)) or Path(name_or_path)
+    try:
+        path = Path(name_or_path)
+    except TypeError:
+        kind = type(name_or_path).__name__
+        raise UserError(f"config: is of type {kind}: must be a name or a path") from None
+    path = config_file_of(path) or path
     if path.suffix == ".json":
         return config_from_values(read_json(path), path)
     if path.suffix in (".yaml", ".yml"):

@@ -217,14 +217,15 @@ def listed_pictures(pictures: Any) -> PictureFiles:
 
     Raises:
       UserError: a file is missing or is not a picture, an array has another shape or type, or
-        ``pictures`` is a single picture.
+        ``pictures`` is a single picture or no list.
     """
     from rpn_jax.data.files import PictureFiles
     from rpn_jax.inference.sources import picture_path
 
-    if isinstance(pictures, str | Path | np.ndarray | jax.Array):
+    is_one = isinstance(pictures, str | Path | np.ndarray | jax.Array)
+    if is_one or not isinstance(pictures, Iterable):
         kind = type(pictures).__name__
-        raise UserError(f"pictures: is one {kind}; give a list, [picture] for a single one")
+        raise UserError(f"pictures: is of type {kind}; give a list, [picture] for a single one")
     return PictureFiles(
         [picture_path(item) if isinstance(item, str) else item for item in pictures]
     )

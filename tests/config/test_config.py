@@ -462,6 +462,13 @@ def test_a_missing_json_config_is_an_error(tmp_path: Path) -> None:
         load_config(tmp_path / "absent.json")
 
 
+@pytest.mark.parametrize("value", [5, None, Config()])
+def test_a_config_is_named_by_a_text_or_a_path(value: Any) -> None:
+    kind = type(value).__name__
+    with pytest.raises(UserError, match=rf"^config: is of type {kind}: must be a name or a path$"):
+        load_config(value)
+
+
 def test_a_python_config_at_any_path_loads(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text(

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from rpn_jax.config import Config
+from rpn_jax.errors import UserError
 from rpn_jax.inference import batches
 
 
@@ -23,3 +24,8 @@ def test_the_size_of_a_batch(
     config = replace(config, data=replace(config.data, eval_batch_size=wanted))
     dataset: Any = SimpleNamespace(pictures=range(pictures))
     assert batches.evaluation_data(dataset, config).eval_batch_size == expected
+
+
+def test_pictures_must_be_a_list() -> None:
+    with pytest.raises(UserError, match=r"^pictures: is of type NoneType; give a list"):
+        batches.listed_pictures(None)

@@ -102,7 +102,7 @@ def test_results_are_in_the_order_of_the_pictures(
         np.testing.assert_array_equal(results[1].boxes_xyxy, result.boxes_xyxy)
         np.testing.assert_array_equal(results[1].labels, result.labels)
     assert detector([]) == []
-    with pytest.raises(UserError, match=r"^pictures: is one str; give a list, \[picture\]"):
+    with pytest.raises(UserError, match=r"^pictures: is of type str; give a list, \[picture\]"):
         detector("a.jpg")
 
 
