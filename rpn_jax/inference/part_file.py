@@ -138,11 +138,13 @@ def open_part_file(
         part = PartFile(path, file, np.full(len(dataset.pictures), -1), file_states(dataset))
         with reading(path):
             header = file.readline()
-            if header.endswith(b"\n"):
+            has_results = file.readline().endswith(b"\n")
+            if has_results:
                 _check_same_work(path, header, work)
+                file.seek(len(header))
                 _read_finished(part, batches, dataset)
         with writing(path):
-            if not header.endswith(b"\n"):
+            if not has_results:  # The work before was killed in its first batch, or never began.
                 file.seek(0)
                 file.truncate()
                 file.write(json.dumps({"format": FORMAT, "work": work}).encode() + b"\n")

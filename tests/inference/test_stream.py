@@ -159,6 +159,20 @@ def test_unfinished_results_of_other_work_are_refused(config, tmp_path, use_fake
     run(with_data(config, on_bad_picture="skip"), dataset, path)
 
 
+def test_a_file_without_results_is_ignored(config, tmp_path, use_fake):
+    path, part = tmp_path / "a.json", tmp_path / "a.part.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        run(config, arrays(9), path, function=StopsAfter(2))
+    header, first, *_ = part.read_bytes().splitlines(keepends=True)
+    for killed_at in (header[:9], header, header + first[:-1]):
+        part.write_bytes(killed_at)
+        run(config, arrays(7), path, min_score=0.5)
+    assert not part.exists()
+    part.write_bytes(header + first)
+    with pytest.raises(UserError, match="holds unfinished results with"):
+        run(config, arrays(7), path)
+
+
 def test_a_file_in_use_is_refused(tmp_path):
     path = tmp_path / "a.part.jsonl"
     with (
