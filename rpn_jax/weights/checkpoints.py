@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import time
 import zlib
 from collections.abc import Iterator
@@ -34,6 +33,7 @@ from rpn_jax.weights.trees import (
     checksums,
     host_copy,
     in_structure,
+    os_error_number,
     quieten_orbax,
     read_item,
 )
@@ -381,8 +381,8 @@ def _cause(error: Exception) -> str:
     """Return the reason for an error, in the words of the operating system if it has them."""
     if isinstance(error, OSError):
         return error.strerror or str(error)
-    number = re.search(r"os_error_code='(\d+)'", str(error))
-    return os.strerror(int(number[1])) if number else " ".join(str(error).split())[:100]
+    number = os_error_number(error)
+    return os.strerror(number) if number is not None else " ".join(str(error).split())[:100]
 
 
 def _manager(folder: Path, keep_last: int, best_by: str) -> ocp.CheckpointManager:

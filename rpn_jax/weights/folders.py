@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 import weakref
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,9 @@ SAME_FUNCTION = (
 )
 """Keys that may differ between weights and the config in use. They change how a model is trained
 and rounded and how its results are written, not the function that it computes."""
+
+REMOVALS = 50
+SECONDS_BETWEEN_REMOVALS = 0.2
 
 _CONFIGS: dict[int, Config] = {}
 """Config of loaded weights, by the id of their first array while it exists.
@@ -63,8 +67,18 @@ def save_variables(folder: str | Path, config: Config, variables: Any) -> None:
             save_config(config, temporary / CONFIG_FILE)
             write_item(temporary / VARIABLES, host_copy(variables))
             temporary.replace(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    except BaseException:
+        _remove(temporary)
+        raise
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder to which threads of `write_item` may still write."""
+    for _ in range(REMOVALS):
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(SECONDS_BETWEEN_REMOVALS)
+        if not folder.exists():
+            return
 
 
 def check_new_folder(folder: Path) -> None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
+import re
 import sys
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -133,13 +135,29 @@ def read_item(folder: Path) -> Any:
 
 
 def write_item(folder: Path, tree: Any) -> None:
-    """Write a tree of NumPy arrays to a new folder, in this process alone."""
+    """Write a tree of NumPy arrays to a new folder, in this process alone.
+
+    Raises:
+      OSError: the folder cannot be written. Threads may still write to it for a while.
+    """
     quieten_orbax()
-    with ocp.Checkpointer(
-        ocp.StandardCheckpointHandler(multiprocessing_options=by_itself()),
-        multiprocessing_options=by_itself(),
-    ) as checkpointer:
-        checkpointer.save(folder.resolve(), args=ocp.args.StandardSave(tree))
+    try:
+        with ocp.Checkpointer(
+            ocp.StandardCheckpointHandler(multiprocessing_options=by_itself()),
+            multiprocessing_options=by_itself(),
+        ) as checkpointer:
+            checkpointer.save(folder.resolve(), args=ocp.args.StandardSave(tree))
+    except ValueError as error:
+        number = os_error_number(error)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number)) from None
+
+
+def os_error_number(error: Exception) -> int | None:
+    """Return the error number of the system in TensorStore's message, if it has one."""
+    number = re.search(r"os_error_code='(\d+)'", str(error))
+    return int(number[1]) if number else None
 
 
 def by_itself() -> ocp.options.MultiprocessingOptions:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import jax
@@ -48,6 +49,23 @@ def test_interrupted_writing_leaves_no_folder(
     monkeypatch.setattr("rpn_jax.weights.folders.write_item", interrupt)
     with pytest.raises(KeyboardInterrupt):
         save_variables(tmp_path / "weights", Config(), variables_of(0))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save(checkpointer: Any, folder: Path, args: Any) -> None:
+        """Fail as on a full disk, while a thread still writes."""
+        folder.mkdir()
+        Timer(0.1, lambda: (folder / "late").mkdir(parents=True)).start()
+        raise ValueError("RESOURCE_EXHAUSTED: Error\nwriting [os_error_code='28' source='x.cc']")
+
+    monkeypatch.setattr("orbax.checkpoint.Checkpointer.save", save)
+    folder = tmp_path / "weights"
+    with pytest.raises(UserError) as refusal:
+        save_variables(folder, Config(), variables_of(0))
+    assert str(refusal.value) == f"weights {folder}: cannot be written (No space left on device)"
     assert list(tmp_path.iterdir()) == []
 
 
