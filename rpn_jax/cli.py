@@ -57,8 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
       arguments: words after the program's name. None takes them from `sys.argv`.
 
     Returns:
-      0, or 2 for bad input (with one line on stderr), or 130 after an interrupt. 'check-data'
-      returns 1 after warnings, 'doctor' after a problem. A process whose peer is lost ends with 3.
+      0, or 2 for bad input (with one line on stderr), or 130 after an interrupt, or 141 if the
+      reader of the output has ended. 'check-data' returns 1 after warnings, 'doctor' after a
+      problem. A process whose peer is lost ends with 3.
 
     Raises:
       SystemExit: with code 0, after ``--help`` or ``--version`` was printed.

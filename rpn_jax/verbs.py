@@ -123,7 +123,7 @@ class Train:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure the recall of a model's proposals on data.eval-split."""
+    """Measure the recall of proposals and, of a detector, the AP of boxes, on data.eval-split."""
 
     config: Overrides
     weights: Weights = tyro.MISSING

@@ -135,7 +135,8 @@ class DataConfig:
     batch_size: int = 16
     """Number of pictures in a training batch, over all devices."""
     eval_batch_size: int = 0
-    """Number of pictures in an evaluation batch, over all devices. 0: 8 for each device."""
+    """Number of pictures in an evaluation batch, over all devices of a process. 0: 8 for each
+    device."""
     flip_probability: float = 0.5
     """Probability that a training picture is flipped horizontally."""
     min_image_size: int = 32

@@ -1,7 +1,8 @@
 """Load configs by name, from Python files and from JSON files, and save them as JSON.
 
 A config file is a Python file that defines ``CONFIG``, a `Config`. The folder ``configs/`` holds
-the eleven RPNs of the reference and two small ones. A file at any other path works as well.
+the RPNs and the Faster R-CNNs of the reference, and two small ones of each. A file at any other
+path works as well.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ def _overlap_and_union(
 def clip_boxes(
     boxes_xyxy: Float[Array, "*batch N 4"], image_sizes: Int[Array, "*batch 2"]
 ) -> Float[Array, "*batch N 4"]:
-    """Clip boxes to the borders of their picture.
+    """Clip boxes to the borders of their picture. The result is float32.
 
     Args:
       boxes_xyxy: pixels.

@@ -51,8 +51,8 @@ map of 336 columns."""
 def assign_levels(boxes_xyxy: Float[Array, "*N 4"], levels: int) -> Int[Array, "*N"]:
     """Return the level of the pyramid that each box is pooled from (Lin et al. 2016, equation 1).
 
-    The level is floor(log2(sqrt(width * height) / 56 + 1e-6)), clipped to 0 and ``levels - 1``. So
-    sides of 112, 224 and 448 pixels start levels 1, 2 and 3.
+    The level is floor(log2(sqrt(width * height) / 56 + 1e-6)), clipped to 0 and ``levels - 1``, as
+    int32. So sides of 112, 224 and 448 pixels start levels 1, 2 and 3.
 
     Args:
       boxes_xyxy: pixels of the resized picture.
