@@ -101,7 +101,8 @@ def exit_code(command: Callable[[], int]) -> int:
 
 def _discard_output() -> None:
     """Discard what is not yet written to stdout. Python flushes it at its end, and would fail."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _reader_has_ended() -> bool:

@@ -124,6 +124,14 @@ def test_a_full_disk_of_stdout_is_one_line(command: str, flag: str) -> None:
     )
 
 
+def test_a_full_disk_of_a_file_is_one_line_without_stdout(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    assert exit_code_after(OSError(errno.ENOSPC, "No space left on device")) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_a_closed_stdout_does_not_change_the_exit_code() -> None:
     program = "import sys; from rpn_jax.cli import main; sys.exit(main(['--help']))"
     process = subprocess.run(
