@@ -6,6 +6,8 @@ import os
 import shutil
 import time
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,19 +59,34 @@ def save_variables(folder: str | Path, config: Config, variables: Any) -> None:
     Raises:
       UserError: the folder is not empty or cannot be written.
     """
-    folder = Path(folder)
+    with new_folder(Path(folder)) as temporary:
+        write_weights(temporary, config, variables)
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder. It is renamed to ``folder`` if the block succeeds.
+
+    Raises:
+      UserError: the folder is not empty or cannot be written.
+    """
     check_new_folder(folder)
     make_folder(folder.parent)
     temporary = folder.resolve().with_name(f".{folder.resolve().name}.{os.getpid()}.tmp")
     try:
         with writing(f"weights {folder}"):
             temporary.mkdir()
-            save_config(config, temporary / CONFIG_FILE)
-            write_item(temporary / VARIABLES, host_copy(variables))
+            yield temporary
             temporary.replace(folder)
     except BaseException:
         _remove(temporary)
         raise
+
+
+def write_weights(folder: Path, config: Config, variables: Any) -> None:
+    """Write ``config.json`` and ``variables`` to an empty folder."""
+    save_config(config, folder / CONFIG_FILE)
+    write_item(folder / VARIABLES, host_copy(variables))
 
 
 def _remove(folder: Path) -> None:

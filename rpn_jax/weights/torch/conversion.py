@@ -7,7 +7,6 @@ complete, so a failed conversion leaves no folder.
 
 from __future__ import annotations
 
-import tempfile
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +23,9 @@ from rpn_jax.structures import Variables
 from rpn_jax.weights.folders import (
     check_new_folder,
     load_variables,
-    save_variables,
+    new_folder,
     stored_config,
+    write_weights,
 )
 from rpn_jax.weights.torch.download import compare_digits, local_file
 from rpn_jax.weights.torch.match import (
@@ -239,15 +239,11 @@ def _fill(arrays: dict[str, np.ndarray], config: Config) -> tuple[Variables, tup
 
 
 def write_converted(out: Path, converted: Converted) -> None:
-    """Write weights and report to a temporary folder, then rename it to ``out``.
+    """Write weights and report to the new folder ``out``.
 
     Raises:
-      UserError: the folder cannot be written.
+      UserError: the folder is not empty or cannot be written.
     """
-    with writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
-            folder = Path(temporary) / out.name
-            save_variables(folder, converted.config, converted.variables)
-            write_report(converted.report, folder)
-            folder.replace(out)
+    with new_folder(out) as folder:
+        write_weights(folder, converted.config, converted.variables)
+        write_report(converted.report, folder)
