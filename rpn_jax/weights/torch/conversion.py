@@ -165,11 +165,12 @@ def to_torch(weights: Path, file: Path) -> None:
             for key, array in state_dict(load_variables(weights)).items()
         ),
     }
-    with written_whole(file) as part:
+    with written_whole(file) as part, part.open("wb") as output:
         try:
-            torch.save(content, part)
-        except RuntimeError as error:  # what PyTorch raises if the folder does not exist
-            raise UserError(f"{file}: cannot be written ({error})") from None
+            torch.save(content, output)
+        except RuntimeError as error:
+            # PyTorch raises its own error while it handles that of the file, such as a full disk.
+            raise (error.__context__ or error) from None
 
 
 def _class_metadata(weights: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import pickle
@@ -271,6 +272,24 @@ def test_to_torch_does_not_overwrite_files(tmp_path: Path) -> None:
         to_torch(tmp_path / "out", tmp_path / "w.pth" / "inside.pth")
     with pytest.raises(UserError, match=r"cannot be written \(File name too long\)"):
         to_torch(tmp_path / "out", tmp_path / f"{'a' * 300}.pth")
+
+
+def test_a_full_disk_is_named_and_leaves_no_torch_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_to_full_disk(content: object, file: object) -> None:
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError:
+            raise RuntimeError("unexpected pos 704 vs 598")  # noqa: B904, as PyTorch raises it
+
+    source = save(tensors(WEIGHTS), tmp_path / "w.pth")
+    convert(source, tmp_path / "out", tiny_config_file(tmp_path))
+    before = sorted(tmp_path.iterdir())
+    monkeypatch.setattr(torch, "save", write_to_full_disk)
+    with pytest.raises(UserError, match=r"back.pth: cannot be written \(No space left on device"):
+        to_torch(tmp_path / "out", tmp_path / "back.pth")
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_group_norms_have_no_counters_in_torch() -> None:
