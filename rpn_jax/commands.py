@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from rpn_jax.config import Config, load_config, replace
-from rpn_jax.console import make_console, picture_progress
+from rpn_jax.console import make_console, picture_progress, say
 from rpn_jax.data.catalog import open_eval_data, open_train_data
 from rpn_jax.data.check import (
     PARTS,
@@ -94,7 +94,7 @@ def train(
     """
     console = make_console(quiet=not is_main())
     set_up_compiling()
-    console.print(describe_devices(), soft_wrap=True)
+    say(console, describe_devices())
     train_run(config, task_of, workdir, resume, console, on_evaluation, given, trackers)
 
 
@@ -117,13 +117,13 @@ def evaluate(config: Config, weights: str, out: Path | None, exact_padding: bool
     """
     console = make_console(quiet=not is_main())
     set_up_compiling()
-    console.print(describe_devices(), soft_wrap=True)
+    say(console, describe_devices())
     split = config.data.eval_name
     dataset = open_eval_data(config.data)
     check_split(split, dataset.pictures, "Use another --data.eval-split.")
     oddities = describe_oddities(split, dataset.pictures)
     if oddities:
-        console.print(oddities, soft_wrap=True)
+        say(console, oddities)
     with main_first():
         config, variables = load_matching_weights(config, weights)
     dataset = match_classes(config, dataset, split)
@@ -154,7 +154,7 @@ def evaluate(config: Config, weights: str, out: Path | None, exact_padding: bool
         write_json(_figures_file(out), record)
         if _is_folder(out):
             _write_results(out, results, dataset)
-        console.print(f"figures are in {out}", soft_wrap=True)
+        say(console, f"figures are in {out}")
     return figures
 
 
@@ -181,9 +181,9 @@ def _print_other_scale(config: Config, variables: Variables, console: Console) -
     trained = config_of_variables(variables)
     if trained is not None and trained.data.scale != config.data.scale:
         ours, theirs = (" ".join(map(str, each.data.scale)) for each in (config, trained))
-        console.print(
+        say(
+            console,
             f"note: --data.scale {ours}: the training used {theirs}. The figures can be lower.",
-            soft_wrap=True,
         )
 
 
@@ -223,7 +223,7 @@ def check_data(config: Config, out: Path | None) -> int:
             "statistics": statistics,
         }
         write_json(out, record)
-        console.print(f"all problems and counts are in {out}", soft_wrap=True)
+        say(console, f"all problems and counts are in {out}")
     levels = {problem.level for problem in problems}
     return 2 if "error" in levels else int("warning" in levels)
 
@@ -249,11 +249,11 @@ def pack(config: Config, out: Path, encoding: Encoding) -> None:
     for split, dataset in parts.items():
         with picture_progress(console, f"packing {split}", len(dataset.pictures)) as advance:
             count = pack_split(dataset, data, out, split, encoding, advance)
-        console.print(f"{count} pictures of '{split}' are in {out}", soft_wrap=True)
-    console.print(
+        say(console, f"{count} pictures of '{split}' are in {out}")
+    say(
+        console,
         f"use them with --data.dataset packed --data.root {out} --data.train-split {train_split} "
         f"--data.eval-split {eval_split}",
-        soft_wrap=True,
     )
 
 
@@ -272,7 +272,7 @@ def convert(source: str, out: Path, config_name: str | None) -> None:
     console = make_console()
     report = torch_weights.convert(source, out, config_name)
     torch_weights.print_report(report, console)
-    console.print(f"weights are in {out}", soft_wrap=True)
+    say(console, f"weights are in {out}")
 
 
 def convert_to_torch(weights: Path, file: Path) -> None:
@@ -282,7 +282,7 @@ def convert_to_torch(weights: Path, file: Path) -> None:
       UserError: the weights cannot be read, or the file exists or cannot be written.
     """
     torch_weights.to_torch(weights, file)
-    make_console().print(f"weights are in {file}", soft_wrap=True)
+    say(make_console(), f"weights are in {file}")
 
 
 def replay(file: Path) -> None:
@@ -327,7 +327,7 @@ def demo(workdir: Path, detector: bool) -> None:
     results = task_of(config).predict(variables, dataset, console)
     _draw(folder, console, results[:DEMO_PICTURES], dataset)
     draw_curves(workdir / METRICS_FILE, task_of(config).curves, workdir / CURVES_FILE)
-    console.print(f"learning curves are in {workdir / CURVES_FILE}", soft_wrap=True)
+    say(console, f"learning curves are in {workdir / CURVES_FILE}")
 
 
 def _figures_by_group(

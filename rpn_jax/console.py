@@ -108,7 +108,7 @@ class _Lines:
         self._last_line = now
         rate = (self._done - self._done_before) / (now - self._start)
         left = timedelta(seconds=round((self._total - self._done) / rate))
-        self._console.print(
+        say(
+            self._console,
             f"{self._activity} {self._done}/{self._total} pictures, {rate:.1f}/s, {left} left",
-            soft_wrap=True,
         )

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from rpn_jax.cli import leading_config, read_flags
 from rpn_jax.config import Config
-from rpn_jax.console import make_console, picture_progress
+from rpn_jax.console import make_console, picture_progress, say
 from rpn_jax.data import transforms
 from rpn_jax.data.annotated_files import AnnotatedFiles
 from rpn_jax.data.catalog import open_train_data
@@ -81,7 +81,7 @@ def _run(options: Options) -> int:
     console.print(_table(rows, options.config, len(plain.pictures)))
     if options.out is not None:
         write_json(options.out, rows)
-        console.print(f"rows are in {options.out}", soft_wrap=True)
+        say(console, f"rows are in {options.out}")
     return 0
 
 

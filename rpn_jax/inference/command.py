@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from rpn_jax.config import Config, replace
-from rpn_jax.console import make_console
+from rpn_jax.console import make_console, say
 from rpn_jax.data.catalog import open_eval_data
 from rpn_jax.data.coco_file import coco_images
 from rpn_jax.data.dataset import Dataset
@@ -71,7 +71,7 @@ def propose(
     """
     console = make_console()
     set_up_compiling()
-    console.print(describe_devices(), soft_wrap=True)
+    say(console, describe_devices())
     dataset = _open_pictures(config, pictures, console)
     config, variables = load_matching_weights(config, weights)
     config = _prepare_out(config, dataset, out, PROPOSALS_FILE, exact_padding)
@@ -116,7 +116,7 @@ def detect(
     console = make_console()
     set_up_compiling()
     second_stage(config)
-    console.print(describe_devices(), soft_wrap=True)
+    say(console, describe_devices())
     dataset = _open_pictures(config, pictures, console)
     config, variables = load_matching_weights(config, weights)
     config = _prepare_out(config, dataset, out, DETECTIONS_FILE, exact_padding)
@@ -176,9 +176,7 @@ def _results_of(
         write_final(path, part)
         pictures = path.with_name(PICTURES_FILE)
         write_json(pictures, {"images": coco_images(dataset.pictures)})
-        console.print(
-            f"{path.stem} are in {path}, the list of pictures in {pictures}", soft_wrap=True
-        )
+        say(console, f"{path.stem} are in {path}, the list of pictures in {pictures}")
         yield part
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from rpn_jax.console import picture_progress
+from rpn_jax.console import picture_progress, say
 from rpn_jax.data.dataset import Dataset, Picture, training_boxes
 from rpn_jax.data.transforms import resize
 from rpn_jax.inference.draw import draw_boxes, draw_detections, save_picture
@@ -93,9 +93,9 @@ def _save(
             save_picture(path, image)
             advance(1)
     if count == 1:
-        console.print(f"the picture with its {what} is {path}", soft_wrap=True)
+        say(console, f"the picture with its {what} is {path}")
     else:
-        console.print(f"{count} pictures with their {what} are in {folder}", soft_wrap=True)
+        say(console, f"{count} pictures with their {what} are in {folder}")
 
 
 def _at_full_size(image: Pixels, picture: Picture) -> Pixels:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rpn_jax.config import Config
-from rpn_jax.console import make_console, picture_progress
+from rpn_jax.console import make_console, picture_progress, say
 from rpn_jax.data.files import PictureFiles, find_pictures
 from rpn_jax.devices import use_platform
 from rpn_jax.errors import UserError, reading, writing
@@ -118,7 +118,7 @@ def run_on_ray(
     left = sum(len(chunk["paths"]) for chunk in chunks)
     done = len(paths) - left
     if done:
-        console.print(f"continuing after {done} of {len(paths)} pictures", soft_wrap=True)
+        say(console, f"continuing after {done} of {len(paths)} pictures")
     if chunks:
         _run_chunks(ray, job, chunks, workers, done, console)
     _print_end(job.folder, console)
@@ -227,13 +227,13 @@ def _print_end(folder: Path, console: Console) -> None:
 
     errors = parquet.read_table(folder, columns=["error"])["error"]
     failed = len(errors) - errors.null_count
-    console.print(
+    say(
+        console,
         f"results of {len(errors)} pictures are in {folder}. {failed} of them could not be read: "
         "their column 'error' says why.",
-        soft_wrap=True,
     )
     for text in compute.drop_null(errors)[:1].to_pylist():
-        console.print(f"the first: {text}", soft_wrap=True)
+        say(console, f"the first: {text}")
 
 
 class ChunkWorker:

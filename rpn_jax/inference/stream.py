@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 
 from rpn_jax.config import Config
-from rpn_jax.console import picture_progress
+from rpn_jax.console import picture_progress, say
 from rpn_jax.data.dataset import Dataset
 from rpn_jax.data.plan import plan_eval_batches, plan_layout
 from rpn_jax.errors import UserError
@@ -86,9 +86,9 @@ def stream_results(
     total, batches = len(dataset.pictures), _planned(dataset, config)
     done = part.num_pictures
     if done:
-        console.print(
+        say(
+            console,
             f"continuing after {done} of {total} pictures, whose results are in {part.path}",
-            soft_wrap=True,
         )
     if part.finished == len(batches):
         return
@@ -103,10 +103,10 @@ def stream_results(
                 advance(len(found))
         except (UserError, KeyboardInterrupt):
             if part.finished:
-                console.print(
+                say(
+                    console,
                     f"stopped after {part.num_pictures} of {total} pictures, whose results are in "
                     f"{part.path}. The same command continues after them.",
-                    soft_wrap=True,
                 )
             raise
 

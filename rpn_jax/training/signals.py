@@ -9,6 +9,8 @@ from types import FrameType
 
 from rich.console import Console
 
+from rpn_jax.console import say
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -33,10 +35,7 @@ def stop_on_signals(console: Console) -> Iterator[Callable[[], bool]]:
         nonlocal received
         received = True
         restore()
-        console.print(
-            "Stopping after this step or evaluation. Press Ctrl-C again to stop at once.",
-            soft_wrap=True,
-        )
+        say(console, "Stopping after this step or evaluation. Press Ctrl-C again to stop at once.")
 
     for number in SIGNALS:
         signal.signal(number, receive)

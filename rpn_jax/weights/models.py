@@ -15,7 +15,7 @@ from filelock import FileLock
 
 from rpn_jax import __version__
 from rpn_jax.config import Config
-from rpn_jax.console import make_console
+from rpn_jax.console import make_console, say
 from rpn_jax.errors import UserError, reading
 from rpn_jax.files import cache_folder, make_folder
 from rpn_jax.models import variable_shapes
@@ -79,7 +79,7 @@ def weights_folder(source: str, config: Config | None) -> Path:
 
 
 def _convert(source: str, config: Config | None, folder: Path) -> None:
-    make_console().print(f"converting {source} into {folder}", soft_wrap=True)
+    say(make_console(), f"converting {source} into {folder}")
     converted = read_converted(source, config)
     if converted.report.kind == "backbone":
         raise UserError(

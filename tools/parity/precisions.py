@@ -18,7 +18,7 @@ from jax.sharding import SingleDeviceSharding
 
 from rpn_jax.cli import leading_config, read_flags
 from rpn_jax.config import Config, Precision, with_precision
-from rpn_jax.console import make_console, picture_progress
+from rpn_jax.console import make_console, picture_progress, say
 from rpn_jax.data.catalog import open_eval_data
 from rpn_jax.data.dataset import Dataset
 from rpn_jax.data.on_device import finish_resize
@@ -192,7 +192,7 @@ def _run(options: Options) -> int:
             "rows": [_json_row(row) for row in rows],
         }
         write_json(options.out, record)
-        console.print(f"rows written to {options.out}", soft_wrap=True)
+        say(console, f"rows written to {options.out}")
     return 0
 
 
