@@ -162,138 +162,106 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check_types("data", self)
-        check(
-            1 <= self.batch_size <= MAX_BATCH,
-            "data.batch_size",
-            self.batch_size,
-            f"1 to {MAX_BATCH}",
-        )
-        check(
-            0 <= self.eval_batch_size <= MAX_BATCH,
-            "data.eval_batch_size",
-            self.eval_batch_size,
-            f"0 to {MAX_BATCH}",
-        )
-        check(
-            0 <= self.loader_threads <= MAX_THREADS,
-            "data.loader_threads",
-            self.loader_threads,
-            f"0 to {MAX_THREADS}",
-        )
-        check(
-            self.max_bad_pictures >= 0, "data.max_bad_pictures", self.max_bad_pictures, "0 or more"
-        )
-        check(self.min_image_size >= 0, "data.min_image_size", self.min_image_size, "0 or more")
-        check(
-            0 <= self.flip_probability <= 1,
-            "data.flip_probability",
-            self.flip_probability,
-            "0 to 1",
-        )
+        self._check_datasets()
+        self._check_loading()
+        self._check_sizes()
+        self._check_augmentation()
+
+    def _check(self, holds: bool, name: str, allowed: str) -> None:
+        check(holds, f"data.{name}", getattr(self, name), allowed)
+
+    def _check_datasets(self) -> None:
         for part in ("train", "eval"):
             annotations = getattr(self, f"{part}_annotations")
-            images = getattr(self, f"{part}_images")
-            check(
-                bool(annotations) == bool(images),
-                f"data.{part}_images",
-                images,
+            self._check(
+                bool(annotations) == bool(getattr(self, f"{part}_images")),
+                f"{part}_images",
                 f"the folder of the pictures of data.{part}_annotations = {annotations!r}",
             )
-            check(
+            self._check(
                 not annotations or self.dataset == "coco",
-                "data.dataset",
-                self.dataset,
+                "dataset",
                 f"'coco' with data.{part}_annotations",
             )
-        check(
+        self._check(
             all(source.is_complete for source in self.more_sources),
-            "data.train_also",
-            self.train_also,
+            "train_also",
             "datasets as FORMAT:ROOT:SPLIT, coco:FILE.json:PICTURES or tfds:ROOT:NAME:SPLIT. "
             f"FORMAT is one of {', '.join(get_args(Format))}",
         )
-        check(
-            len(self.train_repeats) in (0, 1 + len(self.train_also))
+        count = 1 + len(self.train_also)
+        self._check(
+            len(self.train_repeats) in (0, count)
             and all(0 < number <= MAX_REPEATS for number in self.train_repeats),
-            "data.train_repeats",
-            self.train_repeats,
-            f"{1 + len(self.train_also)} numbers above 0, at most {MAX_REPEATS}, one for each "
-            "training dataset",
+            "train_repeats",
+            f"{count} numbers above 0, at most {MAX_REPEATS}, one for each training dataset",
         )
-        check(
-            0 <= self.repeat_threshold <= 1,
-            "data.repeat_threshold",
-            self.repeat_threshold,
-            "0 to 1",
-        )
-        check(
+        self._check(0 <= self.repeat_threshold <= 1, "repeat_threshold", "0 to 1")
+        self._check(
             all(all(entry.partition("=")) for entry in self.class_map)
             or (len(self.class_map) == 1 and self.class_map[0].endswith((".toml", ".json"))),
-            "data.class_map",
-            self.class_map,
+            "class_map",
             "OLD=NEW for each class, or one .toml or .json file",
         )
-        long, short = self.scale
-        check(
-            MAX_SIDE >= long >= short >= 1,
-            "data.scale",
-            self.scale,
-            f"(long side, short side), 1 to {MAX_SIDE}",
+
+    def _check_loading(self) -> None:
+        self._check(1 <= self.batch_size <= MAX_BATCH, "batch_size", f"1 to {MAX_BATCH}")
+        self._check(0 <= self.eval_batch_size <= MAX_BATCH, "eval_batch_size", f"0 to {MAX_BATCH}")
+        self._check(
+            0 <= self.loader_threads <= MAX_THREADS, "loader_threads", f"0 to {MAX_THREADS}"
         )
-        check(
+        self._check(self.max_bad_pictures >= 0, "max_bad_pictures", "0 or more")
+        self._check(self.min_image_size >= 0, "min_image_size", "0 or more")
+        self._check(
+            self.resize == "host" or not (self.scale_jitter or self.crop_share < 1),
+            "resize",
+            "'host' with data.scale_jitter or data.crop_share: crops are taken after the resize",
+        )
+
+    def _check_sizes(self) -> None:
+        long, short = self.scale
+        self._check(
+            MAX_SIDE >= long >= short >= 1, "scale", f"(long side, short side), 1 to {MAX_SIDE}"
+        )
+        self._check(
             all(1 <= side <= short for side in self.short_sides),
-            "data.short_sides",
-            self.short_sides,
+            "short_sides",
             f"1 to {short}, the short side of data.scale",
         )
         ends = (0, *self.short_side_range, short + 1)
-        check(
+        self._check(
             len(ends) in (2, 4) and all(low < high for low, high in pairwise(ends)),
-            "data.short_side_range",
-            self.short_side_range,
+            "short_side_range",
             f"two ascending numbers, 1 to {short}, the short side of data.scale",
         )
-        check(
+        self._check(
             not (self.short_sides and self.short_side_range),
-            "data.short_side_range",
-            self.short_side_range,
+            "short_side_range",
             "empty if data.short_sides are given",
         )
-        check(
-            not self.scale_jitter
-            or (
-                len(self.scale_jitter) == 2
-                and 0 < self.scale_jitter[0] <= self.scale_jitter[1] <= MAX_JITTER
-            ),
-            "data.scale_jitter",
-            self.scale_jitter,
-            f"two ascending numbers above 0, at most {MAX_JITTER}",
-        )
-        check(0 < self.crop_share <= 1, "data.crop_share", self.crop_share, "above 0, at most 1")
-        check(
-            self.resize == "host" or not (self.scale_jitter or self.crop_share < 1),
-            "data.resize",
-            self.resize,
-            "'host' with data.scale_jitter or data.crop_share: crops are taken after the resize",
-        )
-        check(
-            all(
-                1 <= side <= MAX_SIDE and side % CANVAS_MULTIPLE == 0
-                for size in self.buckets
-                for side in size
-            ),
-            "data.buckets",
-            self.buckets,
+        sides = [side for size in self.buckets for side in size]
+        self._check(
+            all(1 <= side <= MAX_SIDE and side % CANVAS_MULTIPLE == 0 for side in sides),
+            "buckets",
             f"sizes with sides that are multiples of {CANVAS_MULTIPLE}, at most {MAX_SIDE}",
         )
         for height, width in ((short, long), (long, short)):
-            check(
+            self._check(
                 any(height <= rows and width <= columns for rows, columns in self.canvases),
-                "data.buckets",
-                self.buckets,
+                "buckets",
                 f"sizes of which one holds {height}x{width} (height x width), as data.scale needs. "
                 "Without data.buckets they follow from data.scale",
             )
+
+    def _check_augmentation(self) -> None:
+        ends = (0, *self.scale_jitter, MAX_JITTER)
+        self._check(
+            len(ends) in (2, 4) and ends[0] < ends[1] and list(ends) == sorted(ends),
+            "scale_jitter",
+            f"two ascending numbers above 0, at most {MAX_JITTER}",
+        )
+        self._check(0 < self.crop_share <= 1, "crop_share", "above 0, at most 1")
+        self._check(0 <= self.flip_probability <= 1, "flip_probability", "0 to 1")
 
     @property
     def drawn_short_sides(self) -> tuple[int, ...]:
