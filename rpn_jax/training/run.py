@@ -83,24 +83,13 @@ def train_run(
     # Set up.
     devices = devices_for_batch(config.data.batch_size)
     check_parts(config.train.gradient_parts, config.data.batch_size)
-    config = replace(config, data=with_listed_names(config.data))
-    with _timed(console, "reading the annotations to train on"):
-        train_data = open_train_data(config.data)
-    if given is not None:
-        config, choices = choose_settings(config, train_data, given)
-        for choice in choices:
-            say(console, f"auto: {choice.key} = {choice.value}: {choice.reason}")
+    config, train_data = _open_train_data(config, given, console)
     data, train = config.data, config.train
-    config = with_classes(config, train_data, data.train_name)
     task = task_of(config)
     plan = plan_training(train_data, data)
     epoch_steps = plan.epoch_steps
     last_step = epoch_steps * train.epochs
-    eval_data = open_eval_data(data) if train.eval_every else None
-    if eval_data is not None:
-        remedy = "Use another --data.eval-split or --train.eval-every 0."
-        check_split(data.eval_name, eval_data.pictures, remedy)
-        eval_data = match_classes(config, eval_data, data.eval_name)
+    eval_data = _open_eval_data(config) if train.eval_every else None
     eval_steps = _eval_steps(train, epoch_steps)
     shapes = variable_shapes(config)
     optimizer, schedule = detector_optimizer(config, shapes["params"], epoch_steps, data.batch_size)
@@ -169,9 +158,8 @@ def train_run(
         record(config, workdir, done, console)
         _print_start(config, plan, last, console)
         _warn_about_schedule(config, last_step, console)
-        _print_oddities(data.train_name, train_data, console)
-        if eval_data is not None:
-            _print_oddities(data.eval_name, eval_data, console)
+        for name, dataset in ((data.train_name, train_data), (data.eval_name, eval_data)):
+            _print_oddities(name, dataset, console)
 
         def evaluate(state: TrainState) -> Figures:
             assert eval_data is not None
@@ -232,6 +220,28 @@ def train_run(
     # Finish. A run that was asked to stop ends like an interrupted program.
     if done < last_step and not patience.is_over:
         raise KeyboardInterrupt
+
+
+def _open_train_data(
+    config: Config, given: Collection[str] | None, console: Console
+) -> tuple[Config, Dataset]:
+    """Return the dataset to train on, and the config with its classes and with chosen settings."""
+    config = replace(config, data=with_listed_names(config.data))
+    with _timed(console, "reading the annotations to train on"):
+        dataset = open_train_data(config.data)
+    if given is not None:
+        config, choices = choose_settings(config, dataset, given)
+        for choice in choices:
+            say(console, f"auto: {choice.key} = {choice.value}: {choice.reason}")
+    return with_classes(config, dataset, config.data.train_name), dataset
+
+
+def _open_eval_data(config: Config) -> Dataset:
+    """Return the dataset to evaluate on, with the classes of the model."""
+    name, dataset = config.data.eval_name, open_eval_data(config.data)
+    remedy = "Use another --data.eval-split or --train.eval-every 0."
+    check_split(name, dataset.pictures, remedy)
+    return match_classes(config, dataset, name)
 
 
 def _restore(
@@ -379,8 +389,8 @@ def _print_start(config: Config, plan: TrainingPlan, last: Saved | None, console
         )
 
 
-def _print_oddities(split: str, dataset: Dataset, console: Console) -> None:
-    oddities = describe_oddities(split, dataset.pictures)
+def _print_oddities(split: str, dataset: Dataset | None, console: Console) -> None:
+    oddities = describe_oddities(split, dataset.pictures) if dataset is not None else ""
     if oddities:
         say(console, oddities)
 
