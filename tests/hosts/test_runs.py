@@ -135,8 +135,11 @@ def test_a_lost_process_ends_the_other_with_one_line(killed):
     assert "Traceback" not in text
 
 
-def test_a_lost_process_0_ends_the_other_with_one_line(tmp_path):
-    """Process 0 runs the service of `jax.distributed`, whose loss makes JAX end the others too."""
+def test_a_lost_process_0_ends_the_other(tmp_path):
+    """Process 0 runs the service of `jax.distributed`, whose loss makes JAX end the others too.
+
+    A thread of JAX can see the loss a moment earlier and write a line to its log.
+    """
     coordinator = free_address()
     logs = [tmp_path / "process0.log", tmp_path / "process1.log"]
     processes = []
@@ -150,9 +153,9 @@ def test_a_lost_process_0_ends_the_other_with_one_line(tmp_path):
     wait_for("idle", logs[0], processes[0])
     processes[0].kill()
     assert finished(processes, logs, SECONDS_TO_END) == [-9, 3], logs[1].read_text()
-    after = logs[1].read_text().partition("idle\n")[2]
-    assert after.startswith("error: process 0 was lost: it ended, or its host does not answer.")
-    assert after.count("\n") == 1
+    *others, last = logs[1].read_text().partition("idle\n")[2].splitlines()
+    assert last.startswith("error: process 0 was lost: it ended, or its host does not answer.")
+    assert not others or "coordination_service_agent.cc" in others[0], others
 
 
 def test_a_killed_run_continues_in_one_process(config_file, killed, tmp_path):

@@ -76,7 +76,7 @@ def test_a_resumed_run_with_an_average_ends_with_the_same_bits(moving, workdir, 
 
 
 def test_a_run_keeps_its_average_or_stays_without(moving, workdir):
-    without = replace(moving, train=replace(moving.train, ema_decay=0.0))
+    without = replace(moving, train=replace(moving.train, epochs=9, ema_decay=0.0))
     with pytest.raises(UserError, match=r"^train.ema_decay = 0: is 0.75 in the run in .* A moving"):
         commands.train(without, workdir, resume=True)
 
