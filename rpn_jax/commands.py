@@ -24,7 +24,7 @@ from rpn_jax.data.check import (
 )
 from rpn_jax.data.check_tables import print_check
 from rpn_jax.data.classes import seen_and_unseen
-from rpn_jax.data.dataset import Dataset, check_split, describe_oddities, has_box_to_find
+from rpn_jax.data.dataset import Dataset, check_split, has_box_to_find
 from rpn_jax.data.model_classes import match_classes
 from rpn_jax.data.packed import Encoding, check_new_split, pack_split, split_names
 from rpn_jax.data.plan import with_exact_padding
@@ -46,6 +46,7 @@ from rpn_jax.runtime import set_up_compiling
 from rpn_jax.structures import Variables
 from rpn_jax.training.curves import draw_curves
 from rpn_jax.training.doctor import check_installation
+from rpn_jax.training.messages import print_oddities
 from rpn_jax.training.metrics import METRICS_FILE
 from rpn_jax.training.replay import replay_step
 from rpn_jax.training.run import train_run
@@ -121,9 +122,7 @@ def evaluate(config: Config, weights: str, out: Path | None, exact_padding: bool
     split = config.data.eval_name
     dataset = open_eval_data(config.data)
     check_split(split, dataset.pictures, "Use another --data.eval-split.")
-    oddities = describe_oddities(split, dataset.pictures)
-    if oddities:
-        say(console, oddities)
+    print_oddities(split, dataset, console)
     with main_first():
         config, variables = load_matching_weights(config, weights)
     dataset = match_classes(config, dataset, split)

@@ -114,6 +114,7 @@ def check_out_file(path: Path) -> None:
 
 def _link_target(path: Path) -> Path:
     """Return where a link leads, or the path itself if it is no link."""
+    # `Path.is_symlink` raises an OSError for a name that is too long.
     return Path(os.path.realpath(path)) if os.path.islink(path) else path  # noqa: PTH114
 
 

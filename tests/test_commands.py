@@ -22,7 +22,6 @@ import rpn_jax
 from rpn_jax import cli, commands
 from rpn_jax import console as progress
 from rpn_jax.config import load_config, save_config
-from rpn_jax.console import make_console
 from rpn_jax.data.pipeline import train_batches
 from rpn_jax.errors import UserError
 from rpn_jax.inference import command
@@ -239,36 +238,6 @@ def test_a_resumed_run_keeps_the_record_of_its_earlier_parts(run, tmp_path, monk
     (tmp_path / "environment.json").write_text(json.dumps(first))
     commands.train(config, tmp_path, resume=True)
     assert json.loads((tmp_path / "environment.json").read_text())[0] == first
-
-
-@pytest.mark.parametrize(
-    ("optim", "batch_size", "warning"),
-    [
-        ({"warmup_steps": 6}, 16, "optim.warmup_steps = 6: the run has only 6 steps"),
-        ({"warmup_steps": 5}, 16, None),
-        (
-            {"warmup_steps": 5, "learning_rate": 0.02},
-            2,
-            "Use --auto-scale-lr, or a rate near 0.0025",
-        ),
-        ({"warmup_steps": 5, "learning_rate": 0.02, "auto_scale_lr": True}, 2, None),
-        ({"warmup_steps": 5, "learning_rate": 0.0025}, 2, None),
-        ({"warmup_steps": 5, "learning_rate": 0.02, "base_batch_size": 2}, 2, None),
-        ({"warmup_steps": 5, "learning_rate": 0.02}, 64, "or a rate near 0.08 (the linear rule)"),
-    ],
-)
-def test_a_schedule_that_does_not_fit_causes_a_warning(
-    tiny_config, capsys, optim, batch_size, warning
-):
-    config = replace(
-        tiny_config,
-        optim=replace(tiny_config.optim, **optim),
-        data=replace(tiny_config.data, batch_size=batch_size),
-    )
-    train_run._warn_about_schedule(config, 6, make_console())
-    said = capsys.readouterr().out
-    assert said.count("warning") == (0 if warning is None else 1)
-    assert (warning or "") in said
 
 
 def test_a_resumed_run_does_not_need_its_initial_weights(run, tmp_path):

@@ -178,7 +178,7 @@ def _decode(file: Path) -> _Coco:
 def _without_repeats(coco: _Coco) -> list[_Category]:
     """Leave out categories without annotations if another one has the same name.
 
-    Roboflow writes such a category for the group of all classes.
+    Some programs write a category for the group of all classes. It can have the name of a class.
     """
     repeated = {name for name, n in Counter(c.name for c in coco.categories).items() if n > 1}
     ids_differ = len({plain_id(each.id) for each in coco.categories}) == len(coco.categories)

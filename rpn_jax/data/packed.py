@@ -210,7 +210,7 @@ def pack_split(
 def split_names(config: DataConfig) -> tuple[str, str]:
     """Return the names of the packed splits for training and evaluation, which are file names.
 
-    'train[:10%]' becomes 'train_10'. Other data never have the same name.
+    'train[:10%]' becomes 'train_10'. The two names are equal only if the data are the same.
     """
     train, evaluation = (
         re.sub(r"[^\w.-]+", "_", Path(name).stem).strip("_")

@@ -90,9 +90,9 @@ def train_batches(
         if epoch.short_sides is not None:
             scale = (scale[0], int(epoch.short_sides[row, position]))
         picture_seed = (seed, number, row, position) if is_augmented(config) else None
-        for first_tried in range(position, position + config.batch_size):
-            indices = epoch.indices[row]
-            index = int(indices[first_tried % config.batch_size])
+        indices = epoch.indices[row]
+        for tried in range(position, position + config.batch_size):
+            index = int(indices[tried % config.batch_size])
             load_it = partial(
                 _load, dataset, config, plan.layout, indices, index, scale, flipped, picture_seed
             )

@@ -38,8 +38,8 @@ def open_yolo(root: Path, split: str, clip_boxes: bool) -> AnnotatedFiles:
 
     The split names a folder, a list of folders or a text file of paths in data.yaml, relative to
     its 'path'. Links to folders are followed, and a picture that is listed twice is read once. The
-    labels of ``images/.../a.jpg`` lie in ``labels/.../a.txt``, those of other
-    pictures next to them. A picture without a text file has no objects.
+    labels of ``images/.../a.jpg`` lie in ``labels/.../a.txt``, those of other pictures next to
+    them. A picture without a text file has no objects.
 
     Args:
       root: folder with a data.yaml, or the path of such a file.

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Collection
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,15 +13,15 @@ import numpy as np
 import optax
 from rich.console import Console
 
-from rpn_jax.config import BackboneConfig, Config, OptimConfig, TrainConfig
+from rpn_jax.config import Config, TrainConfig
 from rpn_jax.console import say
 from rpn_jax.data.catalog import open_eval_data, open_train_data
 from rpn_jax.data.classes import with_listed_names
-from rpn_jax.data.dataset import Dataset, check_split, describe_oddities
+from rpn_jax.data.dataset import Dataset, check_split
 from rpn_jax.data.model_classes import match_classes, with_classes
 from rpn_jax.data.on_device import finish_resize
 from rpn_jax.data.pipeline import prefetch, train_batches
-from rpn_jax.data.plan import TrainingPlan, plan_training
+from rpn_jax.data.plan import plan_training
 from rpn_jax.devices import devices_for_batch
 from rpn_jax.errors import UserError
 from rpn_jax.hosts.exchange import (
@@ -39,13 +38,20 @@ from rpn_jax.training.average import SavedParts, saved_parts, state_of, with_ave
 from rpn_jax.training.gradients import check_parts
 from rpn_jax.training.log import QuietLog, RunLog, drop_evaluation
 from rpn_jax.training.loop import NotFiniteError, compile_steps, run_steps
+from rpn_jax.training.messages import (
+    print_end,
+    print_oddities,
+    print_start,
+    timed,
+    warn_about_schedule,
+)
 from rpn_jax.training.optim import detector_optimizer
 from rpn_jax.training.outputs import check_same_state, open_checkpoints, own_workdir, record
 from rpn_jax.training.patience import Patience, earlier_figures
 from rpn_jax.training.profile import PROFILE_FOLDER, profiled
 from rpn_jax.training.recipe import choose_settings
 from rpn_jax.training.replay import save_step
-from rpn_jax.training.saving import SaveTimer, describe_duration, set_aside_damaged
+from rpn_jax.training.saving import SaveTimer, set_aside_damaged
 from rpn_jax.training.signals import stop_on_signals
 from rpn_jax.training.step import (
     TrainState,
@@ -59,10 +65,7 @@ from rpn_jax.training.tasks import Figures, Results, Task
 from rpn_jax.training.trackers import open_trackers
 from rpn_jax.weights.checkpoints import Saved, last_saved, restore_newest
 from rpn_jax.weights.folders import check_same_model, stored_config
-from rpn_jax.weights.torch import initial_variables, published_backbone
-
-REFERENCE_RATE = OptimConfig().learning_rate / OptimConfig().base_batch_size
-"""The reference's learning rate for a batch of one picture, by the linear rule."""
+from rpn_jax.weights.torch import initial_variables
 
 
 def train_run(
@@ -106,7 +109,7 @@ def train_run(
     # Load the weights before the lock creates the folder, so that a failed load leaves no folder.
     start = None
     if last_saved(workdir) is None:
-        with _timed(console, "preparing the initial weights"):
+        with timed(console, "preparing the initial weights"):
             start = _start_variables(config, console)
 
     with ExitStack() as stack:
@@ -149,17 +152,17 @@ def train_run(
                 train.log_every,
                 open_trackers(trackers, config, workdir),
             )
-        stack.callback(_print_end, workdir, log, last_step, patience, console)
+        stack.callback(print_end, workdir, log, last_step, patience, console)
         checkpoints = stack.enter_context(
             open_checkpoints(workdir, train.keep_last, epoch_steps, task.best_by)
         )
         stack.enter_context(log)
         should_stop = _together(stack.enter_context(stop_on_signals(console)))
         record(config, workdir, done, console)
-        _print_start(config, plan, last, console)
-        _warn_about_schedule(config, last_step, console)
+        print_start(config, plan, last, console)
+        warn_about_schedule(config, last_step, console)
         for name, dataset in ((data.train_name, train_data), (data.eval_name, eval_data)):
-            _print_oddities(name, dataset, console)
+            print_oddities(name, dataset, console)
 
         def evaluate(state: TrainState) -> Figures:
             assert eval_data is not None
@@ -227,7 +230,7 @@ def _open_train_data(
 ) -> tuple[Config, Dataset]:
     """Return the dataset to train on, and the config with its classes and with chosen settings."""
     config = replace(config, data=with_listed_names(config.data))
-    with _timed(console, "reading the annotations to train on"):
+    with timed(console, "reading the annotations to train on"):
         dataset = open_train_data(config.data)
     if given is not None:
         config, choices = choose_settings(config, dataset, given)
@@ -333,105 +336,9 @@ def _check_same_average(workdir: Path, ema_decay: float) -> None:
         )
 
 
-def _warn_about_schedule(config: Config, last_step: int, console: Console) -> None:
-    """Print a line if the warm-up or the learning rate does not fit the run."""
-    optim, batch_size = config.optim, config.data.batch_size
-    if optim.warmup_steps >= last_step:
-        say(
-            console,
-            f"warning: optim.warmup_steps = {optim.warmup_steps}: the run has only {last_step} "
-            "steps, so the learning rate never reaches optim.learning_rate. Use "
-            f"--optim.warmup-steps {last_step // 10}.",
-        )
-    if optim.auto_scale_lr or not _is_far(batch_size, optim.base_batch_size):
-        return
-    expected = REFERENCE_RATE * batch_size
-    if _is_far(optim.learning_rate, expected):
-        say(
-            console,
-            f"warning: optim.learning_rate = {optim.learning_rate:g} is for batches of "
-            f"{optim.base_batch_size} pictures, but data.batch_size = {batch_size}. Use "
-            f"--auto-scale-lr, or a rate near {expected:g} (the linear rule).",
-        )
-
-
-def _is_far(value: float, expected: float) -> bool:
-    return not 0.5 <= value / expected <= 2.0
-
-
-def _print_start(config: Config, plan: TrainingPlan, last: Saved | None, console: Console) -> None:
-    devices = devices_for_batch(config.data.batch_size)
-    if len(devices) < jax.device_count():
-        say(
-            console,
-            f"note: data.batch_size = {config.data.batch_size} uses {len(devices)} of the "
-            f"{jax.device_count()} devices. Choose a multiple of their number to use all.",
-        )
-    counts = plan.layout.box_counts
-    say(
-        console,
-        f"training {config.name} on {len(devices)} x {devices[0].device_kind}: "
-        f"{len(counts)} pictures with {counts.sum()} boxes in '{config.data.train_name}', "
-        f"{config.train.epochs} epochs of {plan.epoch_steps} steps "
-        f"of {config.data.batch_size} pictures",
-    )
-    backbone = config.model.backbone
-    if last is not None:
-        age = describe_duration(time.time() - last.saved_at)
-        say(console, f"continuing after step {last.step}, which was saved {age} ago")
-    elif not config.train.init_weights and _has_frozen_weights(backbone):
-        published = published_backbone(backbone)
-        source = f"{published}, or with a file," if published else "with a file"
-        say(
-            console,
-            "note: the backbone starts from random weights, and its frozen part keeps them. "
-            f"Use --train.init-weights {source} to start from a trained backbone.",
-        )
-
-
-def _print_oddities(split: str, dataset: Dataset | None, console: Console) -> None:
-    oddities = describe_oddities(split, dataset.pictures) if dataset is not None else ""
-    if oddities:
-        say(console, oddities)
-
-
-def _has_frozen_weights(backbone: BackboneConfig) -> bool:
-    return backbone.frozen_stages >= 0 or backbone.norm == "frozen"
-
-
-def _print_end(
-    workdir: Path, log: RunLog | QuietLog, last_step: int, patience: Patience, console: Console
-) -> None:
-    last = last_saved(workdir)
-    if last is not None:
-        say(console, f"results are in {workdir}: checkpoints/, metrics.jsonl and event files")
-    if patience.is_over or (last is not None and last.step == last_step):
-        return
-    if last is None:
-        remedy = "No checkpoint was saved."
-    else:
-        age = describe_duration(time.time() - last.saved_at)
-        remedy = (
-            f"The last checkpoint is of step {last.step}, saved {age} ago. Use --resume to "
-            "continue from there."
-        )
-    say(console, f"stopped after step {log.done} of {last_step}. {remedy}")
-
-
 def _picture_names(dataset: Dataset, indices: np.ndarray) -> list[str]:
     return [dataset.pictures[index].name for index in indices]
 
 
 def _to_devices(batch: Batch) -> Batch:
     return finish_resize(split_batch(batch))
-
-
-@contextmanager
-def _timed(console: Console, activity: str) -> Iterator[None]:
-    """Print what the block does, and how long it took if that was more than a second."""
-    say(console, activity)
-    start = time.perf_counter()
-    yield
-    seconds = time.perf_counter() - start
-    if seconds > 1:
-        say(console, f"  took {seconds:.1f} s")

@@ -170,7 +170,9 @@ def to_torch(weights: Path, file: Path) -> None:
             torch.save(content, output)
         except RuntimeError as error:
             # PyTorch raises its own error while it handles that of the file, such as a full disk.
-            raise (error.__context__ or error) from None
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def _class_metadata(weights: Path) -> dict[str, Any]:
