@@ -111,12 +111,17 @@ def read_class_map(entries: Sequence[str]) -> ClassMap:
       entries: OLD=NEW for each class, or one path of a .toml or .json file with a table of names.
 
     Raises:
-      UserError: the file cannot be read or holds something else.
+      UserError: the file cannot be read or holds something else, or a class has two new names.
     """
     if len(entries) == 1 and entries[0].endswith(MAP_FILES):
         return _read_map_file(Path(entries[0]))
-    pairs = [entry.partition("=") for entry in entries]
-    return {old: new for old, _, new in pairs}
+    class_map: dict[str, str] = {}
+    for old, _, new in (entry.partition("=") for entry in entries):
+        if class_map.setdefault(old, new) != new:
+            raise UserError(
+                f"data.class_map: '{old}' has two new names, '{class_map[old]}' and '{new}'"
+            )
+    return class_map
 
 
 def map_of(class_map: ClassMap, dataset_name: str) -> dict[str, str]:

@@ -6,7 +6,9 @@ its class label. Names are only used where a type is not enough, see `NAMES`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -38,8 +40,9 @@ NAMES = {
 """Names of features that have the same meaning in different datasets.
 
 'type' is that of kitti, 'is_group_of' of open_images_v4, 'is_difficult' of voc, 'invalid' of
-wider_face.
+wider_face. Ids that are not whole numbers are not used.
 """
+VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
 @dataclass(frozen=True)
@@ -71,23 +74,30 @@ class TfdsDataset:
       clip_boxes: see `assign_objects`.
 
     Raises:
-      UserError: the package, the prepared dataset, its split or its boxes are missing.
+      UserError: the package, the prepared dataset, its split or its boxes are missing, a file is
+        damaged, two pictures have the same id, or an object has no class.
     """
 
     def __init__(self, root: str, name: str, split: str, clip_boxes: bool) -> None:
         tfds = _import_package()
-        builder = tfds.builder_from_directory(_newest_version(Path(root), name))
+        folder = _newest_version(Path(root), name)
+        with _reading_prepared(folder):
+            builder = tfds.builder_from_directory(folder)
         layout, names = find_layout(builder.info.features, name)
         self.class_names = names or NO_LABELS
         self.category_ids = tuple(range(1, len(self.class_names) + 1))
         self._image = layout.image
         split = split if split in builder.info.splits else SPLITS.get(split, split)
-        self._records = _open_records(tfds, builder, split, layout)
+        with _reading_prepared(folder):
+            self._records = _open_records(tfds, builder, split, layout)
         pictures, objects = [], []
         for position in range(len(self._records)):
-            record = self._records[position]
+            with _reading_prepared(folder):
+                record = self._records[position]
             pictures.append(_picture(record, layout, position, f"{name} {split}"))
             objects.append(_objects(record[layout.objects], layout, pictures[-1]))
+            _check_labels(objects[-1], len(self.class_names), pictures[-1])
+        _check_different_ids(pictures, folder)
         owner = np.repeat(np.arange(len(pictures)), [len(each.ids) for each in objects])
         self.pictures: Sequence[Picture] = assign_objects(
             pictures, concatenate_objects(objects), owner, f"{name} of {root}", clip_boxes
@@ -109,7 +119,8 @@ def find_layout(features: Any, name: str) -> tuple[Layout, tuple[str, ...]]:
       The names of the features, and the names of the classes.
 
     Raises:
-      UserError: there is not one image and one sequence with boxes, or the class label is unclear.
+      UserError: there is not one image and one sequence with boxes, or the class label is unclear
+        or no ClassLabel.
     """
     import tensorflow_datasets as tfds
 
@@ -129,7 +140,9 @@ def find_layout(features: Any, name: str) -> tuple[Layout, tuple[str, ...]]:
         )
     ((objects, bbox),) = boxes
     inside = features[objects].feature
-    label = _label_name(inside, [k for k, f in inside.items() if isinstance(f, kinds.ClassLabel)])
+    label = _label_name(
+        inside, [k for k, f in inside.items() if isinstance(f, kinds.ClassLabel)], name
+    )
     layout = Layout(
         image=images[0],
         objects=objects,
@@ -138,18 +151,23 @@ def find_layout(features: Any, name: str) -> tuple[Layout, tuple[str, ...]]:
         crowd=_first("crowd", inside),
         difficult=_first("difficult", inside),
         area=_first("area", inside),
-        id=_first("id", inside),
-        image_id=_first("image_id", features),
+        id=_whole_number("id", inside),
+        image_id=_whole_number("image_id", features),
         image_name=_first("image_name", features),
     )
     return layout, tuple(inside[label].names) if label else ()
 
 
-def _label_name(inside: Any, labels: list[str]) -> str | None:
+def _label_name(inside: Any, labels: list[str], name: str) -> str | None:
     """Return the name of the class label. voc and kitti have other labels beside it."""
     known = _first("label", inside)
     if known in labels:
         return known
+    if known is not None:
+        raise UserError(
+            f"{name}: feature '{known}' of the objects is of type {type(inside[known]).__name__}. "
+            "It must be a ClassLabel, which lists the names of the classes"
+        )
     if len(labels) > 1:
         raise UserError(
             f"features {', '.join(sorted(labels))}: which of them is the class is not known"
@@ -159,6 +177,12 @@ def _label_name(inside: Any, labels: list[str]) -> str | None:
 
 def _first(meaning: str, features: Any) -> str | None:
     return next((name for name in NAMES[meaning] if name in features), None)
+
+
+def _whole_number(meaning: str, features: Any) -> str | None:
+    name = _first(meaning, features)
+    is_whole = name is not None and np.issubdtype(features[name].np_dtype, np.integer)
+    return name if is_whole else None
 
 
 def _import_package() -> Any:
@@ -176,7 +200,8 @@ def _newest_version(root: Path, name: str) -> Path:
 
     By folder, because by name TensorFlow Datasets imports TensorFlow if nothing is prepared.
     """
-    versions = [path.parent for path in Path(root, name).glob("*/dataset_info.json")]
+    folders = [path.parent for path in Path(root, name).glob("*/dataset_info.json")]
+    versions = [folder for folder in folders if VERSION.fullmatch(folder.name)]
     if not versions:
         files = root.glob("**/dataset_info.json")
         prepared = sorted({path.parents[1].relative_to(root).as_posix() for path in files})
@@ -185,6 +210,22 @@ def _newest_version(root: Path, name: str) -> Path:
             f"there: {', '.join(prepared) or 'none'}. Choose one with --data.tfds-name"
         )
     return max(versions, key=lambda path: [int(part) for part in path.name.split(".")])
+
+
+@contextmanager
+def _reading_prepared(folder: Path) -> Iterator[None]:
+    """Turn the errors for damaged files of a prepared dataset into a UserError.
+
+    The package and its readers raise many types of errors for them.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = " ".join([f"{type(error).__name__}:", *str(error).split()])
+        remedy = "Prepare the dataset again"
+        raise UserError(f"{folder}: cannot be read ({reason}). {remedy}") from error
 
 
 def _open_records(tfds: Any, builder: Any, split: str, layout: Layout) -> Sequence[dict[str, Any]]:
@@ -206,6 +247,20 @@ def _open_records(tfds: Any, builder: Any, split: str, layout: Layout) -> Sequen
             f"{builder.data_dir}: can only be read in order. Prepare the dataset with "
             "file_format='array_record'"
         ) from None
+
+
+def _check_labels(objects: Objects, classes: int, picture: Picture) -> None:
+    for label in objects.labels[(objects.labels < 0) | (objects.labels >= classes)][:1]:
+        raise UserError(
+            f"{picture.name}: an object has label {label}. Labels must be 0 to {classes - 1}. "
+            "TensorFlow Datasets writes -1 where an object has no label"
+        )
+
+
+def _check_different_ids(pictures: list[Picture], folder: Path) -> None:
+    ids, counts = np.unique([picture.image_id for picture in pictures], return_counts=True)
+    for image_id in ids[counts > 1][:1]:
+        raise UserError(f"{folder}: two pictures have image/id {image_id}. Ids must differ")
 
 
 def _picture(record: dict[str, Any], layout: Layout, position: int, source: str) -> Picture:

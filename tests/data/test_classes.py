@@ -95,6 +95,8 @@ def test_renamed_classes_with_the_same_name_become_one(config, tmp_path, file, t
 def test_a_map_with_an_unknown_class_or_of_another_form_is_an_error(config, tmp_path):
     with pytest.raises(UserError, match=r"^data\.class_map: there is no class 'aa'; did you"):
         open_train_data(replace(config, class_map=("aa=b",)))
+    with pytest.raises(UserError, match=r"^data\.class_map: 'a' has two new names, 'b' and 'c'$"):
+        open_train_data(replace(config, class_map=("a=b", "a=c")))
     texts = (
         ("m.toml", "a = 1"),
         ("m.toml", "x.y.a = 'b'"),

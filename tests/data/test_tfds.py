@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -202,3 +203,75 @@ def test_a_format_without_positions_is_refused(tmp_path):
     info = tmp_path / "a" / "1.0.0" / "dataset_info.json"
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
     assert "Prepare the dataset with file_format='array_record'" in refusal(tmp_path, name="a")
+
+
+def test_ids_that_are_texts_are_not_used(tmp_path):
+    top = {"image/id": features.Text()}
+    inside = {"bbox": features.BBoxFeature(), "label": CLASSES, "id": features.Text()}
+    example = ({"image/id": "a7"}, [box(0, label=1, id="b8")])
+    prepare(tmp_path, "a", top, "objects", inside, {"train": [example]})
+    (only,) = open_tfds(tmp_path, name="a").pictures
+    assert only.image_id == 1
+    assert only.objects.ids.tolist() == [0]
+
+
+def test_two_pictures_with_the_same_id_are_refused(tmp_path):
+    inside = {"bbox": features.BBoxFeature()}
+    example: tuple[dict, list] = ({"image/id": 5}, [box(0)])
+    prepare(tmp_path, "a", {"image/id": WHOLE}, "objects", inside, {"train": [example] * 2})
+    assert refusal(tmp_path, name="a") == (
+        f"{tmp_path / 'a' / '1.0.0'}: two pictures have image/id 5. Ids must differ"
+    )
+
+
+def test_an_object_without_a_label_is_refused(tmp_path):
+    inside = {"bbox": features.BBoxFeature(), "label": CLASSES}
+    example: tuple[dict, list] = ({}, [box(0, label=1), box(1, label=-1)])
+    prepare(tmp_path, "a", {}, "objects", inside, {"train": [example]})
+    assert refusal(tmp_path, name="a") == (
+        "a train 0: an object has label -1. Labels must be 0 to 1. TensorFlow Datasets writes -1 "
+        "where an object has no label"
+    )
+
+
+def test_labels_without_names_are_refused(tmp_path):
+    inside = {"bbox": features.BBoxFeature(), "label": features.Text()}
+    prepare(tmp_path, "a", {}, "objects", inside, {"train": [({}, [box(0, label="cell")])]})
+    assert refusal(tmp_path, name="a") == (
+        "a: feature 'label' of the objects is of type Text. It must be a ClassLabel, which lists "
+        "the names of the classes"
+    )
+
+
+def cut_in_half(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    ("files", "damage"),
+    [
+        ("*.array_record*", cut_in_half),
+        ("*.array_record*", Path.unlink),
+        ("dataset_info.json", cut_in_half),
+        ("features.json", cut_in_half),
+        ("features.json", Path.unlink),
+    ],
+)
+def test_a_damaged_dataset_is_named(tmp_path, files, damage):
+    inside = {"bbox": features.BBoxFeature()}
+    prepare(tmp_path, "a", {}, "objects", inside, {"train": [({}, [box(0)])]})
+    folder = tmp_path / "a" / "1.0.0"
+    for path in folder.glob(files):
+        damage(path)
+    message = refusal(tmp_path, name="a")
+    assert message.startswith(f"{folder}: cannot be read (")
+    assert message.endswith("). Prepare the dataset again")
+
+
+def test_folders_of_incomplete_versions_are_not_read(tmp_path):
+    inside = {"bbox": features.BBoxFeature()}
+    prepare(tmp_path, "a", {}, "objects", inside, {"train": [({}, [box(0)])]})
+    unfinished = tmp_path / "a" / "1.0.1.incompleteABC"
+    unfinished.mkdir()
+    (unfinished / "dataset_info.json").write_text("{}")
+    assert len(open_tfds(tmp_path, name="a").pictures) == 1
