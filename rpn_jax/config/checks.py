@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from rpn_jax.errors import UserError
@@ -53,8 +53,20 @@ def _type_text(hint: Any) -> str:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Literal:
         return "one of " + ", ".join(map(repr, arguments))
-    if origin in (tuple, UnionType):
-        return str(hint)
+    if origin is UnionType:
+        return " or ".join("none" if kind is NoneType else _type_text(kind) for kind in arguments)
+    if origin is tuple:
+        return f"a tuple of {_items_text(hint)}"
     return {int: "a whole number", float: "a finite number", bool: "true or false"}.get(
         hint, "a string" if hint is str else f"a {getattr(hint, '__name__', hint)}"
     )
+
+
+def _items_text(hint: Any) -> str:
+    """Return the text for the items of a tuple type, such as '2 whole numbers'."""
+    first, *others = get_args(hint)
+    count = "" if others == [Ellipsis] else f"{1 + len(others)} "
+    if get_origin(first) is tuple:
+        return f"{count}tuples of {_items_text(first)}"
+    names = {int: "whole numbers", float: "finite numbers", str: "strings"}
+    return count + names[first]

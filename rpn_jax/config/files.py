@@ -63,8 +63,8 @@ def load_config(name_or_path: str | Path) -> Config:
         raise UserError(f"config {path}: no such file")
     try:
         config = runpy.run_path(str(path)).get("CONFIG")
-    except UserError:
-        raise
+    except UserError as error:
+        raise UserError(f"config {path}: {error}") from error
     except Exception as error:  # the code of a user can raise anything
         raise UserError(f"config {path}: fails with {type(error).__name__}: {error}") from error
     if not isinstance(config, Config):
@@ -184,7 +184,10 @@ def _build(section: type[Section], values: Any, path: Path, prefix: str = "") ->
         key: _build_field(hints[key], value, path, f"{prefix}{key}")
         for key, value in values.items()
     }
-    return section(**arguments)
+    try:
+        return section(**arguments)
+    except UserError as error:
+        raise UserError(f"config {path}: {error}") from error
 
 
 def _build_field(hint: Any, value: Any, path: Path, key: str) -> Any:

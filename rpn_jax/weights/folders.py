@@ -24,7 +24,7 @@ from rpn_jax.config import (
 from rpn_jax.errors import UserError, reading, writing
 from rpn_jax.files import make_folder
 from rpn_jax.weights.checkpoints import CHECKPOINTS, VARIABLES, best_step_folder, read_verified
-from rpn_jax.weights.trees import host_copy, write_item
+from rpn_jax.weights.trees import check_collections, host_copy, write_item
 
 SAME_FUNCTION = (
     "model.precision",
@@ -57,8 +57,12 @@ def save_variables(folder: str | Path, config: Config, variables: Any) -> None:
       variables: nested dicts of arrays: ``params`` and, with batch statistics, ``batch_stats``.
 
     Raises:
-      UserError: the folder is not empty or cannot be written.
+      UserError: the folder is not empty or cannot be written, ``config`` is no `Config`, or
+        ``variables`` have no ``params``.
     """
+    if not isinstance(config, Config):
+        raise UserError(f"config: is of type {type(config).__name__}: must be a Config")
+    check_collections(variables, "variables")
     with new_folder(Path(folder)) as temporary:
         write_weights(temporary, config, variables)
 
@@ -117,7 +121,8 @@ def load_variables(folder: str | Path) -> dict[str, Any]:
         The folder of one step in ``checkpoints`` of a work directory.
 
     Returns:
-      ``params`` and, with batch statistics, ``batch_stats``: nested dicts of float32 NumPy arrays.
+      ``params`` and, with batch statistics, ``batch_stats``: nested dicts of NumPy arrays with
+      the dtypes that were saved. Training and conversion save float32.
 
     Raises:
       UserError: the folder does not exist, is of another kind, is damaged or cannot be read.

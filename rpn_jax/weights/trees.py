@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import zlib
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,9 +40,19 @@ def check_variables(expected: Any, variables: Any, folder: str | Path) -> None:
     Raises:
       UserError: weights are missing, unexpected or have another shape. It names one of each.
     """
+    check_collections(variables, f"weights {folder}")
     check_arrays(
         by_name(expected), by_name(variables), f"weights {folder}: do not match the config"
     )
+
+
+def check_collections(variables: Any, opening: str) -> None:
+    """Raise a UserError that begins with ``opening`` if variables have no 'params'."""
+    if not isinstance(variables, Mapping) or "params" not in variables:
+        raise UserError(
+            f"{opening}: have no 'params'. Give whole variables, as init_variables and "
+            "load_variables return them"
+        )
 
 
 def check_arrays(expected: dict[str, Any], found: dict[str, Any], opening: str) -> None:

@@ -60,7 +60,7 @@ REFUSALS: list[tuple[str, Any, str]] = [
     ("model.rpn.channels", 0, "1 or more"),
     ("model.precision", "float16", "one of 'float32', 'tf32', 'bfloat16'"),
     ("pixels.order", "grb", "one of 'rgb', 'bgr'"),
-    ("pixels.mean", (0.0, 0.0), "tuple[float, float, float]"),
+    ("pixels.mean", (0.0, 0.0), "a tuple of 3 finite numbers"),
     ("pixels.std", (1.0, 0.0, 1.0), "positive"),
     ("rpn_loss.positive_iou", 1.1, "above 0, at most 1"),
     ("rpn_loss.negative_iou", 0, "above 0, at most 1"),
@@ -401,6 +401,13 @@ def test_a_saved_config_loads_unchanged(name: str, tmp_path: Path) -> None:
         ('{"data": 3}', "'data' is not a JSON object"),
         ('{"optim": {"momentum": 2}}', "optim.momentum = 2: must be 0 to below 1"),
         ('{"train": {"epochs": "12"}}', "train.epochs = '12': must be a whole number"),
+        ('{"data": {"scale": [9]}}', "data.scale = (9,): must be a tuple of 2 whole numbers"),
+        (
+            '{"data": {"buckets": [9]}}',
+            "data.buckets = (9,): must be a tuple of tuples of 2 whole numbers",
+        ),
+        ('{"data": {"train_also": [9]}}', "data.train_also = (9,): must be a tuple of strings"),
+        ('{"model": {"roi": "none"}}', "'model.roi' is not a JSON object"),
     ],
 )
 def test_a_wrong_json_config_is_an_error_of_one_line(
@@ -411,6 +418,7 @@ def test_a_wrong_json_config_is_an_error_of_one_line(
     with pytest.raises(UserError) as refusal:
         load_config(path)
     assert wanted in str(refusal.value)
+    assert str(path) in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
 
@@ -499,6 +507,7 @@ def test_a_wrong_python_config_is_an_error_of_one_line(
     with pytest.raises(UserError) as refusal:
         load_config(path)
     assert wanted in str(refusal.value)
+    assert str(path) in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
 

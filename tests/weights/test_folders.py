@@ -39,6 +39,21 @@ def test_weights_are_not_overwritten(tmp_path: Path) -> None:
     assert_bit_equal(load_variables(folder), variables_of(0))
 
 
+def test_only_whole_variables_and_a_config_are_saved(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^variables: have no 'params'\. Give whole variables"):
+        save_variables(tmp_path / "weights", Config(), variables_of(0)["params"])
+    with pytest.raises(UserError, match=r"^config: is of type ModelConfig: must be a Config$"):
+        save_variables(tmp_path / "weights", Config().model, variables_of(0))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_parameters_alone_are_not_the_variables_of_a_model() -> None:
+    expected = variables_of(0)
+    check_variables(expected, expected, "given")
+    with pytest.raises(UserError, match=r"^weights given: have no 'params'"):
+        check_variables(expected, expected["params"], "given")
+
+
 def test_interrupted_writing_leaves_no_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
