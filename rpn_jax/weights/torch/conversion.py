@@ -7,6 +7,7 @@ complete, so a failed conversion leaves no folder.
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 
 from rpn_jax import __version__
 from rpn_jax.config import Config, load_config, replace
+from rpn_jax.config.files import config_from_values, config_values
 from rpn_jax.errors import UserError, writing
 from rpn_jax.files import written_whole
 from rpn_jax.models import variable_shapes
@@ -47,9 +49,13 @@ from rpn_jax.weights.torch.names import (
     to_torch_layout,
 )
 from rpn_jax.weights.torch.read import Checkpoint, read_checkpoint
-from rpn_jax.weights.torch.report import Report, write_report
+from rpn_jax.weights.torch.report import ChosenBy, Report, write_report
 from rpn_jax.weights.torch.style import check_style, detect_style, published_file
 from rpn_jax.weights.trees import shape_differences
+
+CONFIG_ENTRY = "rpn_jax_config"
+"""Entry of ``meta`` with which `to_torch` keeps what PyTorch's files have no place for, such as
+category ids and the scale of pictures. MMDetection ignores it."""
 
 
 @dataclass(frozen=True)
@@ -86,20 +92,27 @@ def convert(source: str, out: Path, config_name: str | None) -> Report:
 
 
 def read_converted(source: str, config: Config | None) -> Converted:
-    """Read a source for a config, or for the config that it fits. `convert` lists the errors.
+    """Read a source for a config, or for the one in its metadata, or for the one that it fits.
+
+    `convert` lists the errors.
 
     The second stage has the number of classes of the file, whatever the config has.
     """
     path = local_file(source)
     checkpoint = read_checkpoint(path)
+    written_with, metadata = split_metadata(checkpoint.metadata, path)
     match = match_keys(checkpoint.arrays, path)
     found = _shapes(match, checkpoint)
-    detected = detect_style(source, path, match.zoo, found, checkpoint.metadata)
-    chosen, chosen_by = (
-        choose_config(match, found, detected, path) if config is None else (config, "--config")
-    )
+    detected = detect_style(source, path, match.zoo, found, metadata)
+    chosen_by: ChosenBy
+    if config is not None:
+        chosen, chosen_by = config, "--config"
+    elif written_with is not None:
+        chosen, chosen_by = written_with, "metadata"
+    else:
+        chosen, chosen_by = choose_config(match, found, detected, path)
     check_style(chosen, detected, path)
-    chosen = with_classes_of_file(chosen, found, checkpoint.metadata)
+    chosen = with_classes_of_file(chosen, found, metadata)
     published = published_file(source, path.name)
     if published is not None and published.pixels is not None:
         chosen = replace(chosen, pixels=published.pixels)
@@ -126,7 +139,7 @@ def read_converted(source: str, config: Config | None) -> Converted:
         assumed=assumed,
         initialised=initialised,
         left_out=match.left_out | checkpoint.left_out,
-        metadata=checkpoint.metadata,
+        metadata=metadata,
     )
     return Converted(chosen, variables, report)
 
@@ -142,7 +155,7 @@ def to_torch(weights: Path, file: Path) -> None:
     Args:
       weights: a folder that `rpn_jax.load_variables` reads.
       file: a file that does not exist yet. It gets the entries ``state_dict`` (float32, with
-        ``num_batches_tracked`` 0 for every batch norm) and ``meta``.
+        ``num_batches_tracked`` 0 for every batch norm) and ``meta`` (class names and config).
 
     Raises:
       UserError: the weights cannot be read, the file exists or cannot be written, or PyTorch is not
@@ -159,7 +172,7 @@ def to_torch(weights: Path, file: Path) -> None:
     if taken:
         raise UserError(f"{file}: exists already. Choose another path, or remove the file.")
     content = {
-        "meta": {"written_by": f"rpn_jax {__version__}", **_class_metadata(weights)},
+        "meta": {"written_by": f"rpn_jax {__version__}", **_metadata(weights)},
         "state_dict": OrderedDict(
             (key, torch.from_numpy(array))
             for key, array in state_dict(load_variables(weights)).items()
@@ -175,13 +188,33 @@ def to_torch(weights: Path, file: Path) -> None:
             raise
 
 
-def _class_metadata(weights: Path) -> dict[str, Any]:
-    """Return the class names as MMDetection 2.x and 3.x read them."""
+def _metadata(weights: Path) -> dict[str, Any]:
+    """Return the config, and the class names as MMDetection 2.x and 3.x read them."""
     config = stored_config(weights)
-    if config is None or config.model.roi is None:
+    if config is None:
         return {}
-    names = config.model.roi.class_names
-    return {"CLASSES": names, "dataset_meta": {"classes": names}}
+    metadata: dict[str, Any] = {CONFIG_ENTRY: json.dumps(config_values(config))}
+    if config.model.roi is not None:
+        names = config.model.roi.class_names
+        metadata |= {"CLASSES": names, "dataset_meta": {"classes": names}}
+    return metadata
+
+
+def split_metadata(metadata: dict[str, Any], path: Path) -> tuple[Config | None, dict[str, Any]]:
+    """Split the metadata of a file into the config that `to_torch` wrote, if any, and the others.
+
+    Raises:
+      UserError: the config cannot be read.
+    """
+    meta = metadata.get("meta")
+    if not isinstance(meta, dict) or CONFIG_ENTRY not in meta:
+        return None, metadata
+    others = {**metadata, "meta": {key: meta[key] for key in meta if key != CONFIG_ENTRY}}
+    try:
+        values = json.loads(meta[CONFIG_ENTRY])
+    except (TypeError, ValueError) as error:
+        raise UserError(f"weights {path}: its {CONFIG_ENTRY} is not JSON ({error})") from None
+    return config_from_values(values, path), others
 
 
 def state_dict(variables: Variables) -> dict[str, np.ndarray]:

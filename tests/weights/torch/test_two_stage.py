@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from rpn_jax.config import (
 from rpn_jax.errors import UserError
 from rpn_jax.weights.folders import load_variables
 from rpn_jax.weights.torch import convert, initial_variables, to_torch
+from rpn_jax.weights.torch.conversion import CONFIG_ENTRY
 from rpn_jax.weights.torch.match import (
     choose_config,
     class_names_in_metadata,
@@ -145,6 +147,51 @@ def test_there_and_back_changes_no_bit_and_keeps_the_names(tmp_path: Path) -> No
     report = convert(str(tmp_path / "back.pth"), tmp_path / "again", config)
     assert report.class_names == NAMES
     assert_equal(load_variables(tmp_path / "again"), WEIGHTS)
+
+
+def test_there_and_back_keeps_the_config(tmp_path: Path) -> None:
+    assert TINY_TWO_STAGES.model.roi is not None
+    roi = replace(
+        TINY_TWO_STAGES.model.roi,
+        num_classes=4,
+        class_names=NAMES,
+        category_ids=(5, 9, 10, 20),
+    )
+    config = replace(
+        TINY_TWO_STAGES,
+        name="mine",
+        model=replace(TINY_TWO_STAGES.model, roi=roi),
+        data=replace(TINY_TWO_STAGES.data, scale=(96, 64)),
+    )
+    convert(
+        save(WEIGHTS, tmp_path / "w.pth", meta={"CLASSES": NAMES}),
+        tmp_path / "out",
+        tiny_config_file(tmp_path, config),
+    )
+    to_torch(tmp_path / "out", tmp_path / "back.pth")
+    report = convert(str(tmp_path / "back.pth"), tmp_path / "again", None)
+    assert (report.config, report.config_chosen_by) == ("mine", "metadata")
+    assert CONFIG_ENTRY not in json.dumps(report.metadata)
+    stored = load_config(tmp_path / "again")
+    assert stored == load_config(tmp_path / "out")
+    assert stored.model.roi.category_ids == (5, 9, 10, 20)
+    # A config that is given comes first.
+    convert(str(tmp_path / "back.pth"), tmp_path / "other", tiny_config_file(tmp_path))
+    assert load_config(tmp_path / "other").name == TINY.name
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", r"its rpn_jax_config is not JSON \("),
+        (3, r"its rpn_jax_config is not JSON \("),
+        ('{"modle": 1}', "unknown key 'modle'"),
+    ],
+)
+def test_a_config_that_cannot_be_read_is_named(tmp_path: Path, text: object, message: str) -> None:
+    source = save(WEIGHTS, tmp_path / "w.pth", meta={CONFIG_ENTRY: text})
+    with pytest.raises(UserError, match=rf"w\.pth: {message}"):
+        convert(source, tmp_path / "out", None)
 
 
 def test_an_rpn_config_takes_the_first_stage(tmp_path: Path) -> None:
