@@ -44,6 +44,7 @@ from rpn_jax.inference.results_file import (
 )
 from rpn_jax.runtime import set_up_compiling
 from rpn_jax.structures import Variables
+from rpn_jax.training.agreement import check_same_inputs, check_same_weights
 from rpn_jax.training.curves import draw_curves
 from rpn_jax.training.doctor import check_installation
 from rpn_jax.training.messages import print_oddities
@@ -126,6 +127,8 @@ def evaluate(config: Config, weights: str, out: Path | None, exact_padding: bool
     with main_first():
         config, variables = load_matching_weights(config, weights)
     dataset = match_classes(config, dataset, split)
+    check_same_inputs(config, [(split, dataset)])
+    check_same_weights(variables)
     out = out if is_main() else None
     if out is not None:
         check_out_file(_figures_file(out))

@@ -221,7 +221,7 @@ def test_resuming_with_another_config_prints_the_changes(run, tmp_path, capsys):
     assert "train.epochs was 1 in this run until now. It is 2 from here on." in said
     assert "continuing after step 3, which was saved" in said
     commands.train(config, tmp_path, resume=True)
-    assert "continuing after step 6" in capsys.readouterr().out
+    assert "the run is finished after step 6, which was saved" in capsys.readouterr().out
 
 
 def test_a_resumed_run_keeps_the_record_of_its_earlier_parts(run, tmp_path, monkeypatch):
@@ -320,6 +320,36 @@ def test_a_run_whose_batches_are_taken_in_parts_has_the_same_losses(run, tmp_pat
     )
     assert len(expected) == 6
     np.testing.assert_allclose(losses, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("key", "value"), [("frozen_stages", 1), ("train_norm", False)])
+def test_a_run_continues_to_train_the_same_parameters(run, key, value):
+    config, workdir = run
+    backbone = replace(config.model.backbone, **{key: value})
+    changed = with_epochs(replace(config, model=replace(config.model, backbone=backbone)), 3)
+    stored = getattr(config.model.backbone, key)
+    with pytest.raises(UserError) as refusal:
+        commands.train(changed, workdir, resume=True)
+    assert str(refusal.value) == (
+        f"model.backbone.{key} = {value}: is {stored} in the run in {workdir}. A run cannot train "
+        "other parameters later. Start a new run from its weights: choose another --workdir and "
+        f"add --train.init-weights {workdir}"
+    )
+
+
+def test_a_run_keeps_the_record_of_its_initial_weights(run, tmp_path, capsys):
+    config, workdir = run
+    config = with_epochs(config, 1)
+    started = replace(config, train=replace(config.train, init_weights=str(workdir)))
+    commands.train(started, tmp_path, resume=False)
+    for given, says in (("", False), (str(workdir), False), ("nowhere", True)):
+        again = replace(config, train=replace(config.train, init_weights=given))
+        capsys.readouterr()
+        commands.train(again, tmp_path, resume=True)
+        said = " ".join(capsys.readouterr().out.split())
+        assert ("train.init_weights = 'nowhere' has no effect: the run has begun" in said) == says
+        assert "until now" not in said
+        assert load_config(tmp_path) == started
 
 
 def test_a_run_can_be_resumed_with_another_clip_norm_and_scaling(run, tmp_path, capsys):

@@ -26,6 +26,8 @@ SLURM_VARIABLES = (
 FIRST_PORT, PORTS = 61440, 4096
 """Range of ports for the coordinator of a SLURM job, as in `jax.distributed`."""
 
+LAST_PORT = 65535
+
 
 @dataclass(frozen=True)
 class HostFlags:
@@ -56,6 +58,16 @@ class HostSettings:
     """Position of the only device that this process uses. None: all visible devices."""
     source: str
     """Where the values come from, for the console."""
+
+    @property
+    def host(self) -> str:
+        """Host of the coordinator."""
+        return self.coordinator.rpartition(":")[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        """Port of the coordinator."""
+        return int(self.coordinator.rpartition(":")[2])
 
 
 def find_hosts(flags: HostFlags, environment: Mapping[str, str]) -> HostSettings | None:
@@ -105,7 +117,10 @@ def _checked(
             f"--coordinator {coordinator}: is not HOST:PORT. Use the address of process 0 and a "
             "free port, for example 10.0.0.1:29400."
         )
-    return HostSettings(coordinator, process_id, count, local_device, source)
+    settings = HostSettings(coordinator, process_id, count, local_device, source)
+    if not 1 <= settings.port <= LAST_PORT:
+        raise UserError(f"--coordinator {coordinator}: the port must be from 1 to {LAST_PORT}.")
+    return settings
 
 
 def _slurm_hosts(environment: Mapping[str, str]) -> HostSettings | None:

@@ -68,6 +68,7 @@ def print_start(config: Config, plan: TrainingPlan, last: Saved | None, console:
             f"{jax.device_count()} devices. Choose a multiple of their number to use all.",
         )
     counts = plan.layout.box_counts
+    last_step = plan.epoch_steps * config.train.epochs
     say(
         console,
         f"training {config.name} on {len(devices)} x {devices[0].device_kind}: "
@@ -78,7 +79,8 @@ def print_start(config: Config, plan: TrainingPlan, last: Saved | None, console:
     backbone = config.model.backbone
     if last is not None:
         age = describe_duration(time.time() - last.saved_at)
-        say(console, f"continuing after step {last.step}, which was saved {age} ago")
+        what = "the run is finished" if last.step >= last_step else "continuing"
+        say(console, f"{what} after step {last.step}, which was saved {age} ago")
     elif not config.train.init_weights and _has_frozen_weights(backbone):
         published = published_backbone(backbone)
         source = f"{published}, or with a file," if published else "with a file"
@@ -89,9 +91,9 @@ def print_start(config: Config, plan: TrainingPlan, last: Saved | None, console:
         )
 
 
-def print_oddities(split: str, dataset: Dataset | None, console: Console) -> None:
-    """Print the line of `describe_oddities`, if there is a dataset and something to say."""
-    oddities = describe_oddities(split, dataset.pictures) if dataset is not None else ""
+def print_oddities(split: str, dataset: Dataset, console: Console) -> None:
+    """Print the line of `describe_oddities`, if there is something to say."""
+    oddities = describe_oddities(split, dataset.pictures)
     if oddities:
         say(console, oddities)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,12 @@ from rich.console import Console
 
 from rpn_jax.config import CONFIG_FILE, Config, config_changes, load_config, save_config
 from rpn_jax.console import say
-from rpn_jax.errors import UserError
 from rpn_jax.files import read_json, write_json
-from rpn_jax.hosts.exchange import gather, is_main, wait_for_all
+from rpn_jax.hosts.exchange import is_main, wait_for_all
 from rpn_jax.runtime import environment
 from rpn_jax.structures import Variables
 from rpn_jax.training.lock import lock_workdir
 from rpn_jax.weights.checkpoints import Checkpoints
-from rpn_jax.weights.trees import by_name, checksums, host_copy
 
 ENVIRONMENT_FILE = "environment.json"
 """List of the commands and environments of a run: one entry for its start and each --resume."""
@@ -66,14 +65,20 @@ class Unwritten:
 def record(config: Config, workdir: Path, done: int, console: Console) -> None:
     """Write the config, and add to the record of commands and environments.
 
-    Print what differs from the config and the devices of an earlier part of the run.
+    Print what differs from the config and the devices of an earlier part of the run. The config
+    keeps the initial weights of the first part, because a run that continues does not load others.
     """
     if not is_main():
         return
     path = workdir / CONFIG_FILE
     if path.exists():
-        for key, old, new in config_changes(load_config(path), config):
-            say(console, f"{key} was {old} in this run until now. It is {new} from here on.")
+        stored = load_config(path)
+        given, used = config.train.init_weights, stored.train.init_weights
+        if given and given != used:
+            say(console, f"train.init_weights = {given!r} has no effect: the run has begun.")
+        config = replace(config, train=replace(config.train, init_weights=used))
+        for key, old, new in config_changes(stored, config):
+            say(console, f"{key} was {old!r} in this run until now. It is {new!r} from here on.")
     save_config(config, path)
     path = workdir / ENVIRONMENT_FILE
     earlier = read_json(path) if path.exists() else []
@@ -101,27 +106,3 @@ def _say_other_devices(earlier: dict[str, Any], console: Console) -> None:
         f"{jax.device_count()} in {jax.process_count()} from here on. The order of the pictures "
         f"stays the same. {effects}.",
     )
-
-
-def check_same_state(workdir: Path, step: int, variables: Variables) -> None:
-    """Check that all processes start from the same step and the same weights.
-
-    Raises:
-      UserError: they do not. The message is the same in every process.
-    """
-    if jax.process_count() == 1:
-        return
-    states = gather((step, checksums(host_copy(by_name(variables)))))
-    for process, (other_step, sums) in enumerate(states):
-        if other_step != states[0][0]:
-            raise UserError(
-                f"--workdir {workdir}: process {process} finds the checkpoint of step {other_step} "
-                f"in it, and process 0 that of step {states[0][0]}. Use a folder that all hosts "
-                "share."
-            )
-        different = [name for name, value in sums.items() if value != states[0][1].get(name)]
-        if different:
-            raise UserError(
-                f"'{different[0]}' has other initial weights in process {process} than in process "
-                "0. Use the same config, weights and versions on all hosts."
-            )

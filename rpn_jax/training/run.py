@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from rich.console import Console
 
-from rpn_jax.config import Config, TrainConfig
+from rpn_jax.config import Config, TrainConfig, config_changes
 from rpn_jax.console import say
 from rpn_jax.data.catalog import open_eval_data, open_train_data
 from rpn_jax.data.classes import with_listed_names
@@ -34,6 +34,7 @@ from rpn_jax.hosts.exchange import (
 )
 from rpn_jax.models import init_variables, variable_shapes
 from rpn_jax.structures import Batch, Variables
+from rpn_jax.training.agreement import check_same_inputs, check_same_step, check_same_weights
 from rpn_jax.training.average import SavedParts, saved_parts, state_of, with_average
 from rpn_jax.training.gradients import check_parts
 from rpn_jax.training.log import QuietLog, RunLog, drop_evaluation
@@ -46,7 +47,7 @@ from rpn_jax.training.messages import (
     warn_about_schedule,
 )
 from rpn_jax.training.optim import detector_optimizer
-from rpn_jax.training.outputs import check_same_state, open_checkpoints, own_workdir, record
+from rpn_jax.training.outputs import open_checkpoints, own_workdir, record
 from rpn_jax.training.patience import Patience, earlier_figures
 from rpn_jax.training.profile import PROFILE_FOLDER, profiled
 from rpn_jax.training.recipe import choose_settings
@@ -66,6 +67,9 @@ from rpn_jax.training.trackers import open_trackers
 from rpn_jax.weights.checkpoints import Saved, last_saved, restore_newest
 from rpn_jax.weights.folders import check_same_model, stored_config
 from rpn_jax.weights.torch import initial_variables
+
+DECIDES_WHAT_TRAINS = ("model.backbone.frozen_stages", "model.backbone.train_norm")
+"""Keys that decide which parameters have a momentum in the state of the optimiser."""
 
 
 def train_run(
@@ -93,6 +97,10 @@ def train_run(
     epoch_steps = plan.epoch_steps
     last_step = epoch_steps * train.epochs
     eval_data = _open_eval_data(config) if train.eval_every else None
+    datasets = [(data.train_name, train_data)]
+    if eval_data is not None:
+        datasets.append((data.eval_name, eval_data))
+    check_same_inputs(config, datasets)
     eval_steps = _eval_steps(train, epoch_steps)
     shapes = variable_shapes(config)
     optimizer, schedule = detector_optimizer(config, shapes["params"], epoch_steps, data.batch_size)
@@ -119,7 +127,7 @@ def train_run(
         if last is not None:
             _check_resumable(last, workdir, resume, epoch_steps, data.batch_size, train.epochs)
             check_same_model(config, workdir)
-            _check_same_average(workdir, train.ema_decay)
+            _check_same_parts(workdir, config)
             expected = saved_parts(jax.eval_shape(new_state, shapes))
             last, state = _restore(workdir, expected, train.ema_decay, console)
         else:
@@ -127,7 +135,8 @@ def train_run(
                 say(console, f"--workdir {workdir}: has no checkpoint. Training starts at step 1.")
             # Another process can have removed the checkpoints since `start` was set to None.
             start = start or _start_variables(config, console)
-            check_same_state(workdir, 0, start)
+            check_same_step(workdir, 0)
+            check_same_weights(start)
             state = new_state(start)
         state = replicate(state, devices)
         del start  # It would use memory in addition to the state.
@@ -161,7 +170,7 @@ def train_run(
         record(config, workdir, done, console)
         print_start(config, plan, last, console)
         warn_about_schedule(config, last_step, console)
-        for name, dataset in ((data.train_name, train_data), (data.eval_name, eval_data)):
+        for name, dataset in datasets:
             print_oddities(name, dataset, console)
 
         def evaluate(state: TrainState) -> Figures:
@@ -252,7 +261,8 @@ def _restore(
 ) -> tuple[Saved, TrainState]:
     """Return the newest checkpoint that is not damaged, and its state."""
     restored = restore_newest(workdir, *expected)
-    check_same_state(workdir, restored.saved.step, restored.variables)
+    check_same_step(workdir, restored.saved.step)
+    check_same_weights(restored.variables)
     if is_main():
         set_aside_damaged(workdir, restored, partial(say, console))
     parts = (restored.variables, restored.opt_state)
@@ -326,13 +336,23 @@ def _check_resumable(
         )
 
 
-def _check_same_average(workdir: Path, ema_decay: float) -> None:
-    """Refuse to add a moving average to a run, or to leave it out."""
+def _check_same_parts(workdir: Path, config: Config) -> None:
+    """Refuse settings with which a run would need other arrays than those of its checkpoints."""
     stored = stored_config(workdir)
-    if stored is not None and (stored.train.ema_decay == 0) != (ema_decay == 0):
+    if stored is None:
+        return
+    for key, theirs, ours in config_changes(stored, config):
+        if key in DECIDES_WHAT_TRAINS:
+            raise UserError(
+                f"{key} = {ours!r}: is {theirs!r} in the run in {workdir}. A run cannot train "
+                "other parameters later. Start a new run from its weights: choose another "
+                f"--workdir and add --train.init-weights {workdir}"
+            )
+    ours, theirs = config.train.ema_decay, stored.train.ema_decay
+    if (ours == 0) != (theirs == 0):
         raise UserError(
-            f"train.ema_decay = {ema_decay:g}: is {stored.train.ema_decay:g} in the run in "
-            f"{workdir}. A moving average cannot be added to a run or left out later."
+            f"train.ema_decay = {ours:g}: is {theirs:g} in the run in {workdir}. A moving average "
+            "cannot be added to a run or left out later."
         )
 
 

@@ -41,14 +41,20 @@ def free_address():
         return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
-def start_two(arguments, folder):
-    """Start two processes with two devices each. Return them and their logs."""
+def start_two(arguments, folder, only_process_1=()):
+    """Start two processes with two devices each. Return them and their logs.
+
+    Args:
+      arguments: arguments of both processes.
+      folder: folder of the logs.
+      only_process_1: more arguments of process 1.
+    """
     coordinator = free_address()
     logs = [folder / "process0.log", folder / "process1.log"]
     hosts = ["--coordinator", coordinator, "--process-count", 2, "--peer-timeout", PEER_TIMEOUT]
     processes = [
-        start([*arguments, *hosts, "--process-id", number], 2, log)
-        for number, log in enumerate(logs)
+        start([*arguments, *hosts, "--process-id", number, *more], 2, log)
+        for number, (log, more) in enumerate(zip(logs, ((), only_process_1), strict=True))
     ]
     return processes, logs
 
@@ -123,7 +129,9 @@ def test_only_process_0_prints_the_run(killed):
     assert "compiling the training step" in logs[0].read_text()
     assert "compiling" not in logs[1].read_text()
     for number, log in enumerate(logs):
-        assert f"process {number} of 2 (coordinator 127.0.0.1:" in log.read_text()
+        waits = f"process {number} of 2: waits up to 60 s for the others at 127.0.0.1:"
+        assert waits in log.read_text()
+        assert f"process {number} of 2: has 2 of 4 devices" in log.read_text()
 
 
 def test_a_lost_process_ends_the_other_with_one_line(killed):
@@ -156,6 +164,18 @@ def test_a_lost_process_0_ends_the_other(tmp_path):
     *others, last = logs[1].read_text().partition("idle\n")[2].splitlines()
     assert last.startswith("error: process 0 was lost: it ended, or its host does not answer.")
     assert not others or "coordination_service_agent.cc" in others[0], others
+
+
+def test_processes_with_other_settings_are_refused(config_file, tmp_path):
+    arguments = ["train", config_file, "--workdir", tmp_path / "run"]
+    processes, logs = start_two(arguments, tmp_path, ["--optim.learning-rate", 0.5])
+    assert finished(processes, logs, SECONDS_TO_START) == [2, 2]
+    for log in logs:
+        assert (
+            "error: optim.learning_rate = 0.5: in process 1, but 0.01 in process 0. Give all "
+            "processes the same config and flags.\n"
+        ) in log.read_text()
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_killed_run_continues_in_one_process(config_file, killed, tmp_path):

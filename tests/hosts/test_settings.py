@@ -74,6 +74,8 @@ def test_first_host_of_a_slurm_list(nodes, first):
         (HostFlags("host:1", 2, 2), {}, r"--process-id 2: must be from 0 to 1"),
         (HostFlags("host:1", 0, 0), {}, "--process-count 0: must be 1 or more"),
         (HostFlags("host", 0, 2), {}, r"--coordinator host: is not HOST:PORT"),
+        (HostFlags("host:0", 0, 2), {}, r"--coordinator host:0: the port must be from 1 to 65535"),
+        (HostFlags("host:99999", 0, 2), {}, r"host:99999: the port must be from 1 to 65535"),
         (HostFlags(), VARIABLES | {"RPN_JAX_PROCESS_ID": "x"}, "RPN_JAX_PROCESS_ID=x: must be a"),
         (HostFlags(peer_timeout=0), {}, "--peer-timeout 0: must be 1 second or more"),
     ],
