@@ -115,13 +115,13 @@ def read_class_map(entries: Sequence[str]) -> ClassMap:
     """
     if len(entries) == 1 and entries[0].endswith(MAP_FILES):
         return _read_map_file(Path(entries[0]))
-    class_map: dict[str, str] = {}
+    new_names: dict[str, str] = {}
     for old, _, new in (entry.partition("=") for entry in entries):
-        if class_map.setdefault(old, new) != new:
+        if new_names.setdefault(old, new) != new:
             raise UserError(
-                f"data.class_map: '{old}' has two new names, '{class_map[old]}' and '{new}'"
+                f"data.class_map: '{old}' has two new names, '{new_names[old]}' and '{new}'"
             )
-    return class_map
+    return {**new_names}
 
 
 def map_of(class_map: ClassMap, dataset_name: str) -> dict[str, str]:

@@ -7,6 +7,8 @@ processes meet here first.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
 import struct
 import time
@@ -50,7 +52,8 @@ def meet(settings: HostSettings, seconds: float) -> dict[int, socket.socket]:
             connection.close()
         raise
     for connection in connections.values():
-        connection.sendall(GO)
+        with contextlib.suppress(OSError):  # The thread that watches it sees the same error.
+            connection.sendall(GO)
     return connections
 
 
@@ -60,9 +63,10 @@ def _listen(settings: HostSettings) -> socket.socket:
     try:
         return socket.create_server(("", settings.port), family=family, dualstack_ipv6=both)
     except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else error
         raise UserError(
             f"--coordinator {settings.coordinator}: process 0 cannot listen on port "
-            f"{settings.port} ({error.strerror or error}). Choose a free port of its host."
+            f"{settings.port} ({reason}). Choose a free port of its host."
         ) from None
 
 

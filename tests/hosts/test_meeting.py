@@ -128,7 +128,7 @@ def test_a_port_in_use_is_named(address: str) -> None:
     port = int(address.split(":")[1])
     with (
         socket.create_server(("", port)),
-        pytest.raises(UserError, match=rf"cannot listen on port {port} \(Address already in use"),
+        pytest.raises(UserError, match=rf"cannot listen on port {port} \(Address already in use\)"),
     ):
         meeting.meet(settings_of(address, 0), 1.0)
 
