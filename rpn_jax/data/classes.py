@@ -115,13 +115,12 @@ def read_class_map(entries: Sequence[str]) -> ClassMap:
     """
     if len(entries) == 1 and entries[0].endswith(MAP_FILES):
         return _read_map_file(Path(entries[0]))
-    new_names: dict[str, str] = {}
+    class_map: ClassMap = {}
     for old, _, new in (entry.partition("=") for entry in entries):
-        if new_names.setdefault(old, new) != new:
-            raise UserError(
-                f"data.class_map: '{old}' has two new names, '{new_names[old]}' and '{new}'"
-            )
-    return {**new_names}
+        first = class_map.setdefault(old, new)
+        if first != new:
+            raise UserError(f"data.class_map: '{old}' has two new names, '{first}' and '{new}'")
+    return class_map
 
 
 def map_of(class_map: ClassMap, dataset_name: str) -> dict[str, str]:
