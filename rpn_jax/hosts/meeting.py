@@ -1,7 +1,7 @@
 """Connect the processes of a run by TCP, before `jax.distributed` does.
 
 Process 0 listens at the coordinator's address until all others have called. `jax.distributed` uses
-the same port afterwards. If a process is missing, it ends this one with a C++ stack trace, so the
+the same port afterwards. It would end with a C++ stack trace if a process were missing, so the
 processes meet here first.
 """
 

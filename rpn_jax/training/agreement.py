@@ -41,7 +41,7 @@ def check_same_inputs(config: Config, datasets: Sequence[tuple[str, Dataset]]) -
       datasets: the datasets of this process, each with its name for messages.
 
     Raises:
-      UserError: they do not. The message is the same in every process.
+      UserError: they do not. It is raised in every process.
     """
     if jax.process_count() == 1:
         return

@@ -2,6 +2,7 @@
 
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -39,10 +40,13 @@ def refusal(meets: Future[dict[int, socket.socket]]) -> str:
 
 def connect(address: str, greeting: bytes) -> socket.socket:
     host, port = address.split(":")
+    end = time.monotonic() + LIMIT
     while True:
         try:
             connection = socket.create_connection((host, int(port)))
         except ConnectionRefusedError:
+            assert time.monotonic() < end, "nobody listens"
+            time.sleep(0.01)
             continue
         connection.sendall(greeting)
         return connection
