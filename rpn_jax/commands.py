@@ -20,7 +20,7 @@ from rpn_jax.data.check import (
     annotation_problems,
     opening_problems,
     picture_problems,
-    use_problems,
+    used_objects,
 )
 from rpn_jax.data.check_tables import print_check
 from rpn_jax.data.classes import seen_and_unseen
@@ -212,11 +212,12 @@ def check_data(config: Config, out: Path | None) -> int:
         problems += found
         if dataset is None:
             continue
-        problems += use_problems(config.data, part, dataset)
+        used, found = used_objects(config.data, part, dataset)
+        problems += found
         problems += annotation_problems(config.data, part, dataset)
         with picture_progress(console, f"checking {part}", len(dataset.pictures)) as advance:
             problems += picture_problems(config.data, part, dataset, advance)
-        statistics[part] = dataset_statistics(dataset, config.data, config.model.rpn.anchors)
+        statistics[part] = dataset_statistics(used, config.data, config.model.rpn.anchors)
     print_check(console, problems, statistics)
     if out is not None:
         record = {

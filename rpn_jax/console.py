@@ -91,24 +91,31 @@ def make_bar(console: Console, before: str, after: str, transient: bool = False)
 
 
 class _Lines:
-    """Prints a line for a log, at most every `SECONDS_BETWEEN_LINES`."""
+    """Prints a line for a log, at most every `SECONDS_BETWEEN_LINES`.
+
+    The rate leaves out the first batch, because its time includes the compilation.
+    """
 
     def __init__(self, console: Console, activity: str, total: int, done: int) -> None:
         self._console = console
         self._activity = activity
         self._total = total
-        self._done = self._done_before = done
-        self._start = self._last_line = time.perf_counter()
+        self._done = done
+        self._done_first: int | None = None
+        self._first_end = 0.0
+        self._last_line = time.perf_counter()
 
     def advance(self, pictures: int) -> None:
         self._done += pictures
         now = time.perf_counter()
-        if now - self._last_line < SECONDS_BETWEEN_LINES:
-            return
-        self._last_line = now
-        rate = (self._done - self._done_before) / (now - self._start)
-        left = timedelta(seconds=round((self._total - self._done) / rate))
-        say(
-            self._console,
-            f"{self._activity} {self._done}/{self._total} pictures, {rate:.1f}/s, {left} left",
-        )
+        is_due = now - self._last_line >= SECONDS_BETWEEN_LINES
+        text = f"{self._activity} {self._done}/{self._total} pictures"
+        if self._done_first is None:
+            self._done_first, self._first_end, self._last_line = self._done, now, now
+        elif is_due:
+            self._last_line = now
+            rate = (self._done - self._done_first) / (now - self._first_end)
+            left = timedelta(seconds=round((self._total - self._done) / rate))
+            text += f", {rate:.1f}/s, {left} left"
+        if is_due:
+            say(self._console, text)

@@ -69,23 +69,32 @@ def opening_problems(config: DataConfig, part: Part) -> tuple[Dataset | None, li
         return None, problems or [Problem("error", part, "", "", message, "Correct it")]
 
 
-def use_problems(config: DataConfig, part: Part, dataset: Dataset) -> Iterator[Problem]:
-    """Yield the problem at which training or evaluation stops after the dataset is opened.
+def used_objects(
+    config: DataConfig, part: Part, dataset: Dataset
+) -> tuple[Dataset, list[Problem]]:
+    """Leave out the classes that training or evaluation leaves out, and check what remains.
 
     Args:
       config: classes to train on or to evaluate.
       part: part of the data.
       dataset: what `opening_problems` returned.
+
+    Returns:
+      The dataset with the objects that are used, or the whole one if a class is unknown, and the
+      problem at which training or evaluation stops after the dataset is opened, if any.
     """
+    used = dataset
     try:
         if part == "train":
-            plan_training(keep_classes(dataset, config.train_classes, "data.train_classes"), config)
+            used = keep_classes(dataset, config.train_classes, "data.train_classes")
+            plan_training(used, config)
         else:
-            kept = keep_classes(dataset, config.eval_classes, "data.eval_classes")
-            check_split(config.eval_name, kept.pictures, "Use another --data.eval-split.")
+            used = keep_classes(dataset, config.eval_classes, "data.eval_classes")
+            check_split(config.eval_name, used.pictures, "Use another --data.eval-split.")
     except UserError as error:
         remedy = "Choose other data, or correct the flag"
-        yield Problem("error", part, "", "", str(error), remedy)
+        return used, [Problem("error", part, "", "", str(error), remedy)]
+    return used, []
 
 
 def annotation_problems(config: DataConfig, part: Part, dataset: Dataset) -> Iterator[Problem]:

@@ -15,7 +15,7 @@ from rpn_jax.data.check import (
     annotation_problems,
     opening_problems,
     picture_problems,
-    use_problems,
+    used_objects,
 )
 from rpn_jax.data.dataset import describe_oddities
 from rpn_jax.data.statistics import best_anchor_ious, dataset_statistics
@@ -43,7 +43,7 @@ def config_of(root, **more):
 def problems_of(config, part="train"):
     dataset, problems = opening_problems(config, part)
     if dataset is not None:
-        problems += use_problems(config, part, dataset)
+        problems += used_objects(config, part, dataset)[1]
         problems += annotation_problems(config, part, dataset)
         problems += picture_problems(config, part, dataset, on_picture=lambda _: None)
     return problems
@@ -168,6 +168,22 @@ def test_the_command_prints_tables_and_writes_json(broken_root, tmp_path, capsys
     assert len(report["problems"]) == 14
     assert report["statistics"]["train"]["pictures"] == 4
     assert run(broken_root, "--data.clip-boxes", "--data.on-bad-picture", "skip") == 1
+
+
+def test_the_counts_leave_out_the_classes_that_are_not_used(tmp_path, capsys):
+    boxes = [box_entry(1, 1, [0, 0, 16, 16])]
+    root = write(tmp_path, [image_entry(1)], boxes)
+    coco = json.loads(annotation_file(root).read_text())
+    coco["categories"].append({"id": 2, "name": "y"})
+    coco["annotations"].append({**box_entry(2, 1, [20, 0, 16, 16]), "category_id": 2})
+    for split in ("train", "test"):
+        annotation_file(root, split).write_text(json.dumps(coco))
+    out = tmp_path / "report.json"
+    assert run(root, "--out", str(out), "--data.train-classes", "y") == 0
+    counted = json.loads(out.read_text())["statistics"]
+    assert counted["train"]["boxes of each class"] == {"x": 0, "y": 1}
+    assert counted["eval"]["boxes of each class"] == {"x": 1, "y": 1}
+    assert sum(row["boxes"] for row in counted["train"]["boxes that no anchor reaches"]) == 1
 
 
 def test_a_split_without_pictures_has_exit_code_2(tmp_path, capsys):
