@@ -6,6 +6,7 @@
 
 from dataclasses import replace
 
+from rpn_jax.config.checks import check_part
 from rpn_jax.config.data import CANVAS_MULTIPLE, DataConfig, Resize, Source
 from rpn_jax.config.fields import config_changes, config_fields
 from rpn_jax.config.files import CONFIG_FILE, config_file_of, config_names, load_config, save_config
@@ -44,6 +45,7 @@ __all__ = [
     "RoILossConfig",
     "Source",
     "TrainConfig",
+    "check_part",
     "config_changes",
     "config_fields",
     "config_file_of",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -13,6 +14,23 @@ def check(holds: bool, key: str, value: object, allowed: str) -> None:
     """Raise a UserError unless ``holds``. It says which values are allowed for a dotted key."""
     if not holds:
         raise UserError(f"{key} = {value!r}: must be {allowed}")
+
+
+def check_part(config: object, part: type, argument: str = "config") -> None:
+    """Raise a UserError if an argument is not the part of the config that a function needs.
+
+    Args:
+      config: the argument: a `Config`, one of its sections, or anything else by mistake.
+      part: the class that the function needs.
+      argument: name of the argument.
+    """
+    if isinstance(config, part):
+        return
+    names = [each.name for each in fields(config)] if is_dataclass(config) else []
+    fitting = [name for name in names if isinstance(getattr(config, name), part)]
+    hint = f". Use its part .{fitting[0]}" if fitting else ""
+    name = type(config).__name__
+    raise UserError(f"{argument}: is of type {name}: must be a {part.__name__}{hint}")
 
 
 def check_types(section: str, config: Any) -> None:

@@ -69,9 +69,7 @@ def opening_problems(config: DataConfig, part: Part) -> tuple[Dataset | None, li
         return None, problems or [Problem("error", part, "", "", message, "Correct it")]
 
 
-def used_objects(
-    config: DataConfig, part: Part, dataset: Dataset
-) -> tuple[Dataset, list[Problem]]:
+def used_objects(config: DataConfig, part: Part, dataset: Dataset) -> tuple[Dataset, list[Problem]]:
     """Leave out the classes that training or evaluation leaves out, and check what remains.
 
     Args:

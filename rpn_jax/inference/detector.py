@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rpn_jax.config import Config
+from rpn_jax.config import Config, check_part
 from rpn_jax.errors import UserError
 from rpn_jax.inference.batches import (
     BatchFunction,
@@ -98,6 +98,7 @@ class Detector:
 
 def second_stage(config: Config) -> RoIHeadConfig:
     """Return the config of the second stage. Raise a UserError if the model has none."""
+    check_part(config, Config)
     if config.model.roi is None:
         raise UserError(
             f"config {config.name}: is an RPN, whose boxes have no classes. Use a Faster R-CNN to "

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import jax.numpy as jnp
 import numpy as np
 
-from rpn_jax.config import PixelConfig
+from rpn_jax.config import PixelConfig, check_part
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int, UInt8
@@ -25,7 +25,11 @@ def normalize_images(
 
     Returns:
       float32, in the channel order of ``pixels``.
+
+    Raises:
+      UserError: ``pixels`` is another part of the config.
     """
+    check_part(pixels, PixelConfig, "pixels")
     channels = images[..., ::-1] if pixels.order == "bgr" else images
     mean = np.asarray(pixels.mean, np.float32)
     inverse_std = (1 / np.asarray(pixels.std, np.float64)).astype(np.float32)

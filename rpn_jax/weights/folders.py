@@ -16,6 +16,7 @@ import jax
 from rpn_jax.config import (
     CONFIG_FILE,
     Config,
+    check_part,
     config_changes,
     config_file_of,
     load_config,
@@ -60,8 +61,7 @@ def save_variables(folder: str | Path, config: Config, variables: Any) -> None:
       UserError: the folder is not empty or cannot be written, ``config`` is no `Config`, or
         ``variables`` have no ``params``.
     """
-    if not isinstance(config, Config):
-        raise UserError(f"config: is of type {type(config).__name__}: must be a Config")
+    check_part(config, Config)
     check_collections(variables, "variables")
     with new_folder(Path(folder)) as temporary:
         write_weights(temporary, config, variables)

@@ -14,7 +14,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from rpn_jax import __version__
-from rpn_jax.config import Config
+from rpn_jax.config import Config, check_part
 from rpn_jax.console import make_console, say
 from rpn_jax.errors import UserError, reading
 from rpn_jax.files import cache_folder, make_folder
@@ -151,8 +151,9 @@ def check_model(config: Config, variables: Variables) -> None:
     strides. Those of other sources have no config to compare.
 
     Raises:
-      UserError: the weights belong to another model.
+      UserError: the weights belong to another model, or ``config`` is only a part of a config.
     """
+    check_part(config, Config)
     check_variables(variable_shapes(config), variables, "given")
     theirs = config_of_variables(variables)
     if theirs is not None:

@@ -127,7 +127,7 @@ class TwoStages:
     @cached_property
     def assigned(self) -> Int[ndarray, "B N"]:
         """Matching of the given boxes: 0 background, k the box k - 1."""
-        match = jax.jit(jax.vmap(partial(match_proposals, self.config)))
+        match = jax.jit(jax.vmap(partial(match_proposals, self.config.roi_loss)))
         return np.asarray(match(self.given, self.given_mask, self.boxes, self.box_mask))
 
     @cached_property

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
-from rpn_jax.config import Config
+from rpn_jax.config import Config, check_part
 from rpn_jax.models.roi import DELTA_STDS
 from rpn_jax.ops import clip_boxes, decode_boxes, nms_per_class
 from rpn_jax.structures import Detections, RoIOutputs
@@ -40,7 +40,11 @@ def detect(
 
     Returns:
       ``config.roi_detections.max_detections`` boxes for each picture, sorted by score.
+
+    Raises:
+      UserError: ``config`` is only a part of a config.
     """
+    check_part(config, Config)
     settings = config.roi_detections
     batch, count, classes, _ = outputs.deltas.shape
     probabilities = jax.nn.softmax(outputs.class_logits.astype(jnp.float32), axis=-1)

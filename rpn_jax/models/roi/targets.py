@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rpn_jax.config import Config
+from rpn_jax.config import Config, RoILossConfig, check_part
+from rpn_jax.errors import UserError
 from rpn_jax.models.roi import DELTA_STDS
 from rpn_jax.ops import assign_anchors, box_area, encode_boxes, masked_top_k, sample_anchors
 from rpn_jax.ops.assign import ABSENT, NEGATIVE
@@ -60,7 +61,14 @@ def roi_targets(
     Returns:
       Targets without gradient. S is ``samples_per_image``, or G + N if that is smaller or if all
       boxes are used.
+
+    Raises:
+      UserError: ``config`` is only a part of a config, or has no second stage.
     """
+    check_part(config, Config)
+    if config.model.roi is None:
+        raise UserError("config: model.roi is None, but the targets are those of a second stage")
+    num_classes = config.model.roi.num_classes
     if not box_mask.shape[1]:  # A masked object, because no row can be taken from an empty array.
         boxes_xyxy, labels, box_mask = (
             jnp.pad(array, [(0, 0), (0, 1), *[(0, 0)] * (array.ndim - 2)])
@@ -69,7 +77,7 @@ def roi_targets(
     rngs = jax.vmap(jax.random.fold_in, (None, 0))(rng, first + jnp.arange(len(box_mask)))
 
     def one_picture(*arrays: Array) -> RoITargets:
-        return _picture_targets(config, *arrays)
+        return _picture_targets(config.roi_loss, num_classes, *arrays)
 
     return jax.lax.stop_gradient(
         jax.vmap(one_picture)(proposals_xyxy, proposal_mask, boxes_xyxy, labels, box_mask, rngs)
@@ -77,21 +85,22 @@ def roi_targets(
 
 
 def match_proposals(
-    config: Config,
+    settings: RoILossConfig,
     proposals_xyxy: Float[Array, "N 4"],
     proposal_mask: Bool[Array, " N"],
     boxes_xyxy: Float[Array, "G 4"],
     box_mask: Bool[Array, " G"],
 ) -> Int[Array, " N"]:
     """Return for each proposal of a picture 0 for background, k for object k - 1, -2 if masked."""
-    threshold = config.roi_loss.positive_iou
+    threshold = settings.positive_iou
     return assign_anchors(
         proposals_xyxy, proposal_mask, boxes_xyxy, box_mask, threshold, threshold, NEVER
     )
 
 
 def _picture_targets(
-    config: Config,
+    settings: RoILossConfig,
+    num_classes: int,
     proposals_xyxy: Float[Array, "N 4"],
     proposal_mask: Bool[Array, " N"],
     boxes_xyxy: Float[Array, "G 4"],
@@ -99,15 +108,13 @@ def _picture_targets(
     box_mask: Bool[Array, " G"],
     rng: PRNGKeyArray,
 ) -> RoITargets:
-    assert config.model.roi is not None
-    settings = config.roi_loss
     # A box without area cannot be encoded, and `assign_anchors` ignores it too.
     box_mask = box_mask & (box_area(boxes_xyxy) > 0)
     objects = jnp.arange(1, len(labels) + 1, dtype=jnp.int32)
     assigned = jnp.concatenate(
         [
             jnp.where(box_mask, objects, ABSENT),
-            match_proposals(config, proposals_xyxy, proposal_mask, boxes_xyxy, box_mask),
+            match_proposals(settings, proposals_xyxy, proposal_mask, boxes_xyxy, box_mask),
         ]
     )
     candidates = jnp.concatenate([boxes_xyxy, proposals_xyxy])
@@ -130,6 +137,6 @@ def _picture_targets(
     return RoITargets(
         boxes_xyxy=boxes,
         sampled=sampled,
-        labels=jnp.where(is_positive, labels[row], config.model.roi.num_classes),
+        labels=jnp.where(is_positive, labels[row], num_classes),
         deltas=encode_boxes(start, end) / jnp.array(DELTA_STDS),
     )

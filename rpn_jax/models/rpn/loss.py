@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
-from rpn_jax.config import Config
+from rpn_jax.config import Config, check_part
 from rpn_jax.models.means import Mean, divide, divisors_of
 from rpn_jax.models.rpn.targets import AnchorTargets, batch_targets
 from rpn_jax.structures import RPNOutputs
@@ -44,8 +44,10 @@ def rpn_loss(
       ``loss_rpn_cls`` and ``loss_rpn_bbox``, float32 scalars.
 
     Raises:
-      UserError: the number of levels differs from that of the config's strides.
+      UserError: the number of levels differs from that of the config's strides, or ``config`` is
+        only a part of a config.
     """
+    check_part(config, Config)
     targets = batch_targets(config, outputs.level_shapes, boxes_xyxy, box_mask, image_sizes, rng)
     terms = rpn_loss_terms(outputs, targets)
     return divide(terms, divisors_of(terms, axis_name))

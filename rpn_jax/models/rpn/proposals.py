@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
-from rpn_jax.config import Config
+from rpn_jax.config import Config, check_part
 from rpn_jax.ops import (
     clip_boxes,
     decode_boxes,
@@ -43,8 +43,10 @@ def propose(
       ``config.rpn_proposals.max_proposals`` boxes for each picture, sorted by score.
 
     Raises:
-      UserError: the number of levels differs from that of the config's strides.
+      UserError: the number of levels differs from that of the config's strides, or ``config`` is
+        only a part of a config.
     """
+    check_part(config, Config)
     boxes, logits, valid = candidates(config, outputs, image_sizes)
     if scale_factors is not None:
         boxes = boxes / jnp.tile(scale_factors, 2)[:, None, None, :]
