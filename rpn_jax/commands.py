@@ -18,6 +18,7 @@ from rpn_jax.data.check import (
     Part,
     Problem,
     annotation_problems,
+    class_problems,
     opening_problems,
     picture_problems,
     used_objects,
@@ -207,17 +208,21 @@ def check_data(config: Config, out: Path | None) -> int:
         check_out_file(out)
     problems: list[Problem] = []
     statistics: dict[Part, dict[str, Any]] = {}
+    datasets: dict[Part, Dataset] = {}
     for part in PARTS:
         dataset, found = opening_problems(config.data, part)
         problems += found
         if dataset is None:
             continue
+        datasets[part] = dataset
         used, found = used_objects(config.data, part, dataset)
         problems += found
         problems += annotation_problems(config.data, part, dataset)
         with picture_progress(console, f"checking {part}", len(dataset.pictures)) as advance:
             problems += picture_problems(config.data, part, dataset, advance)
         statistics[part] = dataset_statistics(used, config.data, config.model.rpn.anchors)
+    if len(datasets) == len(PARTS):
+        problems += class_problems(config, datasets["train"], datasets["eval"])
     print_check(console, problems, statistics)
     if out is not None:
         record = {

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from rpn_jax.config import DataConfig
+from rpn_jax.config import Config, DataConfig, Source
 from rpn_jax.data.annotations import MAX_OVERHANG, overhang
 from rpn_jax.data.bad_pictures import picture_damage
 from rpn_jax.data.catalog import open_eval_data, open_train_data
@@ -19,7 +19,9 @@ from rpn_jax.data.classes import keep_classes
 from rpn_jax.data.coco import annotation_file
 from rpn_jax.data.coco_checks import find_problems, read_coco_slowly
 from rpn_jax.data.dataset import Dataset, Picture, check_split
-from rpn_jax.data.plan import plan_training
+from rpn_jax.data.model_classes import match_classes, with_classes
+from rpn_jax.data.plan import plan_training, small_pictures
+from rpn_jax.data.voc import annotation_errors
 from rpn_jax.errors import UserError
 from rpn_jax.runtime import loader_threads
 
@@ -96,7 +98,9 @@ def used_objects(config: DataConfig, part: Part, dataset: Dataset) -> tuple[Data
 
 
 def annotation_problems(config: DataConfig, part: Part, dataset: Dataset) -> Iterator[Problem]:
-    """Yield the problems of boxes and names of an opened dataset."""
+    """Yield the problems of boxes, sizes and names of an opened dataset."""
+    if part == "train":
+        yield from _small_pictures(config, dataset)
     names = Counter(picture.name for picture in dataset.pictures)
     for picture in dataset.pictures:
         item = f"picture {picture.image_id}"
@@ -106,6 +110,29 @@ def annotation_problems(config: DataConfig, part: Part, dataset: Dataset) -> Ite
         for annotation_id, level, text, remedy in _box_problems(picture, config.clip_boxes):
             yield Problem(level, part, picture.name, f"annotation {annotation_id}", text, remedy)
     yield from _zero_areas(part, dataset)
+
+
+def class_problems(config: Config, train_data: Dataset, eval_data: Dataset) -> Iterator[Problem]:
+    """Yield the problem at which a detector's training stops because of the classes."""
+    data = config.data
+    try:
+        match_classes(with_classes(config, train_data, data.train_name), eval_data, data.eval_name)
+    except UserError as error:
+        yield Problem("error", "eval", "", "", str(error), "Choose data with the same classes")
+
+
+def _small_pictures(config: DataConfig, dataset: Dataset) -> Iterator[Problem]:
+    """Yield one problem for all pictures that are too small to train on."""
+    found = np.flatnonzero(small_pictures(dataset.pictures, config))
+    for index in found[:1]:
+        picture = dataset.pictures[index]
+        item = f"picture {picture.image_id}"
+        text = (
+            f"{picture.width}x{picture.height} pixels, is not trained on because a side is below "
+            f"data.min_image_size = {config.min_image_size}. Number of such pictures: {len(found)}"
+        )
+        remedy = "Lower --data.min-image-size to train on them"
+        yield Problem("warning", "train", picture.name, item, text, remedy)
 
 
 def _zero_areas(part: Part, dataset: Dataset) -> Iterator[Problem]:
@@ -144,6 +171,7 @@ def picture_problems(
       on_picture: called with 1 after each picture.
     """
     level: Level = "error" if config.on_bad_picture == "error" else "warning"
+    unreadable: list[int] = []
 
     def check(index: int) -> Problem | None:
         picture = dataset.pictures[index]
@@ -151,6 +179,7 @@ def picture_problems(
         try:
             dataset.load_image(index)
         except UserError as error:
+            unreadable.append(index)
             return Problem(level, part, picture.name, item, str(error), REPLACE)
         damage = picture_damage(dataset, index)
         if not damage:
@@ -163,26 +192,34 @@ def picture_problems(
             on_picture(1)
             if problem:
                 yield problem
+    most = min(config.max_bad_pictures, len(dataset.pictures) - 1)
+    if level == "warning" and len(unreadable) > most:
+        text = f"{len(unreadable)} pictures cannot be read, and at most {most} are skipped"
+        yield Problem("error", part, "", "", text, "Replace them, or see --data.max-bad-pictures")
 
 
 def _entry_problems(config: DataConfig, part: Part) -> Iterator[Problem]:
-    """Yield the broken entries of a COCO file, if there are any."""
-    try:
-        file = _coco_file(config, part)
-        coco = read_coco_slowly(file)
-    except UserError:
-        return  # The error of opening already says this.
-    for text in find_problems(coco):
+    """Yield the broken entries of COCO and Pascal VOC annotations, if there are any."""
+    sources = config.train_sources if part == "train" else (config.eval_source,)
+    for source in sources:
+        try:
+            if source.annotations or source.dataset == "coco":
+                yield from _coco_problems(source, part)
+            elif source.dataset == "voc":
+                for text in annotation_errors(Path(source.root), source.split):
+                    file, _, problem = text.partition(": ")
+                    yield Problem("error", part, file, "", problem, CORRECT)
+        except UserError:
+            continue  # The error of opening already says this.
+
+
+def _coco_problems(source: Source, part: Part) -> Iterator[Problem]:
+    file = Path(source.annotations)
+    if not source.annotations:
+        file = annotation_file(Path(source.root), source.split)
+    for text in find_problems(read_coco_slowly(file)):
         item, _, problem = text.partition(": ")
         yield Problem("error", part, str(file), item, problem or text, CORRECT)
-
-
-def _coco_file(config: DataConfig, part: Part) -> Path:
-    named = config.train_annotations if part == "train" else config.eval_annotations
-    if named or config.dataset != "coco":
-        return Path(named)
-    split = config.train_split if part == "train" else config.eval_split
-    return annotation_file(Path(config.root), split)
 
 
 def _box_problems(picture: Picture, clip_boxes: bool) -> Iterator[tuple[int, Level, str, str]]:
@@ -192,7 +229,8 @@ def _box_problems(picture: Picture, clip_boxes: bool) -> Iterator[tuple[int, Lev
     seen: set[tuple[float, ...]] = set()
     for row, bbox in enumerate(objects.boxes_xywh.tolist()):
         number = int(objects.ids[row])
-        is_used = not (objects.is_crowd[row] or objects.is_difficult[row])
+        is_used = objects.areas[row] > 0
+        is_used &= not (objects.is_crowd[row] or objects.is_difficult[row])
         if min(bbox[2:]) < 1:
             text = f"bbox {bbox} is narrower or lower than 1 pixel and is not trained on"
             yield number, "warning", text, CORRECT

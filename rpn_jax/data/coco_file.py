@@ -231,14 +231,14 @@ def _verified(image: _Image, label_of: Mapping[RawId, int], file: Path) -> Verif
 def _fill_boxes(coco: _Coco, file: Path) -> None:
     """Compute the boxes that are missing from the outlines, in place."""
     sizes = {plain_id(image.id): (image.height, image.width) for image in coco.images}
+    missing = [at for at, each in enumerate(coco.annotations) if each.bbox is msgspec.UNSET]
     try:
-        outlines = read_outlines(file)
-        for annotation, outline in zip(coco.annotations, outlines, strict=True):
-            if annotation.bbox is msgspec.UNSET:
-                size = sizes.get(plain_id(annotation.image_id))
-                annotation.bbox, area = box_and_area(outline, size)
-                if annotation.area is msgspec.UNSET:
-                    annotation.area = area
+        for at, outline in zip(missing, read_outlines(file, missing), strict=True):
+            annotation = coco.annotations[at]
+            size = sizes.get(plain_id(annotation.image_id))
+            annotation.bbox, area = box_and_area(outline, size)
+            if annotation.area is msgspec.UNSET:
+                annotation.area = area
     except ValueError:
         check_entries(read_coco_slowly(file), str(file))
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,26 +36,32 @@ Outline = Polygons | RunLengths | None
 
 
 class _Annotation(msgspec.Struct, gc=False):
-    segmentation: Outline = None
+    segmentation: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class _Coco(msgspec.Struct):
     annotations: list[_Annotation]
 
 
-def read_outlines(file: Path) -> list[Outline]:
-    """Read the outline of each annotation.
+def read_outlines(file: Path, positions: Sequence[int]) -> list[Outline]:
+    """Read the outlines of some annotations. Those of the others may have any form.
+
+    Args:
+      file: a COCO file.
+      positions: places of the annotations in the file's list.
 
     Raises:
-      msgspec.ValidationError: an outline has another form.
+      ValueError: an outline has another form.
       UserError: the file cannot be read.
     """
     try:
         coco = msgspec.json.decode(read_file(file), type=_Coco)
+        outlines = [coco.annotations[position].segmentation for position in positions]
+        return [msgspec.json.decode(outline, type=Outline) for outline in outlines]
     except (msgspec.DecodeError, UnicodeDecodeError):
         # Python accepts what msgspec refuses: NaN in a field that is not used.
-        coco = msgspec.convert(read_json(file), _Coco)
-    return [each.segmentation for each in coco.annotations]
+        annotations = read_json(file)["annotations"]
+        return [convert_outline(annotations[at].get("segmentation")) for at in positions]
 
 
 def convert_outline(value: Any) -> Outline:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,8 @@ from rpn_jax.files import read_file
 if TYPE_CHECKING:
     from jaxtyping import UInt8
 
+    from rpn_jax.data.bad_pictures import BadPictures
+
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 """Suffixes of pictures in a folder. A file that is named directly may have any suffix."""
 
@@ -28,6 +31,8 @@ class PictureFiles:
       items: picture files, or uint8 RGB arrays.
       names: names of files that are not shown by their path, for example URLs.
       on_pictures: called with 1 after the header of each picture is read.
+      bad: says what to do about a file whose header cannot be read. If it is skipped, it is left
+        out, and the other pictures keep their ids. None: it is an error.
 
     Raises:
       UserError: a file is missing or is not a picture, or an array has another shape or type.
@@ -38,12 +43,18 @@ class PictureFiles:
         items: Sequence[Path | np.ndarray],
         names: Mapping[Path, str] | None = None,
         on_pictures: Callable[[int], None] = lambda count: None,
+        bad: BadPictures | None = None,
     ) -> None:
         # A text needs a third of the memory of a Path, which counts for millions of pictures.
-        self._items = [str(item) if isinstance(item, Path) else item for item in items]
+        self._items: list[str | np.ndarray] = []
         pictures = []
         for number, item in enumerate(items, start=1):
-            pictures.append(_picture_of(item, number, names or {}))
+            open_ = partial(_picture_of, item, number, names or {})
+            is_file = isinstance(item, Path)
+            picture = bad.attempt(number, open_) if bad and is_file else open_()
+            if picture is not None:
+                pictures.append(picture)
+                self._items.append(str(item) if isinstance(item, Path) else item)
             on_pictures(1)
         self.pictures: Sequence[Picture] = pictures
         self.class_names: tuple[str, ...] = ()
@@ -63,7 +74,8 @@ class PictureFiles:
 def find_pictures(patterns: Sequence[str]) -> list[Path]:
     """Return the picture files that match paths, folders or globs, each once.
 
-    The folders inside a folder are not searched.
+    The folders inside a folder are not searched. Its hidden files, such as the '._a.jpg' that macOS
+    writes, are left out.
 
     Raises:
       UserError: a pattern matches nothing, or a folder cannot be read.
@@ -108,6 +120,7 @@ def _expand(pattern: str) -> list[Path]:
 
 def _files_of(path: Path) -> Iterator[Path]:
     if path.is_dir():
-        yield from sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+        files = sorted(file for file in path.iterdir() if not file.name.startswith("."))
+        yield from (file for file in files if file.suffix.lower() in SUFFIXES)
     else:
         yield path

@@ -62,6 +62,11 @@ class TrainingPlan:
     """How often an epoch shows each picture on average. None: every picture once."""
 
     @property
+    def indices(self) -> Int[np.ndarray, "_"]:
+        """Positions of all pictures to train on."""
+        return np.concatenate(self.groups)
+
+    @property
     def epoch_steps(self) -> int:
         """Training steps of an epoch. Without ``repeats`` they show every picture at least once."""
         size = self.config.batch_size
@@ -113,9 +118,9 @@ def plan_training(dataset: Dataset, config: DataConfig) -> TrainingPlan:
       UserError: no such picture has a box to train on, or an epoch shows none.
     """
     layout = plan_layout(dataset.pictures, config)
-    shorter = np.array([min(picture.height, picture.width) for picture in dataset.pictures])
+    is_small = small_pictures(dataset.pictures, config)
     annotated = np.array([len(picture.objects.labels) > 0 for picture in dataset.pictures], bool)
-    indices = np.flatnonzero(annotated & (shorter >= config.min_image_size))
+    indices = np.flatnonzero(annotated & ~is_small)
     if not layout.box_counts[indices].any():
         raise UserError(
             f"no picture to train on: none of {len(dataset.pictures)} has a box and sides of at "
@@ -130,6 +135,12 @@ def plan_training(dataset: Dataset, config: DataConfig) -> TrainingPlan:
             f"{len(indices)} pictures. Use larger numbers"
         )
     return plan
+
+
+def small_pictures(pictures: Sequence[Picture], config: DataConfig) -> Bool[np.ndarray, " N"]:
+    """Return for each picture whether it is too small to train on, as in the reference."""
+    shorter = [min(picture.height, picture.width) for picture in pictures]
+    return np.array(shorter, np.int64) < config.min_image_size
 
 
 def plan_epoch(

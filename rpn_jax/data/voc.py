@@ -5,6 +5,8 @@ VOC counts pixels from 1. As in the reference, 1 is subtracted from all four sid
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -19,6 +21,8 @@ from rpn_jax.errors import UserError
 from rpn_jax.files import read_file, read_text
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
+WITH_FLAG = re.compile(r"(.*\S)\s+(-1|0|1)")
+"""A line of the list of one class: a stem, and whether the class is in the picture."""
 
 
 def open_voc(root: Path, split: str, clip_boxes: bool) -> AnnotatedFiles:
@@ -50,7 +54,7 @@ def open_voc(root: Path, split: str, clip_boxes: bool) -> AnnotatedFiles:
         pictures.append(Picture(number, name, height, width))
         for each in top.iterfind("object"):
             label = label_of[_text(each, "name", file)]
-            rows.append((number - 1, label, _is_difficult(each), *_box(each, file)))
+            rows.append((number - 1, label, _is_difficult(each, file), *_box(each, file)))
     check_files(pictures_folder, pictures, str(annotations))
     table = np.array(rows, np.float64).reshape(-1, 7)
     objects = _objects(table)
@@ -60,15 +64,32 @@ def open_voc(root: Path, split: str, clip_boxes: bool) -> AnnotatedFiles:
     return AnnotatedFiles(pictures, class_names, ids, pictures_folder, source=str(annotations))
 
 
+def annotation_errors(root: Path, split: str) -> Iterator[str]:
+    """Yield the error of each XML file of a split that cannot be used, without pictures' sizes.
+
+    Raises UserError if there is no such split.
+    """
+    annotations, _, stems = _find_split(root, split)
+    for stem in stems:
+        file = annotations / f"{stem}.xml"
+        try:
+            for each in _parse(file).iterfind("object"):
+                _text(each, "name", file)
+                _is_difficult(each, file)
+                _box(each, file)
+        except UserError as error:
+            yield str(error)
+
+
 def _find_split(root: Path, split: str) -> tuple[Path, Path, list[str]]:
     """Return the folders of the XML files and of the pictures, and the stems of a split's files."""
     lists = root / "ImageSets" / "Main"
     if (lists / f"{split}.txt").exists():
-        text = read_text(lists / f"{split}.txt")
-        # The lists of single classes have a second column.
-        stems = [line.split()[0] for line in text.splitlines() if line.strip()]
-        return root / "Annotations", root / "JPEGImages", stems
-    stems = sorted(path.stem for path in folder_entries(root / split) if path.suffix == ".xml")
+        annotations = root / "Annotations"
+        lines = read_text(lists / f"{split}.txt").splitlines()
+        stems = _listed_stems(lines, {path.stem for path in folder_entries(annotations)})
+        return annotations, root / "JPEGImages", stems
+    stems = sorted(path.stem for path in folder_entries(root / split) if _is_xml(path))
     if stems:
         return root / split, root / split, stems
     known = sorted(path.stem for path in folder_entries(lists))
@@ -79,6 +100,20 @@ def _find_split(root: Path, split: str) -> tuple[Path, Path, list[str]]:
     )
 
 
+def _listed_stems(lines: list[str], known: set[str]) -> list[str]:
+    """Return the stem on each line. A stem may contain spaces, and a flag may follow it."""
+    stems = []
+    for line in filter(None, map(str.strip, lines)):
+        with_flag = WITH_FLAG.fullmatch(line)
+        stems.append(with_flag[1] if with_flag and line not in known else line)
+    return stems
+
+
+def _is_xml(path: Path) -> bool:
+    """Return whether a file holds annotations. macOS writes hidden files such as '._a.xml'."""
+    return path.suffix.lower() == ".xml" and not path.name.startswith(".")
+
+
 def _all_class_names(annotations: Path, root: Path, stems: list[str]) -> tuple[str, ...]:
     """Return the names of all splits, so that each split numbers the classes in the same way.
 
@@ -86,7 +121,7 @@ def _all_class_names(annotations: Path, root: Path, stems: list[str]) -> tuple[s
     """
     folders = [annotations] if annotations.name == "Annotations" else folder_entries(root)
     found = [file for folder in folders for file in folder_entries(folder)]
-    files = {file for file in found if file.suffix == ".xml"}
+    files = {file for file in found if _is_xml(file)}
     files |= {annotations / f"{stem}.xml" for stem in stems}
     objects = ((each, file) for file in sorted(files) for each in _parse(file).iterfind("object"))
     return tuple(sorted({_text(each, "name", file) for each, file in objects}))
@@ -95,11 +130,14 @@ def _all_class_names(annotations: Path, root: Path, stems: list[str]) -> tuple[s
 def _parse(file: Path) -> ElementTree.Element:
     content = read_file(file)
     try:
-        return ElementTree.fromstring(content)
+        top = ElementTree.fromstring(content)
     except ElementTree.ParseError as error:
         raise UserError(f"{file}: is not XML ({error})") from None
     except (ValueError, LookupError) as error:  # expat reads few encodings, for example not GBK
         raise UserError(f"{file}: cannot be read ({error}). Save it as UTF-8.") from None
+    if top.tag != "annotation":
+        raise UserError(f"{file}: its top element is <{top.tag}>, must be <annotation>")
+    return top
 
 
 def _picture_names(folder: Path, stems: list[str]) -> dict[str, str]:
@@ -140,8 +178,13 @@ def _number(text: str | None) -> float:
         return float("nan")
 
 
-def _is_difficult(entry: ElementTree.Element) -> bool:
-    return (entry.findtext("difficult") or "0").strip() == "1"
+def _is_difficult(entry: ElementTree.Element, file: Path) -> bool:
+    text = (entry.findtext("difficult") or "").strip() or "0"
+    if text not in ("0", "1"):
+        raise UserError(
+            f"{file}: object '{entry.findtext('name')}': 'difficult' is '{text}', must be 0 or 1"
+        )
+    return text == "1"
 
 
 def _text(entry: ElementTree.Element, key: str, file: Path) -> str:

@@ -195,7 +195,7 @@ def run_listed(
       UserError: a file is missing or is not a picture, an array has another shape or type, or
         ``pictures`` is a single picture instead of a list.
     """
-    dataset = listed_pictures(pictures)
+    dataset = listed_pictures(pictures, config.data)
     if not dataset.pictures:
         return []
     results: dict[int, Result] = {}
@@ -209,16 +209,18 @@ def in_order(results: Mapping[int, Result]) -> list[Result]:
     return [results[position] for position in sorted(results)]
 
 
-def listed_pictures(pictures: Any) -> PictureFiles:
+def listed_pictures(pictures: Any, config: DataConfig) -> PictureFiles:
     """Return the pictures that a user passed as a dataset, with ids 1, 2, ...
 
     Args:
       pictures: a sequence of paths, URLs and uint8 RGB arrays.
+      config: ``on_bad_picture`` says what to do about a file that is not a picture.
 
     Raises:
       UserError: a file is missing or is not a picture, an array has another shape or type, or
         ``pictures`` is a single picture or no list.
     """
+    from rpn_jax.data.bad_pictures import BadPictures
     from rpn_jax.data.files import PictureFiles
     from rpn_jax.inference.sources import picture_path
 
@@ -226,6 +228,5 @@ def listed_pictures(pictures: Any) -> PictureFiles:
     if is_one or not isinstance(pictures, Iterable):
         kind = type(pictures).__name__
         raise UserError(f"pictures: is of type {kind}; give a list, [picture] for a single one")
-    return PictureFiles(
-        [picture_path(item) if isinstance(item, str) else item for item in pictures]
-    )
+    items = [picture_path(item) if isinstance(item, str) else item for item in pictures]
+    return PictureFiles(items, bad=BadPictures(config))

@@ -183,7 +183,7 @@ def _results_of(
 def _open_pictures(config: Config, pictures: list[str], console: Console) -> Dataset:
     """Return the pictures that the user named, or those of ``data.eval_split`` without any."""
     if pictures:
-        return open_pictures(pictures, console)
+        return open_pictures(pictures, config.data, console)
     try:
         return open_eval_data(config.data)
     except UserError as error:

@@ -14,6 +14,7 @@ from rpn_jax.console import make_bar
 from rpn_jax.devices import peak_memory
 from rpn_jax.errors import writing
 from rpn_jax.files import json_figures, written_whole
+from rpn_jax.training.events import EventFile
 from rpn_jax.training.metrics import METRICS_FILE, MetricsRow, metrics_line, read_metrics
 from rpn_jax.training.trackers import Tracker, finite
 
@@ -59,12 +60,9 @@ class RunLog:
         self._log_every = log_every
         self._trackers = trackers
         self.done = first_step
-        # tensorboardX imports PyTorch if it is installed, which takes seconds and 0.2 GB.
-        from tensorboardX import SummaryWriter
-
         self._metrics_path = workdir / METRICS_FILE
         _keep_lines(self._metrics_path, lambda row: row["step"] <= first_step)
-        self._events = SummaryWriter(str(workdir), purge_step=first_step + 1)
+        self._events = EventFile(workdir, first_step)
         self._sums: dict[str, float] = defaultdict(float)
         self._count = 0
         self._seconds = 0.0
@@ -162,9 +160,7 @@ class RunLog:
         with writing(f"metrics {self._metrics_path}"), open(self._metrics_path, "a") as file:
             file.write(metrics_line(row))
         named = {f"{group}/{key}": value for key, value in finite(figures).items()}
-        for name, value in named.items():
-            self._events.add_scalar(name, value, done)
-        self._events.flush()
+        self._events.write(named, done)
         for tracker in self._trackers:
             tracker.log(done, named)
 

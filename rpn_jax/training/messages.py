@@ -67,7 +67,7 @@ def print_start(config: Config, plan: TrainingPlan, last: Saved | None, console:
             f"note: data.batch_size = {config.data.batch_size} uses {len(devices)} of the "
             f"{jax.device_count()} devices. Choose a multiple of their number to use all.",
         )
-    counts = plan.layout.box_counts
+    counts = plan.layout.box_counts[plan.indices]
     last_step = plan.epoch_steps * config.train.epochs
     say(
         console,
@@ -76,6 +76,13 @@ def print_start(config: Config, plan: TrainingPlan, last: Saved | None, console:
         f"{config.train.epochs} epochs of {plan.epoch_steps} steps "
         f"of {config.data.batch_size} pictures",
     )
+    left_out = len(plan.layout.box_counts) - len(counts)
+    if left_out:
+        say(
+            console,
+            f"note: {left_out} more pictures are not trained on: they have no object, or a side "
+            f"below data.min_image_size = {config.data.min_image_size} pixels",
+        )
     backbone = config.model.backbone
     if last is not None:
         age = describe_duration(time.time() - last.saved_at)

@@ -319,7 +319,7 @@ def _steps(folder: Path) -> list[int]:
         return []
     # A checkpoint that is being written has another name.
     return sorted(
-        (int(path.name) for path in folder.iterdir() if path.name.isdigit()), reverse=True
+        (int(path.name) for path in folder.iterdir() if path.name.isdecimal()), reverse=True
     )
 
 

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from rpn_jax import cli
-from rpn_jax.config import AnchorConfig, DataConfig
+from rpn_jax.config import AnchorConfig, DataConfig, load_config, replace
 from rpn_jax.data.catalog import open_train_data
 from rpn_jax.data.check import (
     annotation_problems,
+    class_problems,
     opening_problems,
     picture_problems,
     used_objects,
@@ -49,9 +50,13 @@ def problems_of(config, part="train"):
     return problems
 
 
+def flags_of(root):
+    splits = ["--data.train-split", "train", "--data.eval-split", "test"]
+    return ["--data.dataset", "coco", "--data.root", str(root), *splits]
+
+
 def run(root, *flags):
-    words = ["--data.root", str(root), "--data.train-split", "train", "--data.eval-split", "test"]
-    return cli.main(["check-data", "rpn_demo", "--data.dataset", "coco", *words, *flags])
+    return cli.main(["check-data", "rpn_demo", *flags_of(root), *flags])
 
 
 @pytest.fixture
@@ -130,6 +135,63 @@ def test_every_broken_entry_of_a_file_is_listed(tmp_path):
         ("annotation 4", "'category_id' is 9, but the file has no such category"),
         ("categories 1 and 2", "have the same name 'x'. Names must differ"),
     ]
+
+
+def test_every_broken_xml_file_and_every_dataset_is_listed(tmp_path):
+    (tmp_path / "voc" / "train").mkdir(parents=True)
+    (tmp_path / "voc" / "train" / "a.xml").write_text("<a")
+    (tmp_path / "voc" / "train" / "b.xml").write_text("<annotation><object/></annotation>")
+    root = write(tmp_path / "coco", [image_entry(1)], [box_entry(1, 1, None)])
+    found = problems_of(config_of(root, train_also=(f"voc:{tmp_path / 'voc'}:train",)))
+    assert [(each.file.rpartition("/")[2], each.problem.partition(" (")[0]) for each in found] == [
+        ("instances_train.json", "'bbox' is None, must be [x, y, width, height] in pixels"),
+        ("a.xml", "is not XML"),
+        ("b.xml", "an object has no 'name'. Every object needs one"),
+    ]
+
+
+def test_pictures_that_are_too_small_are_one_warning(tmp_path):
+    images = [image_entry(1), image_entry(2, 31, 60), image_entry(3, 40, 20)]
+    boxes = [box_entry(number, number, [1, 1, 9, 9]) for number in (1, 2, 3)]
+    config = config_of(write(tmp_path, images, boxes))
+    (only,) = problems_of(config)
+    assert (only.level, only.file, only.item) == ("warning", "002.png", "picture 2")
+    assert only.problem == (
+        "60x31 pixels, is not trained on because a side is below data.min_image_size = 32. "
+        "Number of such pictures: 2"
+    )
+    assert problems_of(config, "eval") == []
+
+
+def test_a_box_without_area_may_lie_anywhere(tmp_path):
+    boxes = [box_entry(1, 1, [1, 1, 9, 9]), box_entry(2, 1, [50, 30, 40, 30], area=0)]
+    found = problems_of(config_of(write(tmp_path, [image_entry(1)], boxes)))
+    assert [each.level for each in found] == ["warning"]
+
+
+@pytest.mark.parametrize(("most", "levels"), [(2, ["warning", "warning"]), (1, ["error"])])
+def test_more_bad_pictures_than_are_skipped_are_an_error(tmp_path, most, levels):
+    images = [image_entry(number) for number in (1, 2, 3)]
+    boxes = [box_entry(number, number, [1, 1, 9, 9]) for number in (1, 2, 3)]
+    root = write(tmp_path, images, boxes)
+    for number in (1, 2):
+        (root / "train" / f"00{number}.png").write_text("no picture")
+    config = config_of(root, on_bad_picture="skip", max_bad_pictures=most)
+    assert [each.level for each in problems_of(config)][2 * (most == 1) :] == levels
+
+
+def test_a_class_that_only_the_evaluation_has_is_an_error_for_a_detector(tmp_path):
+    root = write(tmp_path, [image_entry(1)], [box_entry(1, 1, [1, 1, 9, 9])])
+    coco = json.loads(annotation_file(root, "test").read_text())
+    coco["categories"].append({"id": 2, "name": "y"})
+    annotation_file(root, "test").write_text(json.dumps(coco))
+    parts = [opening_problems(config_of(root), part)[0] for part in ("train", "eval")]
+    detector = replace(load_config("faster-rcnn_demo"), data=config_of(root))
+    (only,) = class_problems(detector, *parts)
+    assert (only.level, only.part) == ("error", "eval")
+    assert "and not 'y'" in only.problem
+    assert list(class_problems(load_config("rpn_demo"), *parts)) == []
+    assert cli.main(["check-data", "faster-rcnn_demo", *flags_of(root)]) == 2
 
 
 def test_a_dataset_that_cannot_be_opened_is_one_problem(tmp_path):

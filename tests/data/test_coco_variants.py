@@ -99,6 +99,14 @@ def test_a_missing_box_next_to_a_value_that_only_python_reads(tmp_path):
     assert objects.boxes_xywh.tolist() == [[10, 5, 2, 3]]
 
 
+@pytest.mark.parametrize("outline", [[1, 1, 20, 1, 20, 20], "abc", {}, {**RUNS, "counts": None}])
+def test_an_outline_that_no_box_needs_may_have_any_form(tmp_path, outline):
+    boxes = [{**box_entry(1, 1, [1, 1, 2, 2]), "segmentation": outline}, outlined(RUNS)]
+    root = write_coco_folder(tmp_path, [image_entry(1)], boxes)
+    objects = open_coco(root, "train", False).pictures[0].objects
+    assert objects.boxes_xywh.tolist() == [[1, 1, 2, 2], [10, 5, 2, 3]]
+
+
 def test_compressed_runs_are_those_of_pycocotools():
     rng = np.random.default_rng(0)
     for share in (0.01, 0.5, 0.99):

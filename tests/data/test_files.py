@@ -14,6 +14,7 @@ from tests.data.coco_folder import picture
 def folder(tmp_path):
     for name, height, width in (("b.jpg", 20, 30), ("a.PNG", 31, 17), ("in[1].png", 8, 9)):
         cv2.imwrite(str(tmp_path / name), picture(0, height, width))
+    (tmp_path / "._b.jpg").write_text("what macOS writes next to a file")
     (tmp_path / "notes.txt").write_text("no picture")
     (tmp_path / "deeper").mkdir()
     cv2.imwrite(str(tmp_path / "deeper" / "c.png"), picture(0, 5, 5))

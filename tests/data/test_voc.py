@@ -103,11 +103,38 @@ def test_xml_files_next_to_their_pictures(tmp_path):
         (["<object></object>"], "an object has no 'name'"),
         ([xml_object("cat", (1, 1, "1e308", 9))], "object 'cat': 'bndbox' is {'xmin': '1', "),
         (["<object>"], "is not XML (mismatched tag"),
+        ([xml_object("cat", (1, 1, 3, 9), "true")], "object 'cat': 'difficult' is 'true', must"),
     ],
 )
 def test_a_broken_xml_file_is_named(root, objects, message):
     write_xml(root / "Annotations" / "001.xml", objects)
     assert refusal(root).startswith(f"{root / 'Annotations' / '001.xml'}: {message}")
+
+
+def test_an_xml_file_of_another_kind_is_named(root):
+    file = root / "Annotations" / "001.xml"
+    file.write_text('<annotation xmlns="http://a.b"><object/></annotation>')
+    message = "its top element is <{http://a.b}annotation>, must be <annotation>"
+    assert refusal(root) == f"{file}: {message}"
+
+
+def test_stems_in_a_list_may_contain_spaces(root):
+    for stem in ("photo", "photo (1)", "photo 1"):
+        write_xml(root / "Annotations" / f"{stem}.xml", [])
+        write_picture(root / "JPEGImages" / f"{stem}.jpg", 1)
+    listed = root / "ImageSets" / "Main" / "train.txt"
+    listed.write_text("photo (1)\nphoto 1\nphoto  -1\nphoto (1)  1 \n")
+    names = [each.name for each in open_voc(root).pictures]
+    assert names == ["photo (1).jpg", "photo 1.jpg", "photo.jpg", "photo (1).jpg"]
+    listed.write_text("my pic\n")
+    assert refusal(root).startswith(f"{root / 'Annotations' / 'my pic.xml'}: cannot be read")
+
+
+def test_hidden_files_are_ignored_and_upper_case_ones_are_not(root, tmp_path):
+    (root / "Annotations" / "._001.xml").write_text("what macOS writes next to a file")
+    assert len(open_voc(root).pictures) == 2
+    write_xml(tmp_path / "flat" / "train" / "a.XML", [])
+    assert refusal(tmp_path / "flat").startswith(f"{tmp_path}/flat/train/a.xml: cannot be read")
 
 
 @pytest.mark.parametrize(

@@ -28,4 +28,4 @@ def test_the_size_of_a_batch(
 
 def test_pictures_must_be_a_list() -> None:
     with pytest.raises(UserError, match=r"^pictures: is of type NoneType; give a list"):
-        batches.listed_pictures(None)
+        batches.listed_pictures(None, Config().data)

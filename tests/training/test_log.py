@@ -89,8 +89,8 @@ def test_memory_is_left_out_where_the_device_does_not_report_it(tmp_path, clock)
 def test_a_resumed_run_removes_later_lines_and_an_unfinished_one(tmp_path):
     path = tmp_path / METRICS_FILE
     path.write_text('{"step": 2}\n{"step": 4}\n{"step": 6}\n{"ste')
-    make_log(tmp_path, first_step=4)
-    assert lines_of(tmp_path) == [{"step": 2}, {"step": 4}]
+    with make_log(tmp_path, first_step=4):
+        assert lines_of(tmp_path) == [{"step": 2}, {"step": 4}]
 
 
 def test_a_damaged_line_is_named_and_nothing_is_removed(tmp_path):

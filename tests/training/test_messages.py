@@ -5,7 +5,10 @@ from dataclasses import replace
 import pytest
 
 from rpn_jax.console import make_console
-from rpn_jax.training.messages import warn_about_schedule
+from rpn_jax.data.coco import open_coco
+from rpn_jax.data.plan import plan_training
+from rpn_jax.training.messages import print_start, warn_about_schedule
+from tests.data.coco_folder import box_entry, image_entry, write_coco_folder
 
 
 @pytest.mark.parametrize(
@@ -36,3 +39,15 @@ def test_a_schedule_that_does_not_fit_causes_a_warning(
     said = capsys.readouterr().out
     assert said.count("warning") == (0 if warning is None else 1)
     assert (warning or "") in said
+
+
+def test_the_start_counts_what_is_trained_on(tiny_config, capsys, tmp_path):
+    images = [image_entry(1), image_entry(2, 20, 60), image_entry(3)]
+    boxes = [box_entry(number, number, [1, 1, 9, 9]) for number in (1, 2)]
+    root = write_coco_folder(tmp_path, images, boxes)
+    dataset = open_coco(root, "train", clip_boxes=False)
+    config = replace(tiny_config, data=replace(tiny_config.data, min_image_size=32))
+    print_start(config, plan_training(dataset, config.data), None, make_console())
+    said = capsys.readouterr().out
+    assert "1 pictures with 1 boxes" in said
+    assert "2 more pictures are not trained on: they have no object, or a side below" in said
