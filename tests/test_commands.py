@@ -547,7 +547,7 @@ def test_a_log_shows_the_progress_of_proposing_and_drawing(run, tmp_path, monkey
     command.propose(config, workdir, pictures, tmp_path, 5, 0.0, exact_padding=False)
     said = capsys.readouterr().out
     for doing, done in (("proposing", 2), ("proposing", 3), ("drawing", 1), ("drawing", 3)):
-        assert f"{doing} {done}/3 pictures, " in said
+        assert f"{doing} {done}/3 pictures" in said
 
 
 def test_exact_padding_makes_a_picture_independent_of_the_buckets(run, tmp_path):

@@ -49,9 +49,9 @@ class PictureFiles:
         self._items: list[str | np.ndarray] = []
         pictures = []
         for number, item in enumerate(items, start=1):
-            open_ = partial(_picture_of, item, number, names or {})
+            read = partial(_picture_of, item, number, names or {})
             is_file = isinstance(item, Path)
-            picture = bad.attempt(number, open_) if bad and is_file else open_()
+            picture = bad.attempt(number, read) if bad and is_file else read()
             if picture is not None:
                 pictures.append(picture)
                 self._items.append(str(item) if isinstance(item, Path) else item)

@@ -11,8 +11,9 @@ from rpn_jax.errors import writing
 
 
 class EventFile:
-    """Writes figures to an event file, each at once. The writer of tensorboardX uses a thread,
-    whose errors nothing can handle.
+    """Writes figures to an event file at once.
+
+    tensorboardX's own `SummaryWriter` writes in a thread, where nothing can handle an error.
 
     Args:
       folder: folder of the file. TensorBoard shows all event files in it as one run.
