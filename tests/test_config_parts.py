@@ -27,8 +27,14 @@ SECOND = RoIOutputs(jnp.zeros((1, 2, 3)), jnp.zeros((1, 2, 2, 4)))
         (lambda: rpn_jax.FasterRCNN(DETECTOR), "must be a ModelConfig. Use its part .model"),
         (lambda: rpn_jax.RPN("rpn_demo"), "of type str: must be a ModelConfig$"),
         (lambda: rpn_jax.init_variables(CONFIG.model), "of type ModelConfig: must be a Config$"),
-        (lambda: rpn_jax.propose(CONFIG.rpn_proposals, FIRST, SIZES), "ProposalConfig: must be a"),
-        (lambda: rpn_jax.rpn_loss(CONFIG.rpn_loss, FIRST, BOXES, MASK, SIZES, KEY), "must be a"),
+        (
+            lambda: rpn_jax.propose(CONFIG.rpn_proposals, FIRST, SIZES),
+            "ProposalConfig: must be a Config$",
+        ),
+        (
+            lambda: rpn_jax.rpn_loss(CONFIG.rpn_loss, FIRST, BOXES, MASK, SIZES, KEY),
+            "RPNLossConfig: must be a Config$",
+        ),
         (lambda: rpn_jax.detect(CONFIG.model, SECOND, BOXES, MASK, SIZES), "must be a Config"),
         (lambda: rpn_jax.Proposer(CONFIG.model, {}), "must be a Config"),
         (lambda: rpn_jax.Detector(CONFIG.model, {}), "must be a Config"),

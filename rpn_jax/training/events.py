@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 from rpn_jax.errors import writing
@@ -29,8 +28,8 @@ class EventFile:
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-        self._folder = folder
-        with self._writing():
+        self._where = f"TensorBoard events in {folder}"
+        with writing(self._where):
             self._writer = EventsWriter(str(folder / "events"))
             start = SessionLog(status=SessionLog.START)
             self._writer.write_event(Event(step=first_step + 1, session_log=start))
@@ -43,16 +42,11 @@ class EventFile:
 
         values = [Summary.Value(tag=name, simple_value=value) for name, value in figures.items()]
         event = Event(wall_time=time.time(), step=step, summary=Summary(value=values))
-        with self._writing():
+        with writing(self._where):
             self._writer.write_event(event)
             self._writer.flush()
 
     def close(self) -> None:
         """Close the file."""
-        with self._writing():
+        with writing(self._where):
             self._writer.close()
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        with writing(f"TensorBoard events in {self._folder}"):
-            yield
