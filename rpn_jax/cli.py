@@ -281,7 +281,7 @@ def _one_line(box: str) -> str:
     if "Argument helptext:" in rows:
         text += f". Usage: {rows[rows.index('Argument helptext:') + 1]}"
     # The error of a config section already names its key.
-    return re.sub(r"^Error parsing (config[\w.]*: )?", "", text)
+    return re.sub(r"^Error parsing (config[\w.-]*: )?", "", text)
 
 
 def _is_rule(row: str) -> bool:

@@ -72,10 +72,12 @@ class Detector(nn.Module):
             then be mutable). Other norms ignore it.
 
         Raises:
-          UserError: the pictures are not normalised, or a side is not a multiple of 32.
+          UserError: the pictures are not normalised, a side is not a multiple of 32, or the feature
+            maps of the backbone do not have its strides.
         """
         _check_images(images)
         stages = self.backbone(images, train)
+        _check_maps(stages, self.backbone.strides, images)
         if self.config.neck == "fpn":
             return self.neck(stages)
         levels = stages[-len(self.config.rpn.anchors.strides) :]
@@ -250,6 +252,21 @@ def _check_images(images: Float[Array, "B H W 3"]) -> None:
         raise UserError(
             f"images: have {height}x{width} pixels (height x width), but both sides must be "
             f"multiples of {CANVAS_MULTIPLE}. Pad with zeros on the right and at the bottom."
+        )
+
+
+def _check_maps(
+    maps: tuple[Float[Array, "B _ _ _"], ...],
+    strides: tuple[int, ...],
+    images: Float[Array, "B H W 3"],
+) -> None:
+    batch, height, width, _ = images.shape
+    expected = [(batch, -(-height // stride), -(-width // stride)) for stride in strides]
+    found = [each.shape[:-1] for each in maps]
+    if found != expected:
+        raise UserError(
+            f"backbone: returns feature maps of the shapes {found}, without channels. With the "
+            f"strides {strides} and pictures of {height}x{width} pixels they must be {expected}."
         )
 
 

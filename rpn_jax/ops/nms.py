@@ -45,6 +45,7 @@ def nms(
     Returns:
       bool[*batch, N], True where a box is kept.
     """
+    valid = jnp.asarray(valid, bool)
     order = jnp.argsort(jnp.where(valid, -scores, jnp.inf), axis=-1, stable=True)
     count = scores.shape[-1]
     kept, found = nms_per_level(
@@ -55,7 +56,7 @@ def nms(
         count,
     )
     places = jnp.where(found, jnp.take_along_axis(order, kept, axis=-1), count)
-    nothing = jnp.zeros_like(valid)
+    nothing = jnp.zeros(valid.shape, bool)
     return jnp.put_along_axis(nothing, places, True, axis=-1, inplace=False, mode="drop")
 
 

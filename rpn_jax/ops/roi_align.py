@@ -55,9 +55,10 @@ def assign_levels(boxes_xyxy: Float[Array, "*N 4"], levels: int) -> Int[Array, "
     int32. So sides of 112, 224 and 448 pixels start levels 1, 2 and 3.
 
     Args:
-      boxes_xyxy: pixels of the resized picture.
+      boxes_xyxy: pixels of the resized picture. They are converted to float32.
       levels: number of levels, finest first.
     """
+    boxes_xyxy = boxes_xyxy.astype(jnp.float32)
     sizes = boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]
     scale = jnp.sqrt(sizes[..., 0] * sizes[..., 1])
     level = jnp.floor(jnp.log2(scale / FINEST_SCALE + 1e-6))
@@ -65,7 +66,7 @@ def assign_levels(boxes_xyxy: Float[Array, "*N 4"], levels: int) -> Int[Array, "
 
 
 def roi_align(
-    levels: tuple[Float[Array, "B Hl Wl C"], ...],
+    levels: tuple[Float[Array, "B _ _ C"], ...],
     boxes_xyxy: Float[Array, "B N 4"],
     strides: Sequence[int],
     size: int,
@@ -106,7 +107,7 @@ def roi_align(
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _pool(
-    levels: tuple[Float[Array, "B Hl Wl C"], ...],
+    levels: tuple[Float[Array, "B _ _ C"], ...],
     boxes: Boxes,
     size: int,
     precision: lax.Precision,
@@ -122,9 +123,9 @@ def _pool(
 def _pool_backward(
     size: int,
     precision: lax.Precision,
-    saved: tuple[tuple[Float[Array, "B Hl Wl C"], ...], Boxes],
+    saved: tuple[tuple[Float[Array, "B _ _ C"], ...], Boxes],
     grad: Float[Array, "R P P C"],
-) -> tuple[tuple[Float[Array, "B Hl Wl C"], ...], None]:
+) -> tuple[tuple[Float[Array, "B _ _ C"], ...], None]:
     levels, boxes = saved
     grads = lax.platform_dependent(
         levels,
@@ -142,7 +143,7 @@ _pool.defvjp(
 
 
 def pool_in_chunks(
-    levels: tuple[Float[Array, "B Hl Wl C"], ...],
+    levels: tuple[Float[Array, "B _ _ C"], ...],
     boxes: Boxes,
     size: int,
     precision: lax.Precision,
@@ -220,7 +221,7 @@ def _weighted_sums(
 
 
 def _flat_cells(
-    levels: tuple[Float[Array, "B Hl Wl C"], ...], boxes: Boxes
+    levels: tuple[Float[Array, "B _ _ C"], ...], boxes: Boxes
 ) -> tuple[Float[Array, "cells C"], Int[Array, " R"]]:
     """Return the cells of all maps in one array, and the place of each box's map there.
 
@@ -250,12 +251,12 @@ def _products(
 
 
 def gradient_by_products(
-    levels: tuple[Float[Array, "B Hl Wl C"], ...],
+    levels: tuple[Float[Array, "B _ _ C"], ...],
     boxes: Boxes,
     grad: Float[Array, "R P P C"],
     size: int,
     precision: lax.Precision,
-) -> tuple[Float[Array, "B Hl Wl C"], ...]:
+) -> tuple[Float[Array, "B _ _ C"], ...]:
     """Return the gradients of the levels as products over all boxes: the form for accelerators.
 
     ``dF = sum over boxes of Wy^T G Wx`` is a few large products for each picture and level, over

@@ -186,6 +186,16 @@ def test_a_pyramid_needs_strides_that_double():
         RPN(model)
 
 
+def test_feature_maps_must_have_the_strides_that_the_backbone_states():
+    class Coarse(SmallCNN):
+        strides = (4, 8)
+
+    model = RPN(config_for("none", (4, 8)).model, backbone=Coarse())
+    message = r"^backbone: .* shapes \[\(1, 8, 8\), \(1, 4, 4\)\], .* must be \[\(1, 16, 16\), "
+    with pytest.raises(UserError, match=message):
+        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+
+
 def test_heads_need_levels_of_equal_width():
     model = RPN(config_for("none", (8, 16)).model, backbone=SmallCNN())
     with pytest.raises(UserError, match=r"features have \[8, 12\] channels"):

@@ -1,5 +1,9 @@
 """RoIAlign and the choice of levels, against loops over bins and samples."""
 
+import inspect
+import os
+import subprocess
+import sys
 from functools import partial
 
 import jax
@@ -185,6 +189,30 @@ def test_a_level_starts_at_its_side(side: float, level: int) -> None:
     sides = np.array([np.nextafter(np.float32(side), np.float32(0)) - 0.001, side], np.float32)
     boxes = np.stack([0 * sides, 0 * sides, sides, sides], axis=1)
     np.testing.assert_array_equal(assign_levels(boxes, 4), [level - 1, level])
+
+
+@pytest.mark.parametrize("dtype", [jnp.int16, jnp.float16])
+def test_levels_are_computed_in_float32(dtype: jnp.dtype) -> None:
+    unchecked = inspect.unwrap(assign_levels)  # the tests' own checks of types refuse integers
+    boxes = jnp.array([[0, 0, 250, 250], [0, 0, 300, 300]], dtype)
+    np.testing.assert_array_equal(unchecked(boxes, 4), [2, 2])
+
+
+def test_pooling_with_64_bit_types() -> None:
+    program = (
+        "import jax, jax.numpy as jnp\n"
+        "from rpn_jax.ops import roi_align\n"
+        "level = jnp.ones((1, 8, 8, 2), jnp.float32)\n"
+        "boxes = jnp.array([[[4, 4, 40, 40]]], jnp.float32)\n"
+        "total = lambda x: jnp.sum(roi_align((x,), boxes, (8,), 2))\n"
+        "value, gradient = jax.value_and_grad(total)(level)\n"
+        "print(value, gradient.sum())"
+    )
+    environment = {**os.environ, "JAX_ENABLE_X64": "1", "RPN_JAX_CHECK_SHAPES": "0"}
+    printed = subprocess.run(
+        [sys.executable, "-c", program], env=environment, check=True, capture_output=True, text=True
+    ).stdout
+    assert [float(each) for each in printed.split()] == pytest.approx([8, 8], rel=1e-6)
 
 
 def test_levels_of_extreme_boxes() -> None:

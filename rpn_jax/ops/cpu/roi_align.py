@@ -33,7 +33,7 @@ BOXES_A_CHUNK = 16
 
 
 def pool_boxes(
-    levels: tuple[Float[Array, "B Hl Wl C"], ...],
+    levels: tuple[Float[Array, "B _ _ C"], ...],
     boxes: Boxes,
     size: int,
     precision: lax.Precision,
@@ -88,8 +88,8 @@ def _group(boxes: Boxes) -> Int[Array, " R"]:
 
 
 def _cells_of_levels(
-    levels: tuple[Float[Array, "B Hl Wl C"], ...], boxes: Boxes
-) -> list[tuple[Float[Array, "cells C"], Int[Array, " R"]]]:
+    levels: tuple[Float[Array, "B _ _ C"], ...], boxes: Boxes
+) -> list[tuple[Float[Array, "_ C"], Int[Array, " R"]]]:
     """Return the cells of the finest level, those of the others, and each box's first cell there.
 
     Each loop reads one array. The finest level is the largest one, so it is not copied to be joined
@@ -121,7 +121,7 @@ def _weighted_sums(
 
 
 def pool_box_by_box(
-    levels: tuple[Float[Array, "B Hl Wl C"], ...],
+    levels: tuple[Float[Array, "B _ _ C"], ...],
     boxes: Boxes,
     is_wanted: Bool[Array, " R"],
     pooled: Float[Array, "R P P C"],
@@ -154,12 +154,12 @@ def pool_box_by_box(
 
 
 def gradient_box_by_box(
-    levels: tuple[Float[Array, "B Hl Wl C"], ...],
+    levels: tuple[Float[Array, "B _ _ C"], ...],
     boxes: Boxes,
     grad: Float[Array, "R P P C"],
     size: int,
     precision: lax.Precision,
-) -> tuple[Float[Array, "B Hl Wl C"], ...]:
+) -> tuple[Float[Array, "B _ _ C"], ...]:
     """Return the gradients of the levels: each box adds to the tiles that it covers."""
     order, ends = _by_level(boxes, jnp.ones_like(boxes.level, bool), len(levels))
     grads = []
@@ -197,7 +197,7 @@ def _columns(
 
 def _by_level(
     boxes: Boxes, is_wanted: Bool[Array, " R"], levels: int
-) -> tuple[Int[Array, " R"], Int[Array, " levels+1"]]:
+) -> tuple[Int[Array, " R"], Int[Array, " _"]]:
     """Return the wanted boxes in order of their levels, and where each level starts and ends there.
 
     Boxes of a level are in order of their place, so that neighbours find their cells in the cache.
@@ -225,13 +225,14 @@ def _tiles(box: Boxes, level: Float[Array, "B H W C"]) -> Int[Array, ""]:
 
 def _tile(
     box: Boxes, tile: Int[Array, ""], level: Float[Array, "B H W C"], size: int
-) -> tuple[tuple[Array, Array, Array, int], Float[Array, "P T"], Float[Array, "P T"]]:
+) -> tuple[tuple[Array, Array, Array, Array], Float[Array, "P T"], Float[Array, "P U"]]:
     """Return the first corner of a tile in the level, and the weights of its rows and columns."""
     rows, columns = _sides(level)
     down, right = jnp.divmod(tile, -(-box.columns.span[0] // columns))
     row, row_weights = _place(box.rows, down * rows, rows, size)
     column, column_weights = _place(box.columns, right * columns, columns, size)
-    return (box.picture[0], row, column, 0), row_weights, column_weights
+    # A plain 0 would be an int64 with jax_enable_x64, and all indices must have one type.
+    return (box.picture[0], row, column, jnp.zeros_like(row)), row_weights, column_weights
 
 
 def _place(
