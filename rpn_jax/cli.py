@@ -68,6 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # A file name may not be text in its encoding.
         sys.stdout.reconfigure(errors="backslashreplace")
 
+    # As with ``python -m``. `model.backbone_class` can name a class of a file there.
+    if "" not in sys.path:
+        sys.path.append("")  # the current folder
+
     def command() -> int:
         return parse(words).run() or 0
 

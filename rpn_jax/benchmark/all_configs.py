@@ -91,7 +91,12 @@ def _last_variables(config: Config) -> Variables:
 
 
 def backbone_name(config: Config) -> str:
-    """Return the backbone's name in the published table: R-50-FPN, X-101-32x4d-FPN, R-50-C4."""
+    """Return the backbone's name in the published table: R-50-FPN, X-101-32x4d-FPN, R-50-C4.
+
+    One of the user's own has the name of its class.
+    """
+    if config.model.backbone_class:
+        return config.model.backbone_class.rpartition(":")[2]
     backbone = config.model.backbone
     last = f"{'DC' if backbone.dilate_last_stage else 'C'}{backbone.num_stages + 1}"
     neck = "FPN" if config.model.neck == "fpn" else last

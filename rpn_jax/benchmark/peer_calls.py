@@ -29,6 +29,7 @@ from rpn_jax.benchmark.torch_network import Level, TorchDetector
 from rpn_jax.benchmark.torch_variants import Variant
 from rpn_jax.benchmark.training import STEP
 from rpn_jax.config import Config, PixelConfig, load_config, with_precision
+from rpn_jax.models.backbone import check_resnet
 from rpn_jax.ops import grid_anchors
 from rpn_jax.structures import Batch, RPNOutputs, Variables
 from rpn_jax.weights.torch.conversion import state_dict
@@ -112,6 +113,7 @@ def is_torchvision_peer(config: Config) -> bool:
 
 def make_peer(config: Config, variables: Variables, batch: Batch, device: torch.device) -> Peer:
     """Return the peer of a config with these weights. The batch's pictures must fill the canvas."""
+    check_resnet(config, "PyTorch")
     weights = {key: torch.tensor(array) for key, array in state_dict(variables).items()}
     if is_torchvision_peer(config):
         return _torchvision_peer(config, weights, batch, device)

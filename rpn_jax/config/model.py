@@ -181,6 +181,10 @@ class ModelConfig:
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     """Network that computes features from pictures."""
+    backbone_class: str = ""
+    """Class of a backbone of your own, such as 'my_package.my_module:MyBackbone', in place of the
+    ResNet. It is a Flax module with the members of `rpn_jax.models.backbone.Backbone`, made without
+    arguments. The settings of `backbone` then change nothing but the stage of head 'layer4'."""
     neck: Literal["fpn", "none"] = "fpn"
     """Features that the head receives.
     'fpn': a feature pyramid (Lin et al. 2016) of all stages with one extra level.
@@ -199,6 +203,13 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check_types("model", self)
+        module, _, name = self.backbone_class.partition(":")
+        check(
+            not self.backbone_class or all(map(str.isidentifier, [*module.split("."), name])),
+            "model.backbone_class",
+            self.backbone_class,
+            "a module and a class, such as 'my_package.my_module:MyBackbone'",
+        )
         check(self.neck_channels >= 1, "model.neck_channels", self.neck_channels, "1 or more")
         if self.roi is not None and self.roi.head == "layer4":
             check(

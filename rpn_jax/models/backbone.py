@@ -1,20 +1,33 @@
-"""What a detector requires of its backbone."""
+"""What a detector requires of its backbone, and backbones of users by the name of their class."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import flax.linen as nn
+
+from rpn_jax.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
+
+    from rpn_jax.config import Config
 
 
 @runtime_checkable
 class Backbone(Protocol):
     """A Flax module that maps pictures to feature maps with known strides.
 
-    `rpn_jax.models.resnet.ResNet` is one. Any module with these members can take its place:
+    `rpn_jax.models.resnet.ResNet` is one. Any module with these members can take its place. The
+    config names its class (`model.backbone_class`), or a call passes the module itself:
     ``RPN(config.model, backbone=module)``.
+
+    Its parameters must not depend on the size of the pictures. While training, it can ask for
+    random keys by the name "dropout". A batch norm normalises with the statistics of one device's
+    pictures, or those of all if it names their axis, `rpn_jax.training.gradients.DEVICE_AXIS`. The
+    stored statistics are always averaged over the devices.
     """
 
     @property
@@ -42,3 +55,73 @@ class Backbone(Protocol):
 
     def trains(self, path: tuple[str, ...]) -> bool:
         """Return whether the optimiser changes the parameter at this path in the backbone."""
+
+
+MEMBERS = ("strides", "norm_of", "trains", "__call__")
+
+
+def backbone_of_class(name: str) -> Backbone:
+    """Return a new module of the class that ``model.backbone_class`` names.
+
+    Args:
+      name: module and class, such as ``my_package.my_module:MyBackbone``.
+
+    Raises:
+      UserError: there is no such class, it cannot be made without arguments, or it lacks a member
+        of `Backbone`.
+    """
+    kind = _class_named(name)
+    missing = [member for member in MEMBERS if not hasattr(kind, member)]
+    if missing:
+        raise UserError(
+            f"model.backbone_class = {name!r}: the class has no {' or '.join(missing)}. "
+            "rpn_jax.models.backbone.Backbone describes what a backbone needs."
+        )
+    try:
+        # No parent: the detector adopts it, even if the detector itself is part of another module.
+        return kind(parent=None)
+    except TypeError as error:
+        raise UserError(
+            f"model.backbone_class = {name!r}: cannot be made without arguments ({error}). Give "
+            "its fields default values."
+        ) from error
+
+
+def check_resnet(config: Config, where: str) -> None:
+    """Raise a UserError if a config has another backbone than a ResNet.
+
+    Args:
+      config: the config.
+      where: what needs a ResNet: the first words of the message.
+    """
+    name = config.model.backbone_class
+    if name:
+        raise UserError(
+            f"{where}: model.backbone_class = {name!r}: PyTorch has no names for the weights of "
+            "such a backbone. Use a ResNet here, or a folder of weights of rpn_jax."
+        )
+
+
+def _class_named(name: str) -> Any:
+    module_name, _, class_name = name.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # The module exists, and imports another one that does not.
+        raise UserError(
+            f"model.backbone_class = {name!r}: there is no module {error.name}. Install it, "
+            "add its folder to PYTHONPATH, or run the command in its folder."
+        ) from None
+    kind = getattr(module, class_name, None)
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+        modules = [
+            key
+            for key, value in vars(module).items()
+            if isinstance(value, type) and issubclass(value, nn.Module)
+        ]
+        raise UserError(
+            f"model.backbone_class = {name!r}: module {module_name} has no Flax module "
+            f"'{class_name}'{nearest(class_name, modules)}"
+        )
+    return kind

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from rpn_jax.config import CANVAS_MULTIPLE, Config, ModelConfig, check_part
 from rpn_jax.devices import cpu_device
 from rpn_jax.errors import UserError
-from rpn_jax.models.backbone import Backbone
+from rpn_jax.models.backbone import Backbone, backbone_of_class
 from rpn_jax.models.fpn import FPN
 from rpn_jax.models.resnet import ResNet
 from rpn_jax.models.roi.head import RoIHead
@@ -30,9 +30,10 @@ if TYPE_CHECKING:
 class Detector(nn.Module):
     """What all detectors have in common: a backbone, a neck and an RPN head.
 
-    The backbone is the ResNet of the config, or any other `Backbone`. To train one of your own,
-    pass such a model to a function of `rpn_jax.training.objectives`, its parameters and its
-    backbone to `rpn_jax.training.optim.trainable_parameters`, and both results to
+    The backbone is the ResNet of the config, or any other `Backbone`. The commands train and use
+    one of your own if ``config.backbone_class`` names its class. To train a module that no config
+    names, pass it to a function of `rpn_jax.training.objectives`, its parameters and its backbone
+    to `rpn_jax.training.optim.trainable_parameters`, and both results to
     `rpn_jax.training.step.make_step`. `rpn_jax.weights.checkpoints` saves and restores the state.
 
     Raises:
@@ -47,13 +48,13 @@ class Detector(nn.Module):
     folded: bool = False
     """For inference: use the weights that `rpn_jax.models.folding.fold_norms` returns."""
     backbone: Any = None
-    """A `Backbone`. None: the ResNet of ``config.backbone``. `axis_name` and `folded` apply only to
-    that one."""
+    """A `Backbone`. None: the one that the config describes. `axis_name` and `folded` apply only to
+    a ResNet."""
 
     def __post_init__(self) -> None:
         check_part(self.config, ModelConfig)
         if self.backbone is None:
-            self.backbone = _resnet(self.config, self.axis_name, self.folded)
+            self.backbone = _backbone(self.config, self.axis_name, self.folded)
         _check_strides(self.config, self.backbone)
         super().__post_init__()
 
@@ -236,7 +237,9 @@ def _draw_variables(model: ModelConfig, key: jax.Array) -> Variables:
     return dict(build_detector(model).init(key, images, method=method))
 
 
-def _resnet(config: ModelConfig, axis_name: str | None, folded: bool) -> Backbone:
+def _backbone(config: ModelConfig, axis_name: str | None, folded: bool) -> Backbone:
+    if config.backbone_class:
+        return backbone_of_class(config.backbone_class)
     # No parent: the detector adopts it, even if the detector itself is part of another module.
     return ResNet(config.backbone, config.precision, axis_name, folded, parent=None)
 

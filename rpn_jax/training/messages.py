@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 from rich.console import Console
 
-from rpn_jax.config import BackboneConfig, Config, OptimConfig
+from rpn_jax.config import Config, ModelConfig, OptimConfig
 from rpn_jax.console import say
 from rpn_jax.data.dataset import Dataset, describe_oddities
 from rpn_jax.data.plan import TrainingPlan
@@ -83,13 +83,12 @@ def print_start(config: Config, plan: TrainingPlan, last: Saved | None, console:
             f"note: {left_out} more pictures are not trained on: they have no object, or a side "
             f"below data.min_image_size = {config.data.min_image_size} pixels",
         )
-    backbone = config.model.backbone
     if last is not None:
         age = describe_duration(time.time() - last.saved_at)
         what = "the run is finished" if last.step >= last_step else "continuing"
         say(console, f"{what} after step {last.step}, which was saved {age} ago")
-    elif not config.train.init_weights and _has_frozen_weights(backbone):
-        published = published_backbone(backbone)
+    elif not config.train.init_weights and _has_frozen_weights(config.model):
+        published = published_backbone(config.model.backbone)
         source = f"{published}, or with a file," if published else "with a file"
         say(
             console,
@@ -105,8 +104,10 @@ def print_oddities(split: str, dataset: Dataset, console: Console) -> None:
         say(console, oddities)
 
 
-def _has_frozen_weights(backbone: BackboneConfig) -> bool:
-    return backbone.frozen_stages >= 0 or backbone.norm == "frozen"
+def _has_frozen_weights(model: ModelConfig) -> bool:
+    backbone = model.backbone
+    is_resnet = not model.backbone_class
+    return is_resnet and (backbone.frozen_stages >= 0 or backbone.norm == "frozen")
 
 
 def print_end(

@@ -10,6 +10,7 @@ from rpn_jax.config import Config, replace
 from rpn_jax.models import RPN, Detector, FasterRCNN
 from rpn_jax.models.backbone import Backbone
 from rpn_jax.models.means import Mean, share
+from rpn_jax.models.resnet import ResNet
 from rpn_jax.models.roi.loss import roi_loss_terms
 from rpn_jax.models.roi.targets import roi_targets
 from rpn_jax.models.rpn.loss import rpn_loss_terms
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
     Levels = tuple[Float[Array, "B _ _ C"], ...]
+
+DROPOUT = 2**31 - 1
+"""Number that is folded into the key of a batch for dropout. No picture of a batch has it."""
 
 
 def loss_function_of(config: Config) -> LossFunction:
@@ -38,14 +42,14 @@ def rpn_loss_function(config: Config, backbone: Backbone | None = None) -> LossF
 
     Args:
       config: the config of the model and its loss.
-      backbone: the model's backbone. None: the ResNet of ``config.model.backbone``.
+      backbone: the model's backbone. None: the one that ``config.model`` describes.
     """
     model = RPN(config.model, axis_name=DEVICE_AXIS, backbone=backbone)
 
     def loss_function(
         variables: Variables, batch: Batch, rng: jax.Array, first: int | jax.Array
     ) -> tuple[dict[str, Mean], Variables]:
-        levels, variables = _features(model, config, variables, batch)
+        levels, variables = _features(model, config, variables, batch, rng, first)
         return _rpn_terms(model, config, variables, levels, batch, rng, first), variables
 
     return loss_function
@@ -67,7 +71,7 @@ def faster_rcnn_loss_function(config: Config, backbone: Backbone | None = None) 
         variables: Variables, batch: Batch, rng: jax.Array, first: int | jax.Array
     ) -> tuple[dict[str, Mean], Variables]:
         rpn_rng, roi_rng = jax.random.split(rng)
-        levels, variables = _features(model, config, variables, batch)
+        levels, variables = _features(model, config, variables, batch, rng, first)
         rpn_terms = _rpn_terms(model, config, variables, levels, batch, rpn_rng, first)
         proposals = training_proposals(model, config, variables, levels, batch)
         targets = roi_targets(
@@ -110,13 +114,27 @@ def training_proposals(
 
 
 def _features(
-    model: Detector, config: Config, variables: Variables, batch: Batch
+    model: Detector,
+    config: Config,
+    variables: Variables,
+    batch: Batch,
+    rng: jax.Array,
+    first: int | jax.Array,
 ) -> tuple[Levels, Variables]:
     """Return the levels of a batch, and the variables with updated statistics."""
     images = normalize_images(batch.images, batch.image_sizes, config.pixels)
+    key = jax.random.fold_in(jax.random.fold_in(rng, DROPOUT), first)
     levels, updates = model.apply(
-        variables, images, train=True, mutable=["batch_stats"], method="features"
+        variables,
+        images,
+        train=True,
+        mutable=["batch_stats"],
+        rngs={"dropout": key},
+        method="features",
     )
+    if not isinstance(model.backbone, ResNet):
+        # A batch norm of the user may update its statistics from the pictures of one device only.
+        updates = jax.lax.pmean(updates, DEVICE_AXIS)
     return cast("Levels", levels), {**variables, **updates}
 
 

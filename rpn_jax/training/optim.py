@@ -17,7 +17,7 @@ from rpn_jax.models.backbone import Backbone
 def detector_optimizer(
     config: Config, params: Any, steps_per_epoch: int, batch_size: int
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """Return the optimiser and the schedule of a config's detector, with its ResNet.
+    """Return the optimiser and the schedule of a config's detector.
 
     Args:
       config: ``config.model`` says which parameters train, ``config.optim`` how.

@@ -23,6 +23,7 @@ from rpn_jax.errors import UserError
 from rpn_jax.models import RPN
 from rpn_jax.models.folding import fold_norms
 from rpn_jax.structures import Batch
+from rpn_jax.training.gradients import DEVICE_AXIS
 from rpn_jax.training.objectives import rpn_loss_function
 from rpn_jax.training.optim import make_optimizer, trainable_parameters
 from rpn_jax.training.step import continued_state, initial_state, make_step, split_batch
@@ -200,3 +201,54 @@ def test_heads_need_levels_of_equal_width():
     model = RPN(config_for("none", (8, 16)).model, backbone=SmallCNN())
     with pytest.raises(UserError, match=r"features have \[8, 12\] channels"):
         jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+
+
+def test_stored_statistics_are_averaged_over_the_devices():
+    config = config_for("fpn", (8, 16, 32))
+    model = RPN(config.model, backbone=SmallCNN())
+    variables = dict(model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3))))
+    loss_function = rpn_loss_function(config, SmallCNN())
+
+    def statistics_of(batch):
+        updated = loss_function(variables, batch, jax.random.key(1), 0)[1]
+        return updated["batch_stats"]["backbone"]["norm"]["mean"]
+
+    batch = random_batch()
+    one, other = (jax.tree.map(lambda x, i=i: x[i : i + 1], batch) for i in (0, 1))
+    both = jax.tree.map(lambda *parts: jnp.stack(parts), one, other)
+    on_two = jax.jit(jax.vmap(statistics_of, axis_name=DEVICE_AXIS))
+    separate = jax.jit(jax.vmap(statistics_of, axis_name=DEVICE_AXIS, axis_size=1))
+    alone = [separate(jax.tree.map(lambda x: x[None], part))[0] for part in (one, other)]
+    assert not np.allclose(*alone)
+    for mean in on_two(both):
+        np.testing.assert_allclose(mean, np.mean(alone, axis=0), rtol=1e-6)
+
+
+class Dropping(SmallCNN):
+    """`SmallCNN` that loses half of its first features while it trains."""
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        x = nn.Conv(8, (8, 8), strides=8, name="stem")(images)
+        x = nn.Dropout(0.5, deterministic=not train)(x)
+        return x, nn.Conv(8, (3, 3), strides=2, name="conv")(x)
+
+
+def test_dropout_has_another_key_in_each_step_and_in_each_part_of_a_batch():
+    config = config_for("none", (8, 16))
+    model = RPN(config.model, backbone=Dropping())
+    variables = dict(model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3))))
+    loss_function = rpn_loss_function(config, Dropping())
+    batch = jax.tree.map(jnp.asarray, random_batch())
+
+    @jax.jit
+    def loss(seed, first):
+        one_device = jax.vmap(
+            lambda batch: loss_function(variables, batch, jax.random.key(seed), first)[0],
+            axis_name=DEVICE_AXIS,
+        )
+        return one_device(jax.tree.map(lambda x: x[None], batch))["loss_rpn_bbox"].total[0]
+
+    assert loss(1, 0) == loss(1, 0)
+    assert loss(1, 0) != loss(2, 0)
+    assert loss(1, 0) != loss(1, 2)

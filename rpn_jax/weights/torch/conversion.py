@@ -21,6 +21,7 @@ from rpn_jax.config.files import config_from_values, config_values
 from rpn_jax.errors import UserError, writing
 from rpn_jax.files import written_whole
 from rpn_jax.models import variable_shapes
+from rpn_jax.models.backbone import check_resnet
 from rpn_jax.structures import Variables
 from rpn_jax.weights.folders import (
     check_new_folder,
@@ -111,6 +112,7 @@ def read_converted(source: str, config: Config | None) -> Converted:
         chosen, chosen_by = written_with, "metadata"
     else:
         chosen, chosen_by = choose_config(match, found, detected, path)
+    check_resnet(chosen, f"weights {path}")
     check_style(chosen, detected, path)
     chosen = with_classes_of_file(chosen, found, metadata)
     published = published_file(source, path.name)
@@ -158,8 +160,8 @@ def to_torch(weights: Path, file: Path) -> None:
         ``num_batches_tracked`` 0 for every batch norm) and ``meta`` (class names and config).
 
     Raises:
-      UserError: the weights cannot be read, the file exists or cannot be written, or PyTorch is not
-        installed.
+      UserError: the weights cannot be read, or their backbone is no ResNet; the file exists or
+        cannot be written; or PyTorch is not installed.
     """
     try:
         import torch
@@ -171,8 +173,11 @@ def to_torch(weights: Path, file: Path) -> None:
         taken = file.exists()
     if taken:
         raise UserError(f"{file}: exists already. Choose another path, or remove the file.")
+    config = stored_config(weights)
+    if config is not None:
+        check_resnet(config, f"weights {weights}")
     content = {
-        "meta": {"written_by": f"rpn_jax {__version__}", **_metadata(weights)},
+        "meta": {"written_by": f"rpn_jax {__version__}", **_metadata(config)},
         "state_dict": OrderedDict(
             (key, torch.from_numpy(array))
             for key, array in state_dict(load_variables(weights)).items()
@@ -188,9 +193,8 @@ def to_torch(weights: Path, file: Path) -> None:
             raise
 
 
-def _metadata(weights: Path) -> dict[str, Any]:
+def _metadata(config: Config | None) -> dict[str, Any]:
     """Return the config, and the class names as MMDetection 2.x and 3.x read them."""
-    config = stored_config(weights)
     if config is None:
         return {}
     metadata: dict[str, Any] = {CONFIG_ENTRY: json.dumps(config_values(config))}

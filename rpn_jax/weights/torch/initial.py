@@ -18,7 +18,7 @@ from rpn_jax.weights.torch.names import VariablePath, nest
 from rpn_jax.weights.torch.published import NAMED_FILES
 from rpn_jax.weights.trees import check_variables
 
-SHARED_SECTIONS = ("model.backbone.", "pixels.")
+SHARED_SECTIONS = ("model.backbone.", "model.backbone_class", "pixels.")
 """Config sections that must be the same in the weights and in the model that starts from them."""
 CLASS_LAYERS = ("fc_cls", "fc_reg")
 """Layers of the second stage that have outputs for each class."""
