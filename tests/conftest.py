@@ -16,6 +16,7 @@ from pathlib import Path
 
 import cv2
 import jax
+import jaxtyping
 import pytest
 
 from rpn_jax.config import (
@@ -104,6 +105,14 @@ def _one_group_of_roi_align():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(roi_align, "CELLS_OF_BIN", ((2, 2),))
         yield
+
+
+@pytest.fixture
+def no_shape_checks():
+    """Functions get arguments that do not fit their annotations, as some callers pass them."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

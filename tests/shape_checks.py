@@ -1,14 +1,13 @@
 """Check the array shapes in annotations while the tests run.
 
-Set RPN_JAX_CHECK_SHAPES=1 to switch it on. Importing this module then imports the modules in
-`CHECKED` so that every call of their functions is checked: jaxtyping compares shapes and dtypes
-with the annotations, beartype all other types.
+Importing this module imports the modules in `CHECKED` so that every call of their functions is
+checked: jaxtyping compares shapes and dtypes with the annotations, beartype all other types. The
+fixture ``no_shape_checks`` switches the checks off for a test of wrong arguments.
 """
 
 from __future__ import annotations
 
 import importlib
-import os
 import pkgutil
 import sys
 import typing
@@ -47,5 +46,4 @@ def import_checked(names: tuple[str, ...]) -> None:
                 importlib.import_module(found.name)
 
 
-if os.environ.get("RPN_JAX_CHECK_SHAPES") == "1":
-    import_checked(CHECKED)
+import_checked(CHECKED)

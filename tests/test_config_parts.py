@@ -20,6 +20,9 @@ FIRST = RPNOutputs((jnp.zeros((1, 1, 1, 3)),), (jnp.zeros((1, 1, 1, 3, 4)),))
 SECOND = RoIOutputs(jnp.zeros((1, 2, 3)), jnp.zeros((1, 2, 2, 4)))
 
 
+pytestmark = pytest.mark.usefixtures("no_shape_checks")
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -19,11 +19,12 @@ MAX_LOG_SCALE = abs(math.log(16 / 1000))
 
 
 def encode_boxes(
-    anchors: Float[Array, "*N 4"], boxes_xyxy: Float[Array, "*N 4"]
-) -> Float[Array, "*N 4"]:
+    anchors: Float[Array, "*#N 4"], boxes_xyxy: Float[Array, "*#N 4"]
+) -> Float[Array, "*#N 4"]:
     """Return the float32 deltas (dx, dy, dw, dh) that `decode_boxes` turns back into the boxes.
 
     Anchors and boxes are xyxy pixels. Both must have an area. Otherwise dw or dh is infinite.
+    Leading axes broadcast.
 
     >>> anchors = jnp.array([[0.0, 0.0, 10.0, 20.0]])
     >>> print(encode_boxes(anchors, jnp.array([[5.0, 0.0, 15.0, 20.0]])))
@@ -36,11 +37,12 @@ def encode_boxes(
 
 
 def decode_boxes(
-    anchors: Float[Array, "*N 4"], deltas: Float[Array, "*N 4"]
-) -> Float[Array, "*N 4"]:
+    anchors: Float[Array, "*#N 4"], deltas: Float[Array, "*#N 4"]
+) -> Float[Array, "*#N 4"]:
     """Return boxes, float32 xyxy pixels, from anchors (xyxy pixels) and deltas, without clipping.
 
-    |dw| and |dh| are clamped to ln(1000 / 16), so a side is at most 62.5 times the anchor's.
+    Leading axes broadcast. |dw| and |dh| are clamped to ln(1000 / 16), so a side is at most 62.5
+    times the anchor's.
     """
     deltas = jnp.asarray(deltas, jnp.float32)
     anchor_centres, anchor_sizes = _centres_and_sizes(anchors)

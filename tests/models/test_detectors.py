@@ -63,6 +63,7 @@ def test_levels_have_the_sizes_of_their_strides(size):
         assert objectness.dtype == deltas.dtype == jnp.float32
 
 
+@pytest.mark.usefixtures("no_shape_checks")
 @pytest.mark.parametrize(
     ("shape", "dtype", "message"),
     [

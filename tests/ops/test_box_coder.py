@@ -12,7 +12,7 @@ from tests.oracles.boxes import random_boxes
 
 
 def test_by_hand():
-    anchor, box = [[0.0, 0, 10, 20]], [[5.0, 0, 25, 20]]
+    anchor, box = jnp.array([[0.0, 0, 10, 20]]), jnp.array([[5.0, 0, 25, 20]])
     deltas = encode_boxes(anchor, box)
     np.testing.assert_allclose(deltas, [[1.0, 0, np.log(2), 0]], rtol=1e-6)
     np.testing.assert_allclose(decode_boxes(anchor, deltas), box, rtol=1e-6)

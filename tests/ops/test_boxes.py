@@ -15,8 +15,8 @@ from tests.oracles.boxes import grid_boxes, random_boxes
 
 
 def test_known_overlaps():
-    a = [[0, 0, 10, 10], [0, 0, 10, 5], [3, 3, 3, 9]]
-    b = [[0, 0, 10, 10], [5, 5, 15, 15], [10, 0, 20, 10]]
+    a = np.array([[0, 0, 10, 10], [0, 0, 10, 5], [3, 3, 3, 9]], np.float32)
+    b = np.array([[0, 0, 10, 10], [5, 5, 15, 15], [10, 0, 20, 10]], np.float32)
     expected = [[1, 25 / 175, 0], [0.5, 0, 0], [0, 0, 0]]
     np.testing.assert_allclose(box_iou(a, b), expected, rtol=1e-6)
 
@@ -52,7 +52,8 @@ box = st.tuples(coordinate, coordinate, coordinate, coordinate)
 @settings(max_examples=60, deadline=None)
 @given(a=box, b=box)
 def test_iou_is_symmetric_and_within_zero_and_one(a, b):
-    forward, backward = box_iou([a], [b]), box_iou([b], [a])
+    one, other = np.array([a], np.float32), np.array([b], np.float32)
+    forward, backward = box_iou(one, other), box_iou(other, one)
     np.testing.assert_array_equal(forward, backward)
     assert 0 <= float(forward[0, 0]) <= 1 + 1e-6
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from rpn_jax.config import BackboneConfig, Precision, RoIHeadConfig
 from rpn_jax.models.layers import LayerOptions, xavier_uniform
@@ -115,7 +116,7 @@ class BoxHead(nn.Module):
     @nn.compact
     def __call__(
         self, features: Float[Array, "R *features"]
-    ) -> tuple[Float[Array, "R C+1"], Float[Array, "R 4C"]]:
+    ) -> tuple[Float[Array, "R {self.classes+1}"], Float[Array, "R {4*self.classes}"]]:
         """Return float32 logits and deltas."""
         if self.hidden_layers:
             sizes = (self.hidden_features,) * self.hidden_layers
@@ -173,7 +174,7 @@ class LinearWeights(nn.Module):
 
 
 def fully_connected_xavier(
-    rng: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype
+    rng: jax.Array, shape: tuple[int, ...], dtype: DTypeLike
 ) -> Float[Array, "*in_shape O"]:
     """Return Xavier uniform weights (Glorot and Bengio 2010) of a layer that reads a whole map."""
     flat_shape = (math.prod(shape[:-1]), shape[-1])

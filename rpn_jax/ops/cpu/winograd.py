@@ -96,7 +96,9 @@ def _transform_kernel(kernel: Float[Array, "3 3 I O"]) -> FourByFour:
     return [transform(list(row)) for row in transform(list(kernel))]
 
 
-def _transform_inputs(x: Float[Array, "b 2R+2 2C+2 I"], rows: int, columns: int) -> FourByFour:
+def _transform_inputs(
+    x: Float[Array, "b {2*rows+2} {2*columns+2} I"], rows: int, columns: int
+) -> FourByFour:
     def transform(x: Array, axis: int, count: int) -> list[Array]:
         x0, x1, x2, x3 = (
             lax.slice_in_dim(x, start, start + 2 * count - 1, stride=2, axis=axis)
