@@ -256,7 +256,8 @@ def _flags_of(defaults: Any) -> list[str]:
         plain = key.removeprefix("config.").removeprefix("hosts.")
         section, _, name = plain.replace("_", "-").rpartition(".")
         prefix = f"--{section}." if section else "--"
-        names = [name, f"no-{name}"] if isinstance(value, bool) else [name]
+        is_switch = isinstance(value, bool) and section != ""  # a verb's own ones are only set
+        names = [name, f"no-{name}"] if is_switch else [name]
         flags += [prefix + name for name in names]
     return flags + (SCORE if isinstance(defaults, Detect) else [])
 

@@ -379,6 +379,7 @@ BAD_INPUT = [
     (["train", "absent.py"], "absent.py: no such file"),
     (["train", R50], "--workdir"),
     (["train", R50, "--workdir"], "'--workdir'"),
+    ([*TRAIN, "--no-resum"], "unknown flag '--no-resum'; did you mean '--resume'?"),
     (["train", R50, "--wrkdir", "w"], "unknown flag '--wrkdir'; did you mean '--workdir'?"),
     ([*TRAIN, "--learning-rate", "1"], "did you mean '--optim.learning-rate'?"),
     ([*TRAIN, "--optim.learning_rat=1"], "did you mean '--optim.learning-rate'?"),

@@ -240,6 +240,22 @@ def test_a_resumed_run_keeps_the_record_of_its_earlier_parts(run, tmp_path, monk
     assert json.loads((tmp_path / "environment.json").read_text())[0] == first
 
 
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [("", "is not JSON"), ("3", "is not a list of environments"), ("[{}]", "is not a list of env")],
+)
+def test_a_damaged_record_is_named_with_a_remedy(run, tmp_path, content, complaint):
+    config, workdir = run
+    shutil.copytree(workdir, tmp_path / "run")
+    record = tmp_path / "run" / "environment.json"
+    record.write_text(content)
+    with pytest.raises(UserError, match=rf"environment\.json: {complaint}.* Move the file away\."):
+        commands.train(config, tmp_path / "run", resume=True)
+    record.unlink()
+    commands.train(config, tmp_path / "run", resume=True)
+    assert len(json.loads(record.read_text())) == 1
+
+
 def test_a_resumed_run_does_not_need_its_initial_weights(run, tmp_path):
     config, workdir = run
     shutil.copytree(workdir, tmp_path / "weights")

@@ -71,8 +71,14 @@ def size_growth(
 def candidate_growth(
     config: Config, counts: Sequence[int], canvas: Canvas, effort: Effort
 ) -> Iterator[Row]:
-    """Measure post-processing of one picture against ``nms_pre``, the candidates of each level."""
+    """Measure post-processing of one picture against ``nms_pre``, the candidates of each level.
+
+    A level has at most as many candidates as anchors, so the highest number is that of the largest
+    level.
+    """
     outputs = make_outputs(config, 1, canvas, seed=0)
+    largest = max(level.size for level in outputs.objectness)
+    counts = sorted({min(count, largest) for count in counts})
     arguments = (outputs, jnp.array([canvas], jnp.int32))
 
     def measure(count: float) -> Row:

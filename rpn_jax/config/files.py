@@ -65,7 +65,7 @@ def load_config(name_or_path: str | Path) -> Config:
         config = runpy.run_path(str(path)).get("CONFIG")
     except UserError as error:
         raise UserError(f"config {path}: {error}") from error
-    except Exception as error:  # the code of a user can raise anything
+    except (Exception, SystemExit) as error:  # the code of a user can raise anything
         raise UserError(f"config {path}: fails with {type(error).__name__}: {error}") from error
     if not isinstance(config, Config):
         raise UserError(f"config {path}: defines no CONFIG of type rpn_jax.config.Config")

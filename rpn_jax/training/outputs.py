@@ -17,6 +17,7 @@ from rich.console import Console
 
 from rpn_jax.config import CONFIG_FILE, Config, config_changes, load_config, save_config
 from rpn_jax.console import say
+from rpn_jax.errors import UserError
 from rpn_jax.files import read_json, write_json
 from rpn_jax.hosts.exchange import is_main, wait_for_all
 from rpn_jax.runtime import environment
@@ -81,14 +82,30 @@ def record(config: Config, workdir: Path, done: int, console: Console) -> None:
             say(console, f"{key} was {old!r} in this run until now. It is {new!r} from here on.")
     save_config(config, path)
     path = workdir / ENVIRONMENT_FILE
-    earlier = read_json(path) if path.exists() else []
-    if isinstance(earlier, dict):  # Version 0.1 kept only the last part of a run.
-        earlier = [earlier]
+    earlier = _earlier_parts(path)
     if earlier:
         _say_other_devices(earlier[-1], console)
     started = datetime.now().astimezone().isoformat(timespec="seconds")
     entry = {"first_step": done, "started": started, **environment()}
     write_json(path, [*earlier, entry])
+
+
+def _earlier_parts(path: Path) -> list[dict[str, Any]]:
+    """Return the entries of a run's record.
+
+    Raises:
+      UserError: the record is damaged.
+    """
+    remedy = "Move the file away. The run then continues without the record of its earlier parts."
+    try:
+        entries = read_json(path) if path.exists() else []
+    except UserError as error:
+        raise UserError(f"{error}. {remedy}") from None
+    if isinstance(entries, dict):  # Version 0.1 kept only the last part of a run.
+        return [entries]
+    if not isinstance(entries, list) or any("devices" not in entry for entry in entries):
+        raise UserError(f"{path}: is not a list of environments. {remedy}")
+    return entries
 
 
 def _say_other_devices(earlier: dict[str, Any], console: Console) -> None:

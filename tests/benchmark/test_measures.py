@@ -18,6 +18,7 @@ from jax.stages import Compiled, Wrapped
 from rpn_jax.benchmark import files, growth, process, stages, training
 from rpn_jax.benchmark.device import Peaks
 from rpn_jax.benchmark.figures import Row
+from rpn_jax.benchmark.inputs import make_outputs
 from rpn_jax.benchmark.second_stage import (
     BOX_HEAD,
     DETECTIONS,
@@ -236,6 +237,15 @@ def test_growth_has_a_row_for_each_value(
         first, second = rows
         assert second["value"] in (2 * first["value"], 4 * first["value"])
         assert first["ms_per_unit"] == pytest.approx(first["median_ms"] / first["value"])
+
+
+def test_candidates_grow_to_the_anchors_of_the_largest_level(
+    tiny_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(growth, "compile_program", echo_program)
+    anchors = make_outputs(tiny_config, 1, CANVAS, seed=0).objectness[0].size
+    rows = list(growth.candidate_growth(tiny_config, [10, 10**6, 10**7], CANVAS, EFFORT))
+    assert [row["value"] for row in rows] == [10, anchors]
 
 
 @pytest.mark.parametrize(("visible", "used"), [(None, "0,1"), ("2,3,5", "2,3"), ("", "0,1")])

@@ -12,6 +12,7 @@ import pytest
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
+from rpn_jax.errors import UserError
 from rpn_jax.ops import assign_levels, roi_align
 from tests.oracles import roi_align as oracle
 from tests.oracles.boxes import random_boxes
@@ -221,6 +222,16 @@ def test_levels_of_extreme_boxes() -> None:
 
 def test_one_map_takes_every_box() -> None:
     assert not np.any(assign_levels(made_boxes(0, 50), 1))
+
+
+@pytest.mark.usefixtures("no_shape_checks")
+def test_levels_strides_and_boxes_must_agree() -> None:
+    levels = (jnp.zeros((2, 8, 8, 3)), jnp.zeros((2, 4, 4, 3)))
+    boxes = jnp.zeros((2, 5, 4))
+    with pytest.raises(UserError, match=r"^strides = \(8,\): there are 2 levels, but 1 strides"):
+        roi_align(levels, boxes, (8,), 7)
+    with pytest.raises(UserError, match=r"^levels: are of \[2, 2\] pictures, but boxes_xyxy of 1"):
+        roi_align(levels, boxes[:1], (8, 16), 7)
 
 
 def test_under_shard_map_with_gradient() -> None:

@@ -53,7 +53,8 @@ def roi_targets(
       proposals_xyxy: proposals of the RPN, resized pixels.
       proposal_mask: True where a proposal exists.
       boxes_xyxy: ground truth, resized pixels.
-      labels: class of each object.
+      labels: class of each object, from 0 and below the number of classes C. Others train as C,
+        the background, or make the loss NaN: they cannot be checked inside jit.
       box_mask: True where an object exists. Objects without area are ignored.
       rng: random key of the sampling, folded with each picture's index in the batch.
       first: index of the first picture, if the pictures are a part of a batch.

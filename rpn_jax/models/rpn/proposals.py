@@ -40,7 +40,8 @@ def propose(
         of the original picture. None: boxes stay in resized pixels.
 
     Returns:
-      ``config.rpn_proposals.max_proposals`` boxes for each picture, sorted by score.
+      ``config.rpn_proposals.max_proposals`` boxes for each picture, sorted by score. An anchor
+      whose logit or deltas are NaN gives no box.
 
     Raises:
       UserError: the number of levels differs from that of the config's strides, or ``config`` is
@@ -98,6 +99,7 @@ def _level_candidates(
     # Logits are sorted, not scores: many sigmoids round to 1, and the reference's order of those is
     # arbitrary.
     flat_logits = logits.reshape(batch, -1).astype(jnp.float32)
+    valid = valid & ~jnp.isnan(flat_logits)
     best_logits, indices, exists = masked_top_k(flat_logits, valid, k)
     flat_deltas = deltas.reshape(batch, -1, 4)
     best_deltas = jnp.take_along_axis(flat_deltas, indices[..., None], axis=1)

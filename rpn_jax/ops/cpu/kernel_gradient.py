@@ -65,7 +65,10 @@ def kernel_gradient_by_matmul(
         factors = jnp.concatenate(patches, axis=-1), jnp.concatenate(shifted, axis=-1)
         return total + jnp.tensordot(*factors, axes=((0, 1, 2), (0, 1, 2)), precision="highest")
 
-    total = jnp.zeros((stride * size * channels, shifts * features), x.dtype)
+    # Zero, computed from both inputs: `shard_map` requires a loop's initial state to vary over the
+    # same mesh axes as its later states.
+    zero = (0 * (x[0, 0, 0, 0] > y_grad[0, 0, 0, 0])).astype(x.dtype)
+    total = jnp.full((stride * size * channels, shifts * features), zero)
     total = lax.fori_loop(0, batch // pictures * tiles, add_tile, total)
     # Row i of the kernel is shift i // stride in phase i % stride.
     by_row = total.reshape(stride, size, channels, shifts, features).transpose(3, 0, 1, 2, 4)

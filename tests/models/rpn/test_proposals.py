@@ -130,6 +130,31 @@ def test_saturated_scores_and_huge_deltas_stay_finite():
     assert (np.diff(proposals.scores, axis=1) <= 0).all()
 
 
+def test_anchors_whose_logit_is_nan_give_no_box():
+    outputs = random_outputs(3)
+
+    def with_first_row(value: float) -> RPNOutputs:
+        row = outputs.objectness[0].at[:, 0].set(value)
+        return replace(outputs, objectness=(row, *outputs.objectness[1:]))
+
+    proposals, expected = (
+        propose_jitted(with_first_row(value), SIZES, FACTORS) for value in (jnp.nan, -1e9)
+    )
+    assert np.isfinite(proposals.scores).all()
+    found = proposals.scores > 0.2
+    assert found.any()
+    np.testing.assert_array_equal(proposals.boxes[found], expected.boxes[found])
+
+
+def test_anchors_whose_deltas_are_nan_give_no_box():
+    outputs = random_outputs(3)
+    row = outputs.deltas[0].at[:, 0].set(jnp.nan)
+    damaged = replace(outputs, deltas=(row, *outputs.deltas[1:]))
+    proposals = propose_jitted(damaged, SIZES, FACTORS)
+    assert proposals.valid.any()
+    assert np.isfinite(proposals.boxes).all()
+
+
 def test_bfloat16_outputs_give_float32_proposals():
     low = jax.tree.map(lambda x: x.astype(jnp.bfloat16), random_outputs(4))
     upcast = jax.tree.map(lambda x: x.astype(jnp.float32), low)

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from jax.sharding import Mesh, PartitionSpec
 
 from rpn_jax.ops.cpu import kernel_gradient
 from rpn_jax.ops.cpu.kernel_gradient import kernel_gradient_by_matmul
@@ -29,3 +30,17 @@ def test_kernel_gradient_by_matmul_in_any_tiles(
     )
     gradient = jax.jit(kernel_gradient_by_matmul, static_argnums=(2, 3))(x, y_grad, size, stride)
     np.testing.assert_allclose(gradient, expected, atol=1e-4)
+
+
+def test_shard_map_with_its_checks():
+    """They ask that what a loop starts with varies over the devices as its results do."""
+    rng = np.random.default_rng(0)
+    x, y_grad = (rng.standard_normal((1, 6, 6, n)).astype(np.float32) for n in (3, 4))
+    mesh, spec = Mesh(np.array(jax.devices()[:1]), ("devices",)), PartitionSpec("devices")
+
+    def one_device(x, y_grad):
+        return kernel_gradient_by_matmul(x, y_grad, 3, 1)
+
+    sharded = jax.jit(jax.shard_map(one_device, mesh=mesh, in_specs=(spec, spec), out_specs=spec))
+    expected = jax.jit(one_device)(x, y_grad)
+    np.testing.assert_array_equal(sharded(x, y_grad), expected)
