@@ -131,7 +131,10 @@ class Sized(nn.Module):
         ("in_this_folder.nowhere:Half", "there is no module in_this_folder.nowhere. Install it"),
         ("in_this_folder:Halv", "has no Flax module 'Halv'; did you mean 'Half'?"),
         ("in_this_folder:nn", "has no Flax module 'nn'"),
-        ("in_this_folder:Half", "the class has no norm_of or trains. rpn_jax.models.backbone"),
+        (
+            "in_this_folder:Half",
+            "the class has no norm_of, trains, __call__. rpn_jax.",
+        ),
         ("in_this_folder:Sized", "cannot be made without arguments (Sized.__init__() missing 1"),
     ],
 )

@@ -58,6 +58,7 @@ class Backbone(Protocol):
 
 
 MEMBERS = ("strides", "norm_of", "trains", "__call__")
+"""Members that the class of a backbone has, or inherits."""
 
 
 def backbone_of_class(name: str) -> Backbone:
@@ -71,10 +72,12 @@ def backbone_of_class(name: str) -> Backbone:
         of `Backbone`.
     """
     kind = _class_named(name)
-    missing = [member for member in MEMBERS if not hasattr(kind, member)]
+    # Not `hasattr`, because every class itself can be called.
+    present = {name for base in kind.__mro__ for name in vars(base)}
+    missing = [member for member in MEMBERS if member not in present]
     if missing:
         raise UserError(
-            f"model.backbone_class = {name!r}: the class has no {' or '.join(missing)}. "
+            f"model.backbone_class = {name!r}: the class has no {', '.join(missing)}. "
             "rpn_jax.models.backbone.Backbone describes what a backbone needs."
         )
     try:
