@@ -545,6 +545,16 @@ def test_propose_writes_boxes_in_original_pixels_and_pictures(run, tmp_path):
     assert len(list(tmp_path.glob("*.png"))) == 3
 
 
+def test_a_picture_with_a_long_name_is_drawn(run, tmp_path):
+    config, workdir = run
+    path = sorted((Path(config.data.root) / "test").iterdir())[0]
+    copy = tmp_path / f"{'ä' * 120}.png"
+    shutil.copy(path, copy)
+    command.propose(config, workdir, [str(copy)], tmp_path / "p", 3, 0.0, exact_padding=False)
+    (drawn,) = (tmp_path / "p").glob("**/1_*.png")
+    assert drawn.stem == f"1_{'ä' * 100}"
+
+
 def test_a_truncated_picture_leaves_no_proposals(run, tmp_path):
     config, workdir = run
     pictures, out = tmp_path / "pictures", tmp_path / "out"

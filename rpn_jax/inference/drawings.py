@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     Pixels = UInt8[ndarray, "H W 3"]
+
+NAME_BYTES = 200
+"""Most bytes of a picture's name in the name of its copy. The id before it is unique."""
 
 AnyResult = TypeVar("AnyResult", PictureProposals, PictureDetections)
 
@@ -89,13 +93,21 @@ def _save(
         for index, result in results:
             picture = dataset.pictures[index]
             image = drawn(_at_full_size(dataset.load_image(index), picture), picture, result)
-            path = folder / f"{picture.image_id}_{Path(picture.name).stem}.png"
+            path = folder / f"{picture.image_id}_{_short(Path(picture.name).stem)}.png"
             save_picture(path, image)
             advance(1)
     if count == 1:
         say(console, f"the picture with its {what} is {path}")
     else:
         say(console, f"{count} pictures with their {what} are in {folder}")
+
+
+def _short(stem: str) -> str:
+    """Return a name, or its start. File systems allow 255 bytes for a name with id and suffix."""
+    encoded = os.fsencode(stem)
+    if len(encoded) <= NAME_BYTES:
+        return stem
+    return encoded[:NAME_BYTES].decode(errors="ignore")
 
 
 def _at_full_size(image: Pixels, picture: Picture) -> Pixels:
