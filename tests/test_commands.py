@@ -242,7 +242,12 @@ def test_a_resumed_run_keeps_the_record_of_its_earlier_parts(run, tmp_path, monk
 
 @pytest.mark.parametrize(
     ("content", "complaint"),
-    [("", "is not JSON"), ("3", "is not a list of environments"), ("[{}]", "is not a list of env")],
+    [
+        ("", "is not JSON"),
+        ("3", "is not a list of environments"),
+        ("[{}]", "is not a list"),
+        ("[3]", "is not a list"),
+    ],
 )
 def test_a_damaged_record_is_named_with_a_remedy(run, tmp_path, content, complaint):
     config, workdir = run

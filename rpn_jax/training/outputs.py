@@ -103,7 +103,8 @@ def _earlier_parts(path: Path) -> list[dict[str, Any]]:
         raise UserError(f"{error}. {remedy}") from None
     if isinstance(entries, dict):  # Version 0.1 kept only the last part of a run.
         return [entries]
-    if not isinstance(entries, list) or any("devices" not in entry for entry in entries):
+    is_list = isinstance(entries, list)
+    if not is_list or not all(isinstance(each, dict) and "devices" in each for each in entries):
         raise UserError(f"{path}: is not a list of environments. {remedy}")
     return entries
 
