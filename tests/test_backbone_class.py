@@ -1,6 +1,7 @@
 """The commands with a backbone whose class the config names: train, resume, evaluate, propose."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +12,17 @@ import pytest
 import rpn_jax
 from rpn_jax import cli, commands
 from rpn_jax.benchmark.all_configs import backbone_name
-from rpn_jax.config import AnchorConfig, ModelConfig, RoIHeadConfig, RPNHeadConfig, load_config
+from rpn_jax.config import (
+    AnchorConfig,
+    BackboneConfig,
+    ModelConfig,
+    RoIHeadConfig,
+    RPNHeadConfig,
+    load_config,
+)
 from rpn_jax.errors import UserError
 from rpn_jax.models import build_detector, variable_shapes
+from rpn_jax.weights.folders import check_same_model
 from rpn_jax.weights.torch import initial_variables
 
 NAME = "tests.models.test_own_backbone:SmallCNN"
@@ -109,6 +118,7 @@ def test_the_example_describes_a_network_of_the_shapes_that_it_states():
 
 FILE = """
 import flax.linen as nn
+import jax.numpy as jnp
 
 class Half(nn.Module):
     strides = (2,)
@@ -118,6 +128,46 @@ class Sized(nn.Module):
     strides, norm_of = (2,), None
     def trains(self, path): return True
     def __call__(self, images, train): return (images,)
+
+class Whole(nn.Module):
+    strides, norm_of = (4, 8, 16, 32), None
+    def trains(self, path): return True
+    @nn.compact
+    def __call__(self, images, train):
+        return tuple(nn.Conv(8, (1, 1), strides=n)(images) for n in self.strides)
+
+class OneStride(Whole):
+    strides = 16
+
+class ListOfStrides(Whole):
+    strides = [4, 8, 16, 32]
+
+class NoMethod(Whole):
+    trains = True
+
+class SaysNothing(Whole):
+    def trains(self, path): pass
+
+class TrainsByName(Whole):
+    def __call__(self, images, *, train): pass
+
+class WrongNorms(Whole):
+    norm_of = ("conv", "norm")
+
+class CannotFold(Whole):
+    norm_of = {"conv": "norm"}
+
+class OneMap(Whole):
+    def __call__(self, images, train): return {"map": images}
+
+class OfOneSize(Whole):
+    @nn.compact
+    def __call__(self, images, train):
+        height, width = images.shape[1] // 4, images.shape[2] // 4
+        positions = self.param("positions", nn.initializers.ones, (height, width, 8))
+        maps = (nn.Conv(8, (1, 1), strides=n)(images) for n in self.strides)
+        first, *others = maps
+        return (first + positions, *others)
 """
 
 
@@ -127,33 +177,84 @@ class Sized(nn.Module):
         ("half", "must be a module and a class, such as 'my_package.my_module:MyBackbone'"),
         ("half:", "must be a module and a class"),
         ("a b:Half", "must be a module and a class"),
-        ("nowhere.half:Half", "there is no module nowhere. Install it"),
+        ("nowhere.half:Half", "there is no module nowhere.half. Install it"),
         ("in_this_folder.nowhere:Half", "there is no module in_this_folder.nowhere. Install it"),
         ("in_this_folder:Halv", "has no Flax module 'Halv'; did you mean 'Half'?"),
         ("in_this_folder:nn", "has no Flax module 'nn'"),
-        (
-            "in_this_folder:Half",
-            "the class has no norm_of, trains, __call__. rpn_jax.",
-        ),
+        ("in_this_folder:Half", "the class has no norm_of, trains, __call__. rpn_jax."),
         ("in_this_folder:Sized", "cannot be made without arguments (Sized.__init__() missing 1"),
+        ("in_this_folder:OneStride", "strides is 16: must be a tuple of whole numbers."),
+        ("in_this_folder:ListOfStrides", "strides is [4, 8, 16, 32]: must be a tuple"),
+        ("in_this_folder:NoMethod", "trains is True: must be a method."),
+        ("in_this_folder:TrainsByName", "__call__ cannot be called with (images, train): "),
+        ("in_this_folder:WrongNorms", "norm_of is ('conv', 'norm'): must be None or a dict."),
+        ("in_this_folder:CannotFold", "the class needs a field 'folded: bool = False', too."),
+        ("imports_nothing:Net", "fails with ModuleNotFoundError: No module named 'not_installed"),
+        ("exits:Net", "module exits fails with SystemExit: 3"),
     ],
 )
 def test_a_class_that_cannot_be_used_is_one_line(
     name, complaint, coco_root, tmp_path, monkeypatch, capsys
 ):
-    (tmp_path / "in_this_folder.py").write_text(FILE)
-    monkeypatch.chdir(tmp_path)
+    write_modules(tmp_path, monkeypatch)
     words = ["--model.backbone-class", name, "--data.root", str(coco_root), "--workdir", "run"]
     assert cli.main(["train", "rpn_r18_fpn_gn_small", *words]) == 2
-    message = capsys.readouterr().err
-    assert message.startswith(f"error: model.backbone_class = '{name}': ")
-    assert complaint in message
+    said = capsys.readouterr()
+    assert said.err.startswith(f"error: model.backbone_class = '{name}': ")
+    assert complaint in said.err
+    assert "reading" not in said.out
     assert not Path("run").exists()
 
 
-def test_a_missing_import_of_the_module_is_a_bug_of_its_own(tmp_path, monkeypatch):
-    (tmp_path / "imports_nothing.py").write_text("import not_installed_anywhere")
-    monkeypatch.syspath_prepend(tmp_path)
-    model = replace(MODEL, backbone_class="imports_nothing:Net")
-    with pytest.raises(ModuleNotFoundError, match="not_installed_anywhere"):
-        build_detector(model)
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("OfOneSize", "'params.backbone.positions' has shape (8, 8, 8) for small pictures and (32"),
+        ("OneMap", "returns a dict: must return a tuple with one feature map for each stride."),
+        ("SaysNothing", "trains(('Conv_0', 'bias')) returns None: must be True or False"),
+    ],
+)
+def test_a_network_that_cannot_be_trained_is_one_line(
+    name, complaint, coco_root, tmp_path, monkeypatch, capsys
+):
+    write_modules(tmp_path, monkeypatch)
+    words = ["--model.backbone-class", f"in_this_folder:{name}", "--data.root", str(coco_root)]
+    assert cli.main(["train", "rpn_r18_fpn_gn_small", *words, "--workdir", "run"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: backbone: ")
+    assert complaint in error
+    assert not Path("run").exists()
+
+
+def write_modules(folder, monkeypatch):
+    """Write modules to the current folder. An earlier test can have imported others."""
+    (folder / "in_this_folder.py").write_text(FILE)
+    (folder / "imports_nothing.py").write_text("import not_installed_anywhere")
+    (folder / "exits.py").write_text("raise SystemExit(3)")
+    monkeypatch.chdir(folder)
+    for name in ("in_this_folder", "imports_nothing", "exits"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+
+def test_head_layer4_needs_the_resnet():
+    roi = RoIHeadConfig(num_classes=2, head="layer4")
+    with pytest.raises(UserError, match=r"model\.roi\.head = 'layer4': must be 'fc' with"):
+        replace(MODEL, roi=roi)
+
+
+def test_settings_of_the_resnet_do_not_matter(config, run):
+    other = replace(MODEL, backbone=BackboneConfig(depth=101))
+    check_same_model(replace(config, model=other), run)
+
+
+def test_a_backbone_alone_starts_a_run(config, tmp_path):
+    trained = rpn_jax.init_variables(config, seed=5)["params"]["backbone"]
+    rpn_jax.save_variables(tmp_path / "pre", config, {"params": {"backbone": trained}})
+    with pytest.raises(UserError, match="backbone"):  # without its statistics
+        initial_variables(config, str(tmp_path / "pre"))
+    statistics = rpn_jax.init_variables(config)["batch_stats"]
+    variables = {"params": {"backbone": trained}, "batch_stats": statistics}
+    rpn_jax.save_variables(tmp_path / "whole", config, variables)
+    start, summary = initial_variables(config, str(tmp_path / "whole"))
+    jax.tree.map(np.testing.assert_array_equal, start["params"]["backbone"], trained)
+    assert "random values for neck" in summary

@@ -184,7 +184,7 @@ class ModelConfig:
     backbone_class: str = ""
     """Class of a backbone of your own, such as 'my_package.my_module:MyBackbone', in place of the
     ResNet. It is a Flax module with the members of `rpn_jax.models.backbone.Backbone`, made without
-    arguments. The settings of `backbone` then change nothing but the stage of head 'layer4'."""
+    arguments. The settings of `backbone` and `precision` then do not apply to it."""
     neck: Literal["fpn", "none"] = "fpn"
     """Features that the head receives.
     'fpn': a feature pyramid (Lin et al. 2016) of all stages with one extra level.
@@ -209,6 +209,12 @@ class ModelConfig:
             "model.backbone_class",
             self.backbone_class,
             "a module and a class, such as 'my_package.my_module:MyBackbone'",
+        )
+        check(
+            not self.backbone_class or self.roi is None or self.roi.head == "fc",
+            "model.roi.head",
+            self.roi and self.roi.head,
+            "'fc' with model.backbone_class: 'layer4' is a stage of the ResNet",
         )
         check(self.neck_channels >= 1, "model.neck_channels", self.neck_channels, "1 or more")
         if self.roi is not None and self.roi.head == "layer4":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.tree_util import keystr, tree_leaves_with_path
 
 from rpn_jax.config import CANVAS_MULTIPLE, Config, ModelConfig, check_part
 from rpn_jax.devices import cpu_device
@@ -49,7 +50,7 @@ class Detector(nn.Module):
     """For inference: use the weights that `rpn_jax.models.folding.fold_norms` returns."""
     backbone: Any = None
     """A `Backbone`. None: the one that the config describes. `axis_name` and `folded` apply only to
-    a ResNet."""
+    that one."""
 
     def __post_init__(self) -> None:
         check_part(self.config, ModelConfig)
@@ -228,18 +229,38 @@ def variable_shapes(config: Config) -> Variables:
 
 @cache
 def _shapes_of_model(model: ModelConfig) -> Variables:
-    return jax.eval_shape(partial(_draw_variables, model), jax.random.key(0))
+    shapes = jax.eval_shape(partial(_draw_variables, model), jax.random.key(0))
+    if model.backbone_class:
+        larger = partial(_draw_variables, model, side=4 * CANVAS_MULTIPLE)
+        _check_independent_of_pictures(shapes, jax.eval_shape(larger, jax.random.key(0)))
+    return shapes
 
 
-def _draw_variables(model: ModelConfig, key: jax.Array) -> Variables:
-    images = jnp.zeros((1, CANVAS_MULTIPLE, CANVAS_MULTIPLE, 3))
+def _draw_variables(model: ModelConfig, key: jax.Array, side: int = CANVAS_MULTIPLE) -> Variables:
+    """Return new variables. They are drawn for a picture of a size that does not matter."""
+    images = jnp.zeros((1, side, side, 3))
     method = "__call__" if model.roi is None else "call_layers"
-    return dict(build_detector(model).init(key, images, method=method))
+    # Without the names of axes that some modules add to their parameters for sharding.
+    return dict(nn.unbox(build_detector(model).init(key, images, method=method)))
+
+
+def _check_independent_of_pictures(small: Variables, large: Variables) -> None:
+    """Refuse variables whose shapes differ between two sizes of pictures."""
+    shapes = {keystr(path): leaf.shape for path, leaf in tree_leaves_with_path(large)}
+    for path, leaf in tree_leaves_with_path(small):
+        other = shapes.get(keystr(path))
+        if leaf.shape != other:
+            name = keystr(path, simple=True, separator=".")
+            raise UserError(
+                f"backbone: '{name}' has shape {leaf.shape} for small pictures and {other} for "
+                "larger ones, but the variables of a backbone must not depend on the size of the "
+                "pictures. A ViT resizes its position embeddings."
+            )
 
 
 def _backbone(config: ModelConfig, axis_name: str | None, folded: bool) -> Backbone:
     if config.backbone_class:
-        return backbone_of_class(config.backbone_class)
+        return backbone_of_class(config.backbone_class, folded)
     # No parent: the detector adopts it, even if the detector itself is part of another module.
     return ResNet(config.backbone, config.precision, axis_name, folded, parent=None)
 
@@ -258,13 +279,14 @@ def _check_images(images: Float[Array, "B H W 3"]) -> None:
         )
 
 
-def _check_maps(
-    maps: tuple[Float[Array, "B _ _ _"], ...],
-    strides: tuple[int, ...],
-    images: Float[Array, "B H W 3"],
-) -> None:
+def _check_maps(maps: Any, strides: tuple[int, ...], images: Float[Array, "B H W 3"]) -> None:
     batch, height, width, _ = images.shape
     expected = [(batch, -(-height // stride), -(-width // stride)) for stride in strides]
+    if not isinstance(maps, tuple | list):
+        raise UserError(
+            f"backbone: returns a {type(maps).__name__}: must return a tuple with one feature map "
+            "for each stride."
+        )
     found = [each.shape[:-1] for each in maps]
     if found != expected:
         raise UserError(

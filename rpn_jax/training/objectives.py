@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 import jax
+import jax.numpy as jnp
 
 from rpn_jax.config import Config, replace
 from rpn_jax.models import RPN, Detector, FasterRCNN
@@ -134,8 +135,13 @@ def _features(
     )
     if not isinstance(model.backbone, ResNet):
         # A batch norm of the user may update its statistics from the pictures of one device only.
-        updates = jax.lax.pmean(updates, DEVICE_AXIS)
+        updates = jax.tree.map(_mean_over_devices, updates)
     return cast("Levels", levels), {**variables, **updates}
+
+
+def _mean_over_devices(statistic: jax.Array) -> jax.Array:
+    is_float = jnp.issubdtype(statistic.dtype, jnp.floating)
+    return jax.lax.pmean(statistic, DEVICE_AXIS) if is_float else statistic
 
 
 def _rpn_terms(

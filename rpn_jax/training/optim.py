@@ -10,6 +10,7 @@ import optax
 from jax.typing import ArrayLike
 
 from rpn_jax.config import Config, OptimConfig
+from rpn_jax.errors import UserError
 from rpn_jax.models import build_detector
 from rpn_jax.models.backbone import Backbone
 
@@ -84,7 +85,14 @@ def trainable_parameters(params: Any, backbone: Backbone) -> Any:
         names = tuple(entry.key for entry in path)
         for owner in (("backbone",), ("roi_head", "shared_head")):
             if names[: len(owner)] == owner:
-                return backbone.trains(names[len(owner) :])
+                path_in_backbone = names[len(owner) :]
+                is_trained = backbone.trains(path_in_backbone)
+                if not isinstance(is_trained, bool):
+                    raise UserError(
+                        f"backbone: trains({path_in_backbone}) returns {is_trained!r}: must be "
+                        "True or False"
+                    )
+                return is_trained
         return True
 
     return jax.tree_util.tree_map_with_path(trains, params)

@@ -32,7 +32,7 @@ from rpn_jax.hosts.exchange import (
     own_positions,
     wait_for_all,
 )
-from rpn_jax.models import init_variables, variable_shapes
+from rpn_jax.models import build_detector, init_variables, variable_shapes
 from rpn_jax.structures import Batch, Variables
 from rpn_jax.training.agreement import check_same_inputs, check_same_step, check_same_weights
 from rpn_jax.training.average import SavedParts, saved_parts, state_of, with_average
@@ -90,6 +90,7 @@ def train_run(
     # Set up.
     devices = devices_for_batch(config.data.batch_size)
     check_parts(config.train.gradient_parts, config.data.batch_size)
+    build_detector(config.model)  # A model that cannot be built is refused before the data is read.
     config, train_data = _open_train_data(config, given, console)
     data, train = config.data, config.train
     task = task_of(config)

@@ -193,8 +193,9 @@ def check_same_config(
     Raises:
       UserError: one of these keys differs and is not in `SAME_FUNCTION`.
     """
+    unused = ("model.backbone.",) if ours.model.backbone_class else ()
     for key, value, used in config_changes(theirs, ours):
-        if key.startswith(sections) and key not in SAME_FUNCTION:
+        if key.startswith(sections) and not key.startswith(unused) and key not in SAME_FUNCTION:
             raise UserError(
                 f"weights {weights}: do not match the config: {key} is {value!r} in the "
                 f"weights and {used!r} in the config"

@@ -1,6 +1,7 @@
 """Backbones that are not part of rpn_jax: attached, trained, saved and resumed."""
 
 from dataclasses import replace
+from types import MappingProxyType
 
 import flax.linen as nn
 import jax
@@ -20,8 +21,9 @@ from rpn_jax.config import (
 )
 from rpn_jax.devices import devices_for_batch
 from rpn_jax.errors import UserError
-from rpn_jax.models import RPN
+from rpn_jax.models import RPN, build_detector, variable_shapes
 from rpn_jax.models.folding import fold_norms
+from rpn_jax.models.layers import ConvWeights, FrozenNorm
 from rpn_jax.structures import Batch
 from rpn_jax.training.gradients import DEVICE_AXIS
 from rpn_jax.training.objectives import rpn_loss_function
@@ -33,7 +35,7 @@ PICTURES = 2 * jax.local_device_count()
 
 
 class SmallCNN(nn.Module):
-    """Two convolutions, the first one frozen, and a batch norm."""
+    """Two convolutions, the first one frozen, a batch norm, and a statistic that is no float."""
 
     strides = (8, 16)
     norm_of = None
@@ -43,6 +45,9 @@ class SmallCNN(nn.Module):
         x = nn.relu(nn.Conv(8, (8, 8), strides=8, name="stem")(images))
         y = nn.Conv(12, (3, 3), strides=2, name="conv")(x)
         y = nn.BatchNorm(use_running_average=not train, name="norm")(y)
+        calls = self.variable("batch_stats", "calls", jnp.zeros, (), jnp.int32)
+        if train:
+            calls.value += 1
         return x, nn.relu(y)
 
     def trains(self, path):
@@ -252,3 +257,64 @@ def test_dropout_has_another_key_in_each_step_and_in_each_part_of_a_batch():
     assert loss(1, 0) == loss(1, 0)
     assert loss(1, 0) != loss(2, 0)
     assert loss(1, 0) != loss(1, 2)
+
+
+class Folding(nn.Module):
+    """A convolution and a norm with stored statistics, which is folded into it."""
+
+    folded: bool = False
+    strides = (16,)
+    norm_of = MappingProxyType({"conv": "norm"})
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        kernel, bias = ConvWeights(3, 8, 16, use_bias=self.folded, name="conv")()
+        axes = ("NHWC", "HWIO", "NHWC")
+        y = jax.lax.conv_general_dilated(images, kernel, (16, 16), "VALID", dimension_numbers=axes)
+        if self.folded:
+            return (y + bias,)
+        multiplier, shift = FrozenNorm(8, trainable=True, name="norm")()
+        return (y * multiplier + shift,)
+
+    def trains(self, path):
+        return True
+
+
+def test_a_class_whose_norms_are_folded_gives_the_same_outputs():
+    name = f"{__name__}:Folding"
+    config = replace(config_for("none", (16,)).model, backbone_class=name)
+    images = jax.random.normal(jax.random.key(0), (1, 64, 64, 3))
+    model = build_detector(config)
+    variables = dict(model.init(jax.random.key(1), images))
+    statistics = {"mean": jnp.full(8, 0.3), "var": jnp.full(8, 2.0)}
+    variables["batch_stats"] = {"backbone": {"norm": statistics}}
+    weights = fold_norms(model, variables, kernels_ohwi=True)
+    assert weights["params"]["backbone"].keys() == {"conv"}
+    folded = build_detector(config, folded=True)
+    for ours, theirs in zip(
+        jax.tree.leaves(folded.apply(weights, images)),
+        jax.tree.leaves(model.apply(variables, images)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+class Partitioned(SmallCNN):
+    """Its kernels name the axes that a mesh can share them over."""
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        kernel_init = nn.with_partitioning(nn.initializers.lecun_normal(), (None, None, None, "x"))
+        x = nn.Conv(8, (8, 8), strides=8, name="stem", kernel_init=kernel_init)(images)
+        return x, nn.Conv(8, (3, 3), strides=2, name="conv")(x)
+
+
+def test_names_of_axes_are_left_out_of_the_variables():
+    name = f"{__name__}:Partitioned"
+    config = replace(config_for("none", (8, 16)).model, backbone_class=name)
+    variables = variable_shapes(Config(model=config))
+    assert isinstance(variables["params"]["backbone"]["stem"]["kernel"], jax.ShapeDtypeStruct)
+    trainable = trainable_parameters(variables["params"], build_detector(config).backbone)
+    assert not trainable["backbone"]["stem"]["kernel"]
+    images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    jax.eval_shape(build_detector(config).apply, variables, images)

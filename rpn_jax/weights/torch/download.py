@@ -62,7 +62,10 @@ def local_file(source: str, pause_seconds: float = FIRST_PAUSE_SECONDS) -> Path:
     path = Path(source)
     with reading(f"weights {source}"):
         if path.is_dir():
-            raise UserError(f"weights {source}: is a folder. Give a .pth or .pkl file.")
+            raise UserError(
+                f"weights {source}: is a folder. Give a .pth or .pkl file. 'convert' writes "
+                "one with --to-torch FILE."
+            )
         if not path.is_file():
             raise UserError(f"weights {source}: no such file or folder")
     return path
