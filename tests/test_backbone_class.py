@@ -83,8 +83,10 @@ def test_other_weights_are_refused(config, tiny_config, run, tmp_path):
     with pytest.raises(UserError, match="do not match the config"):
         rpn_jax.Proposer(tiny_config, rpn_jax.init_variables(config))
     resnet = replace(config, model=replace(config.model, backbone_class=""))
-    with pytest.raises(UserError, match=r"model\.backbone_class"):
-        initial_variables(resnet, str(run))
+    for depth in (50, 101):
+        resnet = replace(resnet, model=replace(resnet.model, backbone=BackboneConfig(depth=depth)))
+        with pytest.raises(UserError, match=r"model\.backbone_class"):
+            initial_variables(resnet, str(run))
 
 
 def test_weights_have_no_names_in_pytorch(run, tmp_path, capsys):
@@ -174,9 +176,10 @@ class OfOneSize(Whole):
 @pytest.mark.parametrize(
     ("name", "complaint"),
     [
-        ("half", "must be a module and a class, such as 'my_package.my_module:MyBackbone'"),
-        ("half:", "must be a module and a class"),
-        ("a b:Half", "must be a module and a class"),
+        ("half", "must be a module (without .py) and a class, such as 'my_package.my_module:My"),
+        ("half:", "must be a module (without .py) and a class"),
+        ("a b:Half", "must be a module (without .py) and a class"),
+        ("in_this_folder.py:Half", "must be a module (without .py) and a class"),
         ("nowhere.half:Half", "there is no module nowhere.half. Install it"),
         ("in_this_folder.nowhere:Half", "there is no module in_this_folder.nowhere. Install it"),
         ("in_this_folder:Halv", "has no Flax module 'Halv'; did you mean 'Half'?"),

@@ -204,11 +204,12 @@ class ModelConfig:
     def __post_init__(self) -> None:
         check_types("model", self)
         module, _, name = self.backbone_class.partition(":")
+        names = [*module.split("."), name]
         check(
-            not self.backbone_class or all(map(str.isidentifier, [*module.split("."), name])),
+            not self.backbone_class or (all(map(str.isidentifier, names)) and names[-2] != "py"),
             "model.backbone_class",
             self.backbone_class,
-            "a module and a class, such as 'my_package.my_module:MyBackbone'",
+            "a module (without .py) and a class, such as 'my_package.my_module:MyBackbone'",
         )
         check(
             not self.backbone_class or self.roi is None or self.roi.head == "fc",

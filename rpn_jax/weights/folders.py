@@ -193,7 +193,8 @@ def check_same_config(
     Raises:
       UserError: one of these keys differs and is not in `SAME_FUNCTION`.
     """
-    unused = ("model.backbone.",) if ours.model.backbone_class else ()
+    is_resnet = not (ours.model.backbone_class or theirs.model.backbone_class)
+    unused = () if is_resnet else ("model.backbone.",)
     for key, value, used in config_changes(theirs, ours):
         if key.startswith(sections) and not key.startswith(unused) and key not in SAME_FUNCTION:
             raise UserError(

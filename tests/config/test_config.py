@@ -55,7 +55,7 @@ REFUSALS: list[tuple[str, Any, str]] = [
     ("model.rpn.anchors.strides", (), "one or more positive numbers"),
     ("model.rpn.anchors.scales", (8.0, 0.0), "one or more positive numbers"),
     ("model.rpn.anchors.ratios", (-1.0,), "one or more positive numbers"),
-    ("model.backbone_class", "MyBackbone", "a module and a class, such as"),
+    ("model.backbone_class", "MyBackbone", "a module (without .py) and a class, such as"),
     ("model.neck", "pan", "one of 'fpn', 'none'"),
     ("model.neck_channels", 0, "1 or more"),
     ("model.rpn.channels", 0, "1 or more"),
