@@ -3,7 +3,7 @@
 Run these in the folder that contains ``examples/``. All other commands work with it, too.
 
 rpn-jax train examples/own_backbone.py --workdir runs/own
-rpn-jax propose --weights runs/own examples/bccd/test/BloodImage_00007.jpg --out boxes.json
+rpn-jax propose --weights runs/own examples/bccd/test/BloodImage_00007.jpg --out boxes
 """
 
 import flax.linen as nn

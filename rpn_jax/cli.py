@@ -256,8 +256,9 @@ def _flags_of(defaults: Any) -> list[str]:
         plain = key.removeprefix("config.").removeprefix("hosts.")
         section, _, name = plain.replace("_", "-").rpartition(".")
         prefix = f"--{section}." if section else "--"
-        is_switch = isinstance(value, bool) and section != ""  # a verb's own ones are only set
-        names = [name, f"no-{name}"] if is_switch else [name]
+        # Only the switches of a config can be set to false: those of a verb are false by default.
+        has_opposite = isinstance(value, bool) and section != ""
+        names = [name, f"no-{name}"] if has_opposite else [name]
         flags += [prefix + name for name in names]
     return flags + (SCORE if isinstance(defaults, Detect) else [])
 

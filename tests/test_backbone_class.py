@@ -120,7 +120,6 @@ def test_the_example_describes_a_network_of_the_shapes_that_it_states():
 
 FILE = """
 import flax.linen as nn
-import jax.numpy as jnp
 
 class Half(nn.Module):
     strides = (2,)

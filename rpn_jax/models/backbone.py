@@ -80,8 +80,8 @@ def backbone_of_class(name: str, folded: bool) -> Backbone:
         `Backbone` is missing or of another type.
     """
     kind = _class_named(name)
-    # No parent: the detector adopts it, even if the detector itself is part of another module.
     try:
+        # No parent: the detector adopts it, even if the detector itself is part of another module.
         backbone = kind(parent=None)
         problem = _problem(kind, backbone)
         if not problem and backbone.norm_of is not None:
