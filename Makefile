@@ -6,6 +6,8 @@ CONSTRAINTS ?= constraints.txt
 VENV := .venv
 BIN := $(VENV)/bin
 # Python compiles the modules of the packages when it first imports them. Most are never imported.
+# Where the environment forbids to keep the result, each process would compile them again.
+unexport PYTHONDONTWRITEBYTECODE
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c $(CONSTRAINTS)
 DEFAULT_FORMS_TESTS := tests/ops tests/models tests/training/test_objectives.py tests/training/test_step.py \
 	tests/tools/parity/test_ties.py
