@@ -121,7 +121,10 @@ def device_step(
         params = optax.apply_updates(params, updates)
         average = None
         if state.average is not None:
-            average = optax.incremental_update(params, state.average, 1 - ema_decay)
+            # In this form, the average of a parameter that does not change keeps its bits.
+            average = jax.tree.map(
+                lambda new, old: old + (1 - ema_decay) * (new - old), params, state.average
+            )
         variables = {**variables, "params": params}
         failed = state.failed | ~(jnp.isfinite(scalars["loss"]) & jnp.isfinite(grad_norm))
         finished = TrainState(state.step + 1, variables, opt_state, failed, average)
