@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, cast, get_args
@@ -21,6 +22,9 @@ MAX_JITTER = 16
 """Largest factor of the scale jitter. The picture is resized by it before it is cropped."""
 MAX_REPEATS = 10_000
 """Largest number of times that an epoch shows a picture."""
+
+PLACE_AND_SPLIT = re.compile(r"(.*):((?:[^:\[\]]|\[[^\]]*\])*)")
+"""A split of TensorFlow Datasets can have a colon in brackets, like 'train[:80%]'."""
 
 Format = Literal["coco", "voc", "yolo", "tfds", "packed", "shapes"]
 Resize = Literal["host", "device"]
@@ -55,7 +59,8 @@ def read_source(text: str) -> Source:
     """Return the source that ``FORMAT:ROOT:SPLIT`` names, see ``DataConfig.train_also``."""
     name, _, rest = text.partition(":")
     dataset = cast(Format, name)  # `DataConfig` checks it
-    place, _, split = rest.rpartition(":")
+    match = PLACE_AND_SPLIT.fullmatch(rest)
+    place, split = match.groups() if match else ("", "")
     if dataset == "coco" and place.endswith(".json"):
         return Source(dataset, "", "", "", annotations=place, images=split)
     if dataset == "tfds":
@@ -82,7 +87,7 @@ class DataConfig:
     tfds_name: str = "coco/2017"
     """Name of the dataset for 'tfds', for example voc/2007 or kitti. The root is its data_dir."""
     train_split: str = "train2017"
-    """Name of the split to train on."""
+    """Name of the split to train on. With 'tfds', it can be a part like 'train[:80%]'."""
     eval_split: str = "val2017"
     """Name of the split to evaluate on."""
     train_annotations: str = ""

@@ -70,7 +70,8 @@ class TfdsDataset:
     Args:
       root: the data_dir of TensorFlow Datasets.
       name: for example 'coco/2017' or 'kitti'.
-      split: for example 'train' or 'validation'.
+      split: for example 'train', or a part of it like 'train[:80%]'. All forms of TensorFlow
+        Datasets are allowed.
       clip_boxes: see `assign_objects`.
 
     Raises:
@@ -87,7 +88,7 @@ class TfdsDataset:
         self.class_names = names or NO_LABELS
         self.category_ids = tuple(range(1, len(self.class_names) + 1))
         self._image = layout.image
-        split = split if split in builder.info.splits else SPLITS.get(split, split)
+        split = _known_split(builder, split)
         with _reading_prepared(folder):
             self._records = _open_records(tfds, builder, split, layout)
         pictures, objects = [], []
@@ -228,12 +229,26 @@ def _reading_prepared(folder: Path) -> Iterator[None]:
         raise UserError(f"{folder}: cannot be read ({reason}). {remedy}") from error
 
 
+def _known_split(builder: Any, split: str) -> str:
+    """Return a split, or a part of one, under the names of TensorFlow Datasets."""
+    names = builder.info.splits
+    for name, other in SPLITS.items():
+        if name not in names:
+            split = re.sub(rf"\b{name}\b", other, split)
+    try:
+        has_pictures = names[split].num_examples > 0
+    except (ValueError, AssertionError):  # the errors of the package, by the kind of mistake
+        raise UserError(
+            f"split '{split}': {builder.data_dir} has the splits {', '.join(names)}. A part of one "
+            "is written like 'train[:80%]'"
+        ) from None
+    if not has_pictures:
+        raise UserError(f"split '{split}' of {builder.data_dir}: has no pictures")
+    return split
+
+
 def _open_records(tfds: Any, builder: Any, split: str, layout: Layout) -> Sequence[dict[str, Any]]:
     """Return the records, with encoded pictures and masks."""
-    if split not in builder.info.splits:
-        raise UserError(
-            f"split '{split}': {builder.data_dir} has the splits {', '.join(builder.info.splits)}"
-        )
     skip = tfds.decode.SkipDecoding()
     # The package lacks the form for the images inside a sequence, such as the masks of lvis.
     skip.decode_batch_example_np = lambda encoded: encoded

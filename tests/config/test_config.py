@@ -561,12 +561,16 @@ def test_more_datasets_are_read_from_their_text() -> None:
     data = DataConfig(
         root="a",
         train_split="train",
-        train_also=("voc:b:c/VOC2007:trainval", "coco:x.json:pixels", "tfds:t:voc/2007:train"),
+        train_also=(
+            "voc:b:c/VOC2007:trainval",
+            "coco:x.json:pixels",
+            "tfds:t:voc/2007:train[:8]",
+        ),
     )
     assert data.train_sources == (
         Source("coco", "a", "coco/2017", "train"),
         Source("voc", "b:c/VOC2007", "", "trainval"),
         Source("coco", "", "", "", "x.json", "pixels"),
-        Source("tfds", "t", "voc/2007", "train"),
+        Source("tfds", "t", "voc/2007", "train[:8]"),
     )
     assert data.train_name == "train and " + " and ".join(data.train_also)

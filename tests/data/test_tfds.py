@@ -124,6 +124,15 @@ def test_records_become_pictures_in_pixels(coco, split, ids):
     np.testing.assert_array_equal(dataset.load_image(index), picture(1, 40, 80))
 
 
+def test_a_part_of_a_split_has_the_pictures_of_its_range(coco):
+    whole = open_tfds(coco)
+    first, second = open_tfds(coco, "train[:50%]"), open_tfds(coco, "train2017[1:]")
+    ids = [each.image_id for each in (*first.pictures, *second.pictures)]
+    assert ids == [each.image_id for each in whole.pictures]
+    np.testing.assert_array_equal(second.load_image(0), whole.load_image(1))
+    assert refusal(coco, "train[1:1]").endswith("10.0.0: has no pictures")
+
+
 def test_opening_decodes_no_pixels(coco, monkeypatch):
     def fail(*arguments):
         raise AssertionError("decoded")
@@ -178,9 +187,11 @@ def test_what_is_missing_is_named(coco, tmp_path):
         f"data.root = '{coco}': has no voc/2007/VERSION/dataset_info.json. Prepared datasets "
         "there: coco/2017. Choose one with --data.tfds-name"
     )
-    assert refusal(coco, "test") == (
-        f"split 'test': {coco / 'coco' / '2017' / '10.0.0'} has the splits train, validation"
-    )
+    for split in ("test", "test[:1]", "train[:80", "train[:200%]"):
+        assert refusal(coco, split) == (
+            f"split '{split}': {coco / 'coco' / '2017' / '10.0.0'} has the splits train, "
+            "validation. A part of one is written like 'train[:80%]'"
+        )
     boxes = {"bbox": features.BBoxFeature()}
     prepare(
         tmp_path,
