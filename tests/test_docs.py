@@ -81,6 +81,12 @@ def test_python_examples_use_names_that_exist(code: str) -> None:
             assert hasattr(rpn_jax, node.attr)
 
 
+def test_the_page_of_configs_shows_the_example() -> None:
+    blocks = FENCE.findall(TEXT[ROOT / "docs" / "configs.md"])
+    (shown,) = (code for _, code in blocks if "CONFIG = " in code)
+    assert (ROOT / "examples" / "own_config.py").read_text(encoding="utf-8").endswith(shown)
+
+
 def modules_with_examples() -> list[str]:
     files = sorted((ROOT / "rpn_jax").rglob("*.py"))
     paths = [path for path in files if ">>> " in path.read_text(encoding="utf-8")]

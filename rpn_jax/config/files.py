@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import runpy
 from pathlib import Path
+from traceback import extract_tb
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -66,7 +67,10 @@ def load_config(name_or_path: str | Path) -> Config:
     except UserError as error:
         raise UserError(f"config {path}: {error}") from error
     except (Exception, SystemExit) as error:  # the code of a user can raise anything
-        raise UserError(f"config {path}: fails with {type(error).__name__}: {error}") from error
+        lines = [line for file, line, *_ in extract_tb(error.__traceback__) if file == str(path)]
+        where = f" in line {lines[-1]}" if lines else ""
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"config {path}: fails{where} with {reason}") from error
     if not isinstance(config, Config):
         raise UserError(f"config {path}: defines no CONFIG of type rpn_jax.config.Config")
     return config

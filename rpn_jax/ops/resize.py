@@ -79,8 +79,10 @@ def _neighbours(
 ) -> tuple[Int[Array, " n"], Int[Array, " n"], Int[Array, " n"]]:
     """Return the two old pixels around each new one, and the weight of the second in 2**-11."""
     # Integers are exact. Compilers may replace a float division by a product with a reciprocal.
-    whole, rest = jnp.divmod((2 * places + 1) * old_side - new_side, 2 * new_side)
-    position = whole.astype(jnp.float32) + rest.astype(jnp.float32) / (2 * new_side)
+    divisor = 2 * new_side
+    whole, rest = jnp.divmod((2 * places + 1) * old_side - new_side, divisor)
+    fraction = rest.astype(jnp.float32) / divisor.astype(jnp.float32)
+    position = whole.astype(jnp.float32) + fraction
     first = jnp.floor(position)
     weight = jnp.rint((position - first) * 2**WEIGHT_BITS).astype(jnp.int32)
     first = first.astype(jnp.int32)

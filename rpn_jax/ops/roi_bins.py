@@ -65,8 +65,8 @@ def bins_along(
     samples = _samples(length, bin_size, size)
     half_step = 0.5 * bin_size / jnp.maximum(samples, 1.0)
     first_sample, last_sample = start + half_step, start + length - half_step
-    counts = (samples > 0) & (last_sample >= -1.0) & (first_sample <= cells + 1.0)
     last_cell = (cells - 1).astype(jnp.float32)
+    counts = (samples > 0) & (last_sample >= -1.0) & (first_sample <= last_cell + 2.0)
     # Rounding may put a sample one cell further out than computed here, so leave a cell's margin.
     first = jnp.clip(jnp.floor(first_sample) - 1, 0, last_cell).astype(jnp.int32)
     last = jnp.clip(jnp.floor(last_sample) + 2, 0, last_cell).astype(jnp.int32)
@@ -123,7 +123,7 @@ def bin_weights(axis: Axis, cells: Int[Array, "R #P T"], size: int) -> Float[Arr
     value.
     """
     bin_size, samples = (x[:, None, None] for x in (axis.bin_size, axis.samples))
-    number, cell = axis.cells[:, None, None], cells
+    number, cell = (x.astype(jnp.float32) for x in (axis.cells[:, None, None], cells))
     divisor = jnp.maximum(samples, 1.0)
     bin_start = _bin_starts(axis, size)
     step = jnp.maximum(bin_size / divisor, 1e-6)

@@ -493,8 +493,11 @@ def test_a_python_config_at_any_path_loads(tmp_path: Path) -> None:
         ("", "defines no CONFIG of type rpn_jax.config.Config"),
         ("CONFIG = {}", "defines no CONFIG of type rpn_jax.config.Config"),
         ("CONFIG = (", "fails with SyntaxError: "),
-        ("import sys\nsys.exit(3)", "fails with SystemExit: 3"),
-        ("from rpn_jax.config import Config\nCONFIG = Config(lr=1)", "fails with TypeError: "),
+        ("import sys\nsys.exit(3)", "fails in line 2 with SystemExit: 3"),
+        (
+            "from rpn_jax.config import Config\nCONFIG = Config(lr=1)",
+            "fails in line 2 with TypeError: ",
+        ),
         (
             "from rpn_jax.config import TrainConfig\nCONFIG = TrainConfig(epochs=0)",
             "train.epochs = 0: must be 1 or more",

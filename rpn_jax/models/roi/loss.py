@@ -57,7 +57,7 @@ def class_accuracy(outputs: RoIOutputs, targets: RoITargets) -> Float[Array, ""]
     """Return the percentage of sampled boxes, background included, whose best class is right."""
     is_right = jnp.argmax(outputs.class_logits, axis=-1) == targets.labels
     samples = jnp.maximum(jnp.sum(targets.sampled), 1)
-    return 100.0 * jnp.sum(is_right & targets.sampled) / samples
+    return 100.0 * (jnp.sum(is_right & targets.sampled) / samples)
 
 
 def _pick(values: Float[Array, "B S K n"], labels: Array) -> Float[Array, "B S n"]:
