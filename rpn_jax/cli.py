@@ -287,7 +287,10 @@ def _one_line(box: str) -> str:
     if "Argument helptext:" in rows:
         text += f". Usage: {rows[rows.index('Argument helptext:') + 1]}"
     # The error of a config section already names its key.
-    return re.sub(r"^Error parsing (config[\w.-]*: )?", "", text)
+    text = re.sub(r"^Error parsing (config[\w.-]*: )?", "", text)
+    # Python's messages for texts that are not numbers.
+    text = re.sub(r"invalid literal for int.*: ('.*?')", r"\1 is not a whole number", text)
+    return re.sub(r"could not convert string to float: ('.*?')", r"\1 is not a number", text)
 
 
 def _is_rule(row: str) -> bool:

@@ -52,7 +52,8 @@ def check_regular_file(path: Path) -> None:
     with reading(path):
         mode = path.stat().st_mode
     if not stat.S_ISREG(mode):
-        raise UserError(f"{path}: is not a regular file. Replace it with one.")
+        kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
+        raise UserError(f"{path}: is {kind}. It must be a file.")
 
 
 def read_json(path: Path) -> Any:

@@ -40,7 +40,7 @@ Variables = dict[str, Any]
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PendingResize:
     """The resize that the pictures of a `Batch` still need, done by `rpn_jax.data.on_device`."""
 
@@ -53,7 +53,7 @@ class PendingResize:
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
     """Pictures on one canvas with their ground truth, as the input pipeline makes them."""
 
@@ -79,7 +79,7 @@ class Batch:
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RPNOutputs:
     """Outputs of the network: one array for each level, finest level first."""
 
@@ -95,7 +95,7 @@ class RPNOutputs:
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Proposals:
     """Class-agnostic boxes, best first: the input of a second stage."""
 
@@ -108,7 +108,7 @@ class Proposals:
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RoIOutputs:
     """Outputs of the second stage for given boxes (regions of interest, RoIs)."""
 
@@ -119,7 +119,7 @@ class RoIOutputs:
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Detections:
     """Boxes with classes, best first: the result of a two-stage detector."""
 

@@ -89,7 +89,9 @@ def suggestion(flag: str, known: Sequence[str]) -> str:
     """
     if flag in ADVICE:
         return f": {ADVICE[flag]}"
-    for ours in FLAGS_OF_OTHER_TOOLS.get(flag, ()):
+    # The flag of another tool may have a section of ours in front of it, as in --optim.lr.
+    theirs = flag if flag in FLAGS_OF_OTHER_TOOLS else f"--{_last_part(flag)}"
+    for ours in FLAGS_OF_OTHER_TOOLS.get(theirs, ()):
         if ours.partition(" ")[0] in known:
             return f"; use '{ours}'"
     for candidates in _by_closeness(flag, known):

@@ -282,7 +282,7 @@ class Convert:
     def run(self) -> None:
         if (self.out is None) == (self.to_torch is None):
             raise UserError(
-                "convert: needs either a folder OUT to write, or --to-torch FILE.pth, not both."
+                "convert: needs a folder OUT to write or --to-torch FILE.pth, and not both."
             )
         use_platform(self.platform)
         from rpn_jax import commands

@@ -207,6 +207,8 @@ def test_several_processes_need_a_config_or_a_folder(
 
 FOREIGN_FLAGS = [
     ("train", "--lr", "; use '--optim.learning-rate'"),
+    ("train", "--optim.lr", "; use '--optim.learning-rate'"),
+    ("train", "--data.img-size", "; use '--data.scale LONG SHORT'"),
     ("train", "--cfg-options", ": every field of the config is a flag"),
     ("train", "--imgsz", "; use '--data.scale LONG SHORT'"),
     ("detect", "--conf", "; use '--min-score'"),
@@ -260,7 +262,7 @@ def test_convert_works_in_both_directions(work: dict[str, Mock]) -> None:
 @pytest.mark.parametrize("words", ["convert a.pth", "convert a.pth out --to-torch b.pth"])
 def test_convert_needs_exactly_one_output(words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words.split()) == 2
-    assert "needs either a folder OUT to write, or --to-torch FILE.pth" in capsys.readouterr().err
+    assert "needs a folder OUT to write or --to-torch FILE.pth" in capsys.readouterr().err
 
 
 def test_full_device_memory_is_reported_in_one_line(

@@ -17,6 +17,7 @@ import cv2
 import jax
 import numpy as np
 import pytest
+from pycocotools.coco import COCO
 
 import rpn_jax
 from rpn_jax import cli, commands
@@ -536,6 +537,7 @@ def test_propose_writes_boxes_in_original_pixels_and_pictures(run, tmp_path):
     )
     pictures = {p["id"]: p for p in json.loads((tmp_path / "pictures.json").read_text())["images"]}
     results = json.loads((tmp_path / "proposals.json").read_text())
+    assert len(COCO(tmp_path / "pictures.json").loadRes(results).anns) == len(results)
     assert len(pictures) == 3
     assert {result["image_id"] for result in results} == set(pictures)
     for result in results:

@@ -199,7 +199,8 @@ class DataConfig:
             len(self.train_repeats) in (0, count)
             and all(0 < number <= MAX_REPEATS for number in self.train_repeats),
             "train_repeats",
-            f"{count} numbers above 0, at most {MAX_REPEATS}, one for each training dataset",
+            f"one number for each training dataset ({count} here), above 0 and at most "
+            f"{MAX_REPEATS}",
         )
         self._check(0 <= self.repeat_threshold <= 1, "repeat_threshold", "0 to 1")
         self._check(

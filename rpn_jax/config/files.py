@@ -72,7 +72,10 @@ def load_config(name_or_path: str | Path) -> Config:
         reason = f"{type(error).__name__}: {error}"
         raise UserError(f"config {path}: fails{where} with {reason}") from error
     if not isinstance(config, Config):
-        raise UserError(f"config {path}: defines no CONFIG of type rpn_jax.config.Config")
+        raise UserError(
+            f"config {path}: defines no CONFIG of type rpn_jax.config.Config. Start from another "
+            "one: CONFIG = load_config('rpn_r50_fpn_1x_coco')"
+        )
     return config
 
 

@@ -67,8 +67,8 @@ def opening_problems(config: DataConfig, part: Part) -> tuple[Dataset | None, li
         return open_part(whole, part), []
     except UserError as error:
         problems = list(_entry_problems(config, part))
-        message = str(error)
-        return None, problems or [Problem("error", part, "", "", message, "Correct it")]
+        remedy = "Correct the data or the flag"
+        return None, problems or [Problem("error", part, "", "", str(error), remedy)]
 
 
 def used_objects(config: DataConfig, part: Part, dataset: Dataset) -> tuple[Dataset, list[Problem]]:

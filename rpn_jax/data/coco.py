@@ -70,7 +70,7 @@ def annotation_file(root: Path, split: str) -> Path:
     with reading(f"data.root = {str(root)!r}"):
         is_folder = root.is_dir()
     if not is_folder:
-        raise UserError(f"data.root = {str(root)!r}: no such folder")
+        raise UserError(f"data.root = {str(root)!r}: no such folder. Choose one with --data.root")
     files = [root / pattern.format(split=split) for pattern in ANNOTATION_FILES]
     listed = {folder: set(folder_entries(folder)) for folder in {file.parent for file in files}}
     for file in files:

@@ -96,7 +96,7 @@ def _find_split(root: Path, split: str) -> tuple[Path, Path, list[str]]:
     known += sorted({path.parent.name for path in root.glob("*/*.xml")} - {"Annotations"})
     raise UserError(
         f"split '{split}': there is no {lists / split}.txt and no XML file in {root / split}. "
-        f"Splits there: {', '.join(known) or 'none'}"
+        f"Splits there: {', '.join(known) or 'none, so another --data.dataset may fit'}"
     )
 
 

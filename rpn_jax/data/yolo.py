@@ -50,6 +50,13 @@ def open_yolo(root: Path, split: str, clip_boxes: bool) -> AnnotatedFiles:
       UserError: a folder, file or picture is missing, or a label is broken.
     """
     file = root if root.suffix in (".yaml", ".yml") else root / DATA_FILE
+    with reading(file):
+        exists = file.exists()
+    if not exists:
+        raise UserError(
+            f"{file}: no such file. Choose the folder of a data.yaml, or its path, with "
+            "--data.root, or another format with --data.dataset"
+        )
     content = _read_yaml(file)
     class_names = _class_names(content, file)
     paths = _find_pictures(content, split, file)

@@ -7,6 +7,7 @@ needs no packages that decode pictures.
 
 from __future__ import annotations
 
+import os
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -224,9 +225,15 @@ def listed_pictures(pictures: Any, config: DataConfig) -> PictureFiles:
     from rpn_jax.data.files import PictureFiles
     from rpn_jax.inference.sources import picture_path
 
-    is_one = isinstance(pictures, str | Path | np.ndarray | jax.Array)
+    is_one = isinstance(pictures, str | os.PathLike | np.ndarray | jax.Array)
     if is_one or not isinstance(pictures, Iterable):
         kind = type(pictures).__name__
-        raise UserError(f"pictures: is of type {kind}; give a list, [picture] for a single one")
-    items = [picture_path(item) if isinstance(item, str) else item for item in pictures]
+        raise UserError(
+            f"pictures: is of type {kind}; give a list: [picture] for a single one, list(pictures) "
+            "for an array of several"
+        )
+    items = [
+        picture_path(os.fspath(item)) if isinstance(item, str | os.PathLike) else item
+        for item in pictures
+    ]
     return PictureFiles(items, bad=BadPictures(config))

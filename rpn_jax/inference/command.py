@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from rpn_jax.inference.proposer import make_propose_function
 from rpn_jax.inference.results import picture_detections, picture_proposals
 from rpn_jax.inference.results_file import (
     DETECTIONS_FILE,
+    PROPOSAL_CATEGORY,
     PROPOSALS_FILE,
     detection_rows,
     detections_of_rows,
@@ -38,6 +39,7 @@ from rpn_jax.structures import Variables
 from rpn_jax.weights.models import load_matching_weights
 
 PICTURES_FILE = "pictures.json"
+"""The pictures and the categories of a results file, as in COCO's annotation files."""
 
 
 def propose(
@@ -84,6 +86,7 @@ def propose(
         make_propose_function(config),
         picture_proposals,
         lambda result: proposal_rows(result.above(min_score)),
+        {PROPOSAL_CATEGORY: "object"},
         "proposing",
         console,
     ) as part:
@@ -130,6 +133,7 @@ def detect(
         make_detect_function(config),
         picture_detections,
         lambda result: detection_rows(result, roi.category_ids),
+        dict(zip(roi.category_ids, roi.class_names, strict=True)),
         "detecting",
         console,
     ) as part:
@@ -161,10 +165,11 @@ def _results_of(
     function: BatchFunction[Outputs],
     split: SplitBatch[Outputs, Result],
     rows_of: Callable[[Result], Iterable[str]],
+    category_names: Mapping[int, str],
     activity: str,
     console: Console,
 ) -> Iterator[PartFile]:
-    """Write the results file and the list of pictures, and yield the part file.
+    """Write the results file and the list of pictures and categories, and yield the part file.
 
     The part file is removed when the block succeeds. Arguments are those of `part_file_of` and
     `stream_results`.
@@ -175,8 +180,10 @@ def _results_of(
         )
         write_final(path, part)
         pictures = path.with_name(PICTURES_FILE)
-        write_json(pictures, {"images": coco_images(dataset.pictures)})
-        say(console, f"{path.stem} are in {path}, the list of pictures in {pictures}")
+        categories = [{"id": number, "name": name} for number, name in category_names.items()]
+        images = coco_images(dataset.pictures)
+        write_json(pictures, {"images": images, "categories": categories})
+        say(console, f"{path.stem} are in {path}, pictures and class names in {pictures}")
         yield part
 
 

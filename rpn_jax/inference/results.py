@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rpn_jax.structures import Detections, Proposals
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PictureProposals:
     """The proposals of one picture, in its original pixels."""
 
@@ -32,7 +32,7 @@ class PictureProposals:
         return PictureProposals(self.image_id, self.boxes_xyxy[kept], self.scores[kept])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PictureDetections:
     """The detections of one picture: boxes with classes, in its original pixels."""
 

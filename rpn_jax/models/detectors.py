@@ -19,6 +19,7 @@ from rpn_jax.models.fpn import FPN
 from rpn_jax.models.resnet import ResNet
 from rpn_jax.models.roi.head import RoIHead
 from rpn_jax.models.rpn.head import RPNHead
+from rpn_jax.ops.checks import check_shapes
 from rpn_jax.structures import RoIOutputs, RPNOutputs, Variables
 
 if TYPE_CHECKING:
@@ -271,6 +272,7 @@ def _check_images(images: Float[Array, "B H W 3"]) -> None:
             f"images: have the dtype {images.dtype}, but the network needs normalised float32 "
             "pictures. Use rpn_jax.normalize_images."
         )
+    check_shapes("network", {"images": (images, "B H W 3")})
     height, width = images.shape[1:3]
     if height % CANVAS_MULTIPLE or width % CANVAS_MULTIPLE:
         raise UserError(

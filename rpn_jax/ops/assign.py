@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from rpn_jax.ops.boxes import elementwise_iou, split_coordinates
+from rpn_jax.ops.checks import check_shapes
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
@@ -56,7 +57,17 @@ def assign_anchors(
     Returns:
       int32 labels: -2 the anchor does not exist, -1 ignored, 0 negative, k > 0 positive for row
       k - 1 of the boxes.
+
+    Raises:
+      UserError: the arrays do not fit each other.
     """
+    arguments = {
+        "anchors": (anchors, "K 4"),
+        "valid": (valid, "K"),
+        "boxes_xyxy": (boxes_xyxy, "G 4"),
+        "box_mask": (box_mask, "G"),
+    }
+    check_shapes("assign_anchors", arguments)
     anchor_coordinates = tuple(map(_fold, split_coordinates(anchors)))
     exists = _fold(valid)
     # The row added in front makes a box's row its label. The rows at the end fill the last round.

@@ -86,9 +86,9 @@ def clip_boxes(
     >>> print(clip_boxes(jnp.array([[-3.0, 5.0, 90.0, 70.0]]), jnp.array([60, 80])))
     [[ 0.  5. 80. 60.]]
     """
-    height, width = image_sizes[..., 0], image_sizes[..., 1]
+    height, width = jnp.unstack(jnp.asarray(image_sizes), axis=-1)
     limits = jnp.stack([width, height, width, height], axis=-1).astype(jnp.float32)
-    return jnp.clip(boxes_xyxy, 0.0, limits[..., None, :])
+    return jnp.clip(jnp.asarray(boxes_xyxy, jnp.float32), 0.0, limits[..., None, :])
 
 
 def _area(box: Coordinates) -> Float[Array, "..."]:

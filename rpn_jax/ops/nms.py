@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
+from rpn_jax.errors import UserError
 from rpn_jax.ops.boxes import approximate_iou, split_coordinates
 from rpn_jax.ops.cpu.nms import keep_one_by_one, keep_one_by_one_of_classes
 from rpn_jax.ops.topk import masked_top_k
@@ -44,7 +45,11 @@ def nms(
 
     Returns:
       bool[*batch, N], True where a box is kept.
+
+    Raises:
+      UserError: the arrays do not fit each other.
     """
+    _check_sets("nms", boxes_xyxy, scores, valid)
     valid = jnp.asarray(valid, bool)
     order = jnp.argsort(jnp.where(valid, -scores, jnp.inf), axis=-1, stable=True)
     count = scores.shape[-1]
@@ -81,9 +86,13 @@ def nms_per_level(
     Returns:
       indices: int32 indices of the kept boxes into the L N boxes, best first; 0 where not found.
       found: True where there was a box to return.
+
+    Raises:
+      UserError: the arrays do not fit each other.
     """
+    _check_sets("nms_per_level", boxes_xyxy, scores, valid)
     *batch, levels, length = scores.shape
-    if not scores.size:
+    if not (scores.size and count):
         return jnp.zeros((*batch, count), jnp.int32), jnp.zeros((*batch, count), bool)
     indices, found = jax.lax.platform_dependent(
         boxes_xyxy.reshape(-1, levels, length, 4),
@@ -116,9 +125,13 @@ def nms_per_class(
     Returns:
       indices: int32 ``candidate * C + class`` of the kept boxes, best first; 0 where not found.
       found: True where there was a box to return.
+
+    Raises:
+      UserError: the arrays do not fit each other.
     """
+    _check_sets("nms_per_class", boxes_xyxy, scores, valid)
     *batch, candidates, classes = scores.shape
-    if not scores.size:
+    if not (scores.size and count):
         return jnp.zeros((*batch, count), jnp.int32), jnp.zeros((*batch, count), bool)
     indices, found = jax.lax.platform_dependent(
         boxes_xyxy.reshape(-1, candidates, classes, 4),
@@ -128,6 +141,21 @@ def nms_per_class(
         default=partial(keep_by_fixed_point_of_classes, iou_threshold=iou_threshold, count=count),
     )
     return indices.reshape(*batch, count), found.reshape(*batch, count)
+
+
+def _check_sets(
+    function: str,
+    boxes_xyxy: Float[Array, "*sets 4"],
+    scores: Float[Array, "*sets"],
+    valid: Bool[Array, "*sets"],
+) -> None:
+    shapes = boxes_xyxy.shape, scores.shape, valid.shape
+    if shapes != ((*scores.shape, 4), scores.shape, scores.shape):
+        boxes, scores_shape, mask = shapes
+        raise UserError(
+            f"{function}: the boxes have the shape {boxes}, the scores {scores_shape} and valid "
+            f"{mask}. There must be four coordinates, a score and an entry of valid for each box"
+        )
 
 
 def keep_by_fixed_point_of_classes(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rpn_jax.config import PixelConfig, check_part
+from rpn_jax.ops.checks import check_shapes
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int, UInt8
@@ -27,9 +28,11 @@ def normalize_images(
       float32, in the channel order of ``pixels``.
 
     Raises:
-      UserError: ``pixels`` is another part of the config.
+      UserError: the arrays do not fit each other, or ``pixels`` is another part of the config.
     """
     check_part(pixels, PixelConfig, "pixels")
+    arguments = {"images": (images, "B H W 3"), "image_sizes": (image_sizes, "B 2")}
+    check_shapes("normalize_images", arguments)
     channels = images[..., ::-1] if pixels.order == "bgr" else images
     mean = np.asarray(pixels.mean, np.float32)
     inverse_std = (1 / np.asarray(pixels.std, np.float64)).astype(np.float32)

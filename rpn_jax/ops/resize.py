@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 
+from rpn_jax.errors import UserError
+
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Int, UInt8
 
@@ -38,7 +40,12 @@ def resize_bilinear(
       new_sizes: (height, width) to resize it to, pixels, 1 or more, within ``canvas``.
       mirrored: True where the resized picture is flipped left to right.
       canvas: (H, W) of the result, static. It holds zeros beyond each new size.
+
+    Raises:
+      UserError: the pictures are not uint8.
     """
+    if images.dtype != jnp.uint8:
+        raise UserError(f"resize_bilinear: images are {images.dtype}. They must be uint8")
     resize = jnp.vectorize(
         partial(_resize_picture, canvas=canvas), signature="(h,w,c),(s),(s),()->(p,q,c)"
     )

@@ -61,7 +61,7 @@ def assign_levels(boxes_xyxy: Float[Array, "*N 4"], levels: int) -> Int[Array, "
     """
     boxes_xyxy = boxes_xyxy.astype(jnp.float32)
     sizes = boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]
-    scale = jnp.sqrt(sizes[..., 0] * sizes[..., 1])
+    scale = jnp.sqrt(jnp.maximum(sizes[..., 0] * sizes[..., 1], 0.0))
     level = jnp.floor(jnp.log2(scale / FINEST_SCALE + 1e-6))
     return jnp.clip(jnp.nan_to_num(level), 0, levels - 1).astype(jnp.int32)
 

@@ -32,6 +32,7 @@ def masked_top_k(
       indices: their indices into the last axis; 0 where not found.
       found: True where there was a value to return.
     """
+    values, valid = jnp.asarray(values), jnp.asarray(valid, bool)
     available = min(k, values.shape[-1])
     # A valid -inf must still be ranked before values that do not exist.
     finite = jnp.maximum(values, jnp.finfo(values.dtype).min)

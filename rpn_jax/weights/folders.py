@@ -139,7 +139,10 @@ def load_variables(folder: str | Path) -> dict[str, Any]:
 
 def _variables_folder(folder: Path) -> Path:
     if not folder.is_dir():
-        raise UserError(f"weights {folder}: no such folder")
+        raise UserError(
+            f"weights {folder}: no such folder. Proposer.load, Detector.load and the commands also "
+            "take names, URLs and .pth files."
+        )
     step_folder = best_step_folder(folder) if (folder / CHECKPOINTS).is_dir() else folder
     if not (step_folder / VARIABLES).is_dir():
         raise UserError(

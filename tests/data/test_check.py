@@ -197,7 +197,7 @@ def test_a_class_that_only_the_evaluation_has_is_an_error_for_a_detector(tmp_pat
 def test_a_dataset_that_cannot_be_opened_is_one_problem(tmp_path):
     (only,) = problems_of(config_of(tmp_path / "none"))
     assert only.level == "error"
-    assert only.problem.endswith("no such folder")
+    assert only.problem.endswith("no such folder. Choose one with --data.root")
 
 
 @pytest.mark.parametrize("part", ["train", "eval"])

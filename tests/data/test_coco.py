@@ -301,7 +301,10 @@ def test_file_that_is_no_ground_truth_is_refused(tmp_path, text, message):
 
 
 def test_missing_folders_and_splits_are_named(tmp_path):
-    assert refusal(tmp_path / "none") == f"data.root = '{tmp_path / 'none'}': no such folder"
+    assert (
+        refusal(tmp_path / "none")
+        == f"data.root = '{tmp_path / 'none'}': no such folder. Choose one with --data.root"
+    )
     assert "Splits there: none. In another layout, name the file with " in refusal(tmp_path)
     root = write_coco_folder(tmp_path, [image_entry(1)], [], split="val2017")
     write_coco_folder(root, [image_entry(1)], [], split="train2017")
@@ -416,7 +419,7 @@ def test_a_pipe_or_a_device_is_refused(tmp_path):
     (root / "train" / "002.png").symlink_to("/dev/zero")
     dataset = open_coco(root, "train", False)
     for index, name in enumerate(("001.png", "002.png")):
-        with pytest.raises(UserError, match=rf"{name}: is not a regular file\. Replace it"):
+        with pytest.raises(UserError, match=rf"{name}: is not a regular file\. It must"):
             dataset.load_image(index)
 
 
@@ -424,7 +427,7 @@ def test_annotations_in_a_pipe_are_refused(tmp_path):
     root = write_coco_folder(tmp_path, [image_entry(1)], [])
     annotation_file(root).unlink()
     os.mkfifo(annotation_file(root))
-    assert refusal(root) == f"{annotation_file(root)}: is not a regular file. Replace it with one."
+    assert refusal(root) == f"{annotation_file(root)}: is not a regular file. It must be a file."
 
 
 @pytest.mark.parametrize("where", ["annotation", "top"])

@@ -102,7 +102,7 @@ def test_results_are_in_the_order_of_the_pictures(
         np.testing.assert_array_equal(results[1].boxes_xyxy, result.boxes_xyxy)
         np.testing.assert_array_equal(results[1].labels, result.labels)
     assert detector([]) == []
-    with pytest.raises(UserError, match=r"^pictures: is of type str; give a list, \[picture\]"):
+    with pytest.raises(UserError, match=r"^pictures: is of type str; give a list: \[picture\]"):
         detector("a.jpg")
 
 
@@ -137,7 +137,10 @@ def test_detect_writes_coco_results_with_the_ids_of_the_weights(
     assert [row["category_id"] for row in rows] == ids.tolist()
     corners = np.concatenate([result.boxes_xyxy for result in expected])
     np.testing.assert_allclose([row["bbox"][:2] for row in rows], corners[:, :2], atol=1e-4)
-    assert len(read(tmp_path / "pictures.json")["images"]) == 3
+    listed = json.loads((tmp_path / "pictures.json").read_text())
+    assert len(listed["images"]) == 3
+    names = {category["id"]: category["name"] for category in listed["categories"]}
+    assert names == dict(zip(CATEGORY_IDS, detector.class_names, strict=True))
     drawn = sorted(tmp_path.glob("*.png"))
     assert len(drawn) == 3
     assert max(cv2.imread(str(drawn[0])).shape) >= 960

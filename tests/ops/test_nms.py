@@ -237,3 +237,9 @@ def test_nms_per_class_under_jit_and_vmap_and_without_boxes():
     indices, found = nms_per_class(boxes[:, :0], scores[:, :0], valid[:, :0], 0.5, 6)
     assert indices.shape == found.shape == (3, 6)
     assert not np.any(found)
+
+
+def test_no_box_is_wanted() -> None:
+    boxes, scores, valid = np.zeros((3, 5, 4)), np.zeros((3, 5)), np.ones((3, 5), bool)
+    for form in (nms_per_class, nms_per_level):
+        assert [array.shape for array in form(boxes, scores, valid, 0.5, 0)] == [(0,), (0,)]

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rpn_jax.errors import UserError
 from rpn_jax.ops import resize_bilinear
 
 cv2 = pytest.importorskip("cv2")
@@ -101,6 +102,13 @@ def test_several_leading_axes():
         sizes = tuple(old_sizes[place].tolist()), tuple(new_sizes[place].tolist())
         reference = expected(pictures[place], *sizes, flips[place])
         assert largest_difference(resized[place], reference) <= 1
+
+
+@pytest.mark.usefixtures("no_shape_checks")
+def test_pixels_that_are_not_grey_levels_are_refused():
+    sizes = np.int32((4, 4))
+    with pytest.raises(UserError, match=r"^resize_bilinear: images are float32\. They"):
+        resize_bilinear(np.ones((4, 4, 3), np.float32), sizes, sizes, np.False_, (4, 4))
 
 
 def test_pixels_of_a_real_size_are_opencv_s_almost_everywhere():

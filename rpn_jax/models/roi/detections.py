@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from rpn_jax.config import Config, check_part
 from rpn_jax.models.roi import DELTA_STDS
 from rpn_jax.ops import clip_boxes, decode_boxes, nms_per_class
+from rpn_jax.ops.checks import check_shapes
 from rpn_jax.structures import Detections, RoIOutputs
 
 if TYPE_CHECKING:
@@ -42,18 +43,28 @@ def detect(
       ``config.roi_detections.max_detections`` boxes for each picture, sorted by score.
 
     Raises:
-      UserError: ``config`` is only a part of a config.
+      UserError: arrays do not fit each other, or ``config`` is only a part of a config.
     """
     check_part(config, Config)
+    arguments = {
+        "outputs.deltas": (outputs.deltas, "B N C 4"),
+        "outputs.class_logits": (outputs.class_logits, "B N _"),
+        "boxes_xyxy": (boxes_xyxy, "B N 4"),
+        "box_mask": (box_mask, "B N"),
+        "image_sizes": (image_sizes, "B 2"),
+    }
+    if scale_factors is not None:
+        arguments["scale_factors"] = (scale_factors, "B 2")
+    check_shapes("detect", arguments)
     settings = config.roi_detections
     batch, count, classes, _ = outputs.deltas.shape
     probabilities = jax.nn.softmax(outputs.class_logits.astype(jnp.float32), axis=-1)
     scores = probabilities[..., :classes]
-    deltas = outputs.deltas.astype(jnp.float32) * jnp.array(DELTA_STDS)
+    deltas = outputs.deltas.astype(jnp.float32) * jnp.array(DELTA_STDS, jnp.float32)
     boxes = decode_boxes(boxes_xyxy[:, :, None], deltas)
     boxes = clip_boxes(boxes.reshape(batch, -1, 4), image_sizes)
     if scale_factors is not None:
-        boxes = boxes * jnp.tile(1.0 / scale_factors, 2)[:, None]
+        boxes = boxes * jnp.tile(1.0 / jnp.asarray(scale_factors, jnp.float32), 2)[:, None]
     valid = box_mask[..., None] & (scores > settings.min_score)
     indices, found = nms_per_class(
         boxes.reshape(outputs.deltas.shape),

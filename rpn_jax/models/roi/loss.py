@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from rpn_jax.models.means import Mean, divide, divisors_of
 from rpn_jax.models.roi.targets import RoITargets
+from rpn_jax.ops.checks import check_shapes
 from rpn_jax.structures import RoIOutputs
 
 if TYPE_CHECKING:
@@ -31,7 +32,16 @@ def roi_loss(
 
     Returns:
       ``loss_cls`` and ``loss_bbox``, float32 scalars.
+
+    Raises:
+      UserError: the outputs are not of the boxes of the targets.
     """
+    arguments = {
+        "outputs.deltas": (outputs.deltas, "B S C 4"),
+        "outputs.class_logits": (outputs.class_logits, "B S _"),
+        "targets.labels": (targets.labels, "B S"),
+    }
+    check_shapes("roi_loss", arguments)
     terms = roi_loss_terms(outputs, targets)
     return divide(terms, divisors_of(terms, axis_name))
 

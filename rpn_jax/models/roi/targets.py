@@ -12,6 +12,7 @@ from rpn_jax.errors import UserError
 from rpn_jax.models.roi import DELTA_STDS
 from rpn_jax.ops import assign_anchors, box_area, encode_boxes, masked_top_k, sample_anchors
 from rpn_jax.ops.assign import ABSENT, NEGATIVE
+from rpn_jax.ops.checks import check_shapes
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
@@ -64,11 +65,20 @@ def roi_targets(
       boxes are used.
 
     Raises:
-      UserError: ``config`` is only a part of a config, or has no second stage.
+      UserError: arrays do not fit each other, or ``config`` is only a part of a config or has no
+        second stage.
     """
     check_part(config, Config)
     if config.model.roi is None:
         raise UserError("config: model.roi is None, but the targets are those of a second stage")
+    arguments = {
+        "proposals_xyxy": (proposals_xyxy, "B N 4"),
+        "proposal_mask": (proposal_mask, "B N"),
+        "boxes_xyxy": (boxes_xyxy, "B G 4"),
+        "labels": (labels, "B G"),
+        "box_mask": (box_mask, "B G"),
+    }
+    check_shapes("roi_targets", arguments)
     num_classes = config.model.roi.num_classes
     if not box_mask.shape[1]:  # A masked object, because no row can be taken from an empty array.
         boxes_xyxy, labels, box_mask = (
@@ -139,5 +149,5 @@ def _picture_targets(
         boxes_xyxy=boxes,
         sampled=sampled,
         labels=jnp.where(is_positive, labels[row], num_classes),
-        deltas=encode_boxes(start, end) / jnp.array(DELTA_STDS),
+        deltas=encode_boxes(start, end) / jnp.array(DELTA_STDS, jnp.float32),
     )

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from rpn_jax.config import Config, check_part
-from rpn_jax.errors import UserError
 from rpn_jax.models.means import Mean, divide, divisors_of
+from rpn_jax.models.rpn.checks import check_outputs
 from rpn_jax.models.rpn.targets import AnchorTargets, batch_targets
 from rpn_jax.structures import RPNOutputs
 
@@ -45,16 +45,16 @@ def rpn_loss(
       ``loss_rpn_cls`` and ``loss_rpn_bbox``, float32 scalars.
 
     Raises:
-      UserError: the number of levels differs from that of the config's strides, the arguments are
-        of different numbers of pictures, or ``config`` is only a part of a config.
+      UserError: the number of levels differs from that of the config's strides, arrays do not fit
+        each other, or ``config`` is only a part of a config.
     """
     check_part(config, Config)
-    parts = (*outputs.objectness, boxes_xyxy, box_mask, image_sizes)
-    if len({len(part) for part in parts}) > 1:
-        raise UserError(
-            f"rpn_loss: the outputs are of {len(outputs.objectness[0])} pictures, but boxes_xyxy "
-            f"of {len(boxes_xyxy)}, box_mask of {len(box_mask)}, image_sizes of {len(image_sizes)}"
-        )
+    others = {
+        "boxes_xyxy": (boxes_xyxy, "B G 4"),
+        "box_mask": (box_mask, "B G"),
+        "image_sizes": (image_sizes, "B 2"),
+    }
+    check_outputs("rpn_loss", config, outputs, others)
     targets = batch_targets(config, outputs.level_shapes, boxes_xyxy, box_mask, image_sizes, rng)
     terms = rpn_loss_terms(outputs, targets)
     return divide(terms, divisors_of(terms, axis_name))

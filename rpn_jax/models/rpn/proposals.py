@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from rpn_jax.config import Config, check_part
+from rpn_jax.models.rpn.checks import check_outputs
 from rpn_jax.ops import (
     clip_boxes,
     decode_boxes,
@@ -16,6 +17,7 @@ from rpn_jax.ops import (
     masked_top_k,
     nms_per_level,
 )
+from rpn_jax.ops.checks import check_shapes
 from rpn_jax.structures import Proposals, RPNOutputs
 
 if TYPE_CHECKING:
@@ -44,13 +46,16 @@ def propose(
       whose logit or deltas are NaN gives no box.
 
     Raises:
-      UserError: the number of levels differs from that of the config's strides, or ``config`` is
-        only a part of a config.
+      UserError: the number of levels differs from that of the config's strides, arrays do not fit
+        each other, or ``config`` is only a part of a config.
     """
     check_part(config, Config)
+    check_outputs("propose", config, outputs, {"image_sizes": (image_sizes, "B 2")})
     boxes, logits, valid = candidates(config, outputs, image_sizes)
     if scale_factors is not None:
-        boxes = boxes / jnp.tile(scale_factors, 2)[:, None, None, :]
+        check_shapes("propose", {"scale_factors": (scale_factors, "B 2")}, B=len(boxes))
+        factors = jnp.tile(jnp.asarray(scale_factors, jnp.float32), 2)
+        boxes = boxes / factors[:, None, None, :]
     settings = config.rpn_proposals
     sizes = boxes[..., 2:] - boxes[..., :2]
     valid = valid & jnp.all(sizes > settings.min_size, axis=-1)

@@ -1,0 +1,164 @@
+"""Arrays that do not fit each other are refused, and not broadcast."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import rpn_jax
+from rpn_jax.config import (
+    AnchorConfig,
+    BackboneConfig,
+    Config,
+    ModelConfig,
+    PixelConfig,
+    RoIHeadConfig,
+    RPNHeadConfig,
+)
+from rpn_jax.errors import UserError
+from rpn_jax.models.roi.targets import RoITargets
+from rpn_jax.ops import assign_anchors, nms, nms_per_class, nms_per_level, normalize_images
+
+CONFIG = Config(
+    model=ModelConfig(
+        backbone=BackboneConfig(depth=18, num_stages=1),
+        neck="none",
+        rpn=RPNHeadConfig(anchors=AnchorConfig(strides=(4,))),
+        roi=RoIHeadConfig(num_classes=5),
+    )
+)
+RNG = jax.random.key(0)
+
+
+def zeros(*shape: int) -> jax.Array:
+    return jnp.zeros(shape)
+
+
+def mask(*shape: int) -> jax.Array:
+    return jnp.ones(shape, bool)
+
+
+def rpn(anchors: int = 3, columns: int = 8) -> rpn_jax.RPNOutputs:
+    return rpn_jax.RPNOutputs((zeros(2, 8, 8, anchors),), (zeros(2, 8, columns, anchors, 4),))
+
+
+def rpn_loss(boxes: jax.Array, box_mask: jax.Array, sizes: jax.Array) -> Any:
+    return rpn_jax.rpn_loss(CONFIG, rpn(), boxes, box_mask, sizes, RNG)
+
+
+def detect(boxes: jax.Array, box_mask: jax.Array, *sizes: jax.Array) -> Any:
+    outputs = rpn_jax.RoIOutputs(zeros(2, 7, 6), zeros(2, 7, 5, 4))
+    return rpn_jax.detect(CONFIG, outputs, boxes, box_mask, *sizes)
+
+
+def roi_targets(proposal_mask: jax.Array, labels: jax.Array) -> Any:
+    arrays = zeros(2, 7, 4), proposal_mask, zeros(2, 3, 4), labels, mask(2, 3)
+    return rpn_jax.roi_targets(CONFIG, *arrays, RNG)
+
+
+def roi_loss(samples: int) -> Any:
+    targets = RoITargets(
+        zeros(2, samples, 4), mask(2, samples), zeros(2, samples).astype(int), zeros(2, samples, 4)
+    )
+    return rpn_jax.roi_loss(rpn_jax.RoIOutputs(zeros(2, 7, 6), zeros(2, 7, 5, 4)), targets)
+
+
+def match(anchors: int, valid: int, boxes: int) -> Any:
+    arrays = zeros(anchors, 4), mask(valid), zeros(3, 4), mask(boxes)
+    return assign_anchors(*arrays, 0.7, 0.3, 0.3)
+
+
+@pytest.mark.usefixtures("no_shape_checks")
+@pytest.mark.parametrize(
+    ("call", "wanted"),
+    [
+        (
+            lambda: rpn_jax.propose(CONFIG, rpn(), zeros(1, 2)),
+            "propose: image_sizes has the shape (1, 2). It must be (B=2, 2)",
+        ),
+        (
+            lambda: rpn_jax.propose(CONFIG, rpn(), zeros(2, 1)),
+            "propose: image_sizes has the shape (2, 1). It must be (B=2, 2)",
+        ),
+        (
+            lambda: rpn_jax.propose(CONFIG, rpn(), zeros(2, 2), zeros(1, 2)),
+            "propose: scale_factors has the shape (1, 2). It must be (B=2, 2)",
+        ),
+        (
+            lambda: rpn_jax.propose(CONFIG, rpn(anchors=6), zeros(2, 2)),
+            "propose: outputs.objectness[0] has the shape (2, 8, 8, 6). It must be (B, H0, W0, ",
+        ),
+        (
+            lambda: rpn_jax.propose(CONFIG, rpn(columns=4), zeros(2, 2)),
+            "propose: outputs.deltas[0] has the shape (2, 8, 4, 3, 4). It must be (B=2, H0=8, W0=8",
+        ),
+        (
+            lambda: rpn_loss(zeros(2, 3, 4), mask(2, 4), zeros(2, 2)),
+            "rpn_loss: box_mask has the shape (2, 4). It must be (B=2, G=3)",
+        ),
+        (
+            lambda: rpn_loss(zeros(2, 3, 4), mask(2, 3), zeros(2)),
+            "rpn_loss: image_sizes has the shape (2,). It must be (B=2, 2)",
+        ),
+        (
+            lambda: detect(zeros(2, 6, 4), mask(2, 6), zeros(2, 2)),
+            "detect: boxes_xyxy has the shape (2, 6, 4). It must be (B=2, N=7, 4)",
+        ),
+        (
+            lambda: detect(zeros(2, 7, 4), mask(2, 7), zeros(1, 2)),
+            "detect: image_sizes has the shape (1, 2). It must be (B=2, 2)",
+        ),
+        (
+            lambda: detect(zeros(2, 7, 4), mask(2, 7), zeros(2, 2), zeros(1, 2)),
+            "detect: scale_factors has the shape (1, 2). It must be (B=2, 2)",
+        ),
+        (
+            lambda: roi_targets(mask(2, 8), zeros(2, 3)),
+            "roi_targets: proposal_mask has the shape (2, 8). It must be (B=2, N=7)",
+        ),
+        (
+            lambda: roi_targets(mask(2, 7), zeros(1, 3)),
+            "roi_targets: labels has the shape (1, 3). It must be (B=2, G=3)",
+        ),
+        (
+            lambda: roi_loss(6),
+            "roi_loss: targets.labels has the shape (2, 6). It must be (B=2, S=7)",
+        ),
+        (
+            lambda: match(3, 2, 3),
+            "assign_anchors: valid has the shape (2,). It must be (K=3)",
+        ),
+        (
+            lambda: match(3, 3, 2),
+            "assign_anchors: box_mask has the shape (2,). It must be (G=3)",
+        ),
+        (
+            lambda: normalize_images(zeros(2, 8, 8, 3), zeros(1, 2), PixelConfig()),
+            "normalize_images: image_sizes has the shape (1, 2). It must be (B=2, 2)",
+        ),
+        (
+            lambda: nms(zeros(5, 4), zeros(4), mask(5), 0.5),
+            "nms: the boxes have the shape (5, 4), the scores (4,) and valid (5,). There must be",
+        ),
+        (
+            lambda: nms_per_level(zeros(2, 5, 4), zeros(2, 5), mask(2, 1), 0.5, 3),
+            "nms_per_level: the boxes have the shape (2, 5, 4), the scores (2, 5) and valid (2, 1)",
+        ),
+        (
+            lambda: nms_per_class(zeros(5, 1, 4), zeros(5, 2), mask(5, 2), 0.5, 3),
+            "nms_per_class: the boxes have the shape (5, 1, 4), the scores (5, 2) and valid (5, 2)",
+        ),
+        (
+            lambda: rpn_jax.RPN(CONFIG.model).init(RNG, zeros(64, 64, 3)),
+            "network: images has the shape (64, 64, 3). It must be (B, H, W, 3)",
+        ),
+    ],
+)
+def test_the_argument_is_named(call: Callable[[], Any], wanted: str) -> None:
+    with pytest.raises(UserError) as refusal:
+        jax.eval_shape(call)
+    assert str(refusal.value).startswith(wanted)
