@@ -295,3 +295,7 @@ def _one_line(box: str) -> str:
 
 def _is_rule(row: str) -> bool:
     return set(row) <= set("─╰╯-")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -615,7 +615,7 @@ def test_proposer_refuses_a_picture_that_is_not_in_a_list(run):
     proposer = rpn_jax.Proposer(config, rpn_jax.load_variables(workdir))
     array = np.zeros((8, 8, 3), np.uint8)
     for one in ("a.jpg", Path("a.jpg"), array, jax.numpy.asarray(array)):
-        with pytest.raises(UserError, match=r"^pictures: is of type \w+; give a list, \[picture\]"):
+        with pytest.raises(UserError, match=r"^pictures: is of type \w+; give a list: \[picture\]"):
             proposer(one)
 
 

@@ -1,4 +1,4 @@
-"""Arrays that do not fit each other are refused, and not broadcast."""
+"""Arguments of functions around the networks: shapes must fit, and settings of JAX may differ."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import rpn_jax
@@ -21,7 +22,16 @@ from rpn_jax.config import (
 )
 from rpn_jax.errors import UserError
 from rpn_jax.models.roi.targets import RoITargets
-from rpn_jax.ops import assign_anchors, nms, nms_per_class, nms_per_level, normalize_images
+from rpn_jax.ops import (
+    assign_anchors,
+    clip_boxes,
+    nms,
+    nms_per_class,
+    nms_per_level,
+    normalize_images,
+    resize_bilinear,
+    roi_align,
+)
 
 CONFIG = Config(
     model=ModelConfig(
@@ -35,7 +45,7 @@ RNG = jax.random.key(0)
 
 
 def zeros(*shape: int) -> jax.Array:
-    return jnp.zeros(shape)
+    return jnp.zeros(shape, jnp.float32)
 
 
 def mask(*shape: int) -> jax.Array:
@@ -61,9 +71,8 @@ def roi_targets(proposal_mask: jax.Array, labels: jax.Array) -> Any:
 
 
 def roi_loss(samples: int) -> Any:
-    targets = RoITargets(
-        zeros(2, samples, 4), mask(2, samples), zeros(2, samples).astype(int), zeros(2, samples, 4)
-    )
+    labels = jnp.zeros((2, samples), jnp.int32)
+    targets = RoITargets(zeros(2, samples, 4), mask(2, samples), labels, zeros(2, samples, 4))
     return rpn_jax.roi_loss(rpn_jax.RoIOutputs(zeros(2, 7, 6), zeros(2, 7, 5, 4)), targets)
 
 
@@ -162,3 +171,40 @@ def test_the_argument_is_named(call: Callable[[], Any], wanted: str) -> None:
     with pytest.raises(UserError) as refusal:
         jax.eval_shape(call)
     assert str(refusal.value).startswith(wanted)
+
+
+SIZES = np.array([[32, 32], [20, 30]], np.int32)
+LABELS = np.zeros((2, 3), np.int32)
+CALLS: dict[str, Callable[[], Any]] = {
+    "propose": lambda: rpn_jax.propose(CONFIG, rpn(), SIZES, np.ones((2, 2))),
+    "rpn_loss": lambda: rpn_loss(zeros(2, 3, 4), mask(2, 3), SIZES),
+    "detect": lambda: detect(zeros(2, 7, 4), mask(2, 7), SIZES, np.ones((2, 2))),
+    "roi_targets": lambda: roi_targets(mask(2, 7), LABELS),
+    "roi_loss": lambda: roi_loss(7),
+    "roi_align": lambda: roi_align((zeros(2, 8, 8, 3),), zeros(2, 7, 4), (4,), 7),
+    "clip_boxes": lambda: clip_boxes(np.zeros((2, 7, 4)), SIZES),
+    "resize_bilinear": lambda: resize_bilinear(
+        np.zeros((2, 32, 32, 3), np.uint8), SIZES, SIZES, np.zeros(2, bool), (32, 32)
+    ),
+}
+KINDS = {jnp.float32, jnp.int32, jnp.uint8, jnp.bool_}
+
+
+@pytest.fixture
+def x64():
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", False)
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.usefixtures("x64", "no_shape_checks")
+def test_the_dtypes_do_not_depend_on_64_bit_types(name: str) -> None:
+    dtypes = {leaf.dtype for leaf in jax.tree.leaves(jax.eval_shape(CALLS[name]))}
+    assert dtypes <= {jnp.dtype(kind) for kind in KINDS}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_strict_type_promotion_is_allowed(name: str) -> None:
+    with jax.numpy_dtype_promotion("strict"):
+        jax.eval_shape(CALLS[name])
