@@ -44,7 +44,9 @@ def check_types(section: str, config: Any) -> None:
         value = getattr(config, key)
         if not _is_of_type(value, hint):
             name = f"{section}.{key}" if section else key
-            check(False, name, value, _type_text(hint))
+            of_numpy = type(value).__module__ == "numpy"
+            remedy = ", of Python and not of NumPy: use .item() or tuple()" if of_numpy else ""
+            check(False, name, value, _type_text(hint) + remedy)
 
 
 def _is_of_type(value: Any, hint: Any) -> bool:
