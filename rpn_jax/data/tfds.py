@@ -230,14 +230,18 @@ def _reading_prepared(folder: Path) -> Iterator[None]:
 
 
 def _known_split(builder: Any, split: str) -> str:
-    """Return a split, or a part of one, under the names of TensorFlow Datasets."""
+    """Return a split, or a part of one, under the names of TensorFlow Datasets.
+
+    Raises:
+      UserError: it does not exist, or has no pictures.
+    """
     names = builder.info.splits
     for name, other in SPLITS.items():
         if name not in names:
             split = re.sub(rf"\b{name}\b", other, split)
     try:
         has_pictures = names[split].num_examples > 0
-    except (ValueError, AssertionError):  # the errors of the package, by the kind of mistake
+    except (ValueError, AssertionError, KeyError):  # the package's, by the kind of mistake
         raise UserError(
             f"split '{split}': {builder.data_dir} has the splits {', '.join(names)}. A part of one "
             "is written like 'train[:80%]'"
