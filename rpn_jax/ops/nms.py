@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
-from rpn_jax.errors import UserError
 from rpn_jax.ops.boxes import approximate_iou, split_coordinates
+from rpn_jax.ops.checks import check_shapes
 from rpn_jax.ops.cpu.nms import keep_one_by_one, keep_one_by_one_of_classes
 from rpn_jax.ops.topk import masked_top_k
 
@@ -149,13 +149,13 @@ def _check_sets(
     scores: Float[Array, "*sets"],
     valid: Bool[Array, "*sets"],
 ) -> None:
-    shapes = boxes_xyxy.shape, scores.shape, valid.shape
-    if shapes != ((*scores.shape, 4), scores.shape, scores.shape):
-        boxes, scores_shape, mask = shapes
-        raise UserError(
-            f"{function}: the boxes have the shape {boxes}, the scores {scores_shape} and valid "
-            f"{mask}. There must be four coordinates, a score and an entry of valid for each box"
-        )
+    sets = " ".join(f"axis{number}" for number in range(scores.ndim))
+    arguments = {
+        "scores": (scores, sets),
+        "boxes_xyxy": (boxes_xyxy, f"{sets} 4"),
+        "valid": (valid, sets),
+    }
+    check_shapes(function, arguments)
 
 
 def keep_by_fixed_point_of_classes(

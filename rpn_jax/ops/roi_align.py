@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from rpn_jax.errors import UserError
+from rpn_jax.ops.checks import check_shapes
 from rpn_jax.ops.cpu.roi_align import gradient_box_by_box, pool_boxes
 from rpn_jax.ops.roi_bins import (
     Boxes,
@@ -90,11 +91,11 @@ def roi_align(
       Pooled features in the dtype of the levels; rows of bins before columns.
 
     Raises:
-      UserError: the number of levels differs from that of the strides, or the levels are of another
-        number of pictures than the boxes.
+      UserError: the number of levels differs from that of the strides, or the arrays do not fit
+        each other.
     """
+    _check_levels(levels, boxes_xyxy, strides)
     batch, count = boxes_xyxy.shape[:2]
-    _check_levels([level.shape[0] for level in levels], batch, strides)
     if batch * count == 0:
         return jnp.zeros((batch, count, size, size, levels[0].shape[-1]), levels[0].dtype)
     flat_boxes = lax.stop_gradient(boxes_xyxy.astype(jnp.float32)).reshape(-1, 4)
@@ -111,17 +112,18 @@ def roi_align(
     return pooled.reshape(batch, count, size, size, -1)
 
 
-def _check_levels(pictures: list[int], batch: int, strides: Sequence[int]) -> None:
-    if len(pictures) != len(strides):
+def _check_levels(
+    levels: tuple[Float[Array, "B _ _ C"], ...],
+    boxes_xyxy: Float[Array, "B N 4"],
+    strides: Sequence[int],
+) -> None:
+    if len(levels) != len(strides):
         raise UserError(
-            f"strides = {tuple(strides)}: there are {len(pictures)} levels, but {len(strides)} "
+            f"strides = {tuple(strides)}: there are {len(levels)} levels, but {len(strides)} "
             "strides. Give one stride for each level."
         )
-    if set(pictures) != {batch}:
-        raise UserError(
-            f"levels: are of {pictures} pictures, but boxes_xyxy of {batch}. All must be of the "
-            "same pictures."
-        )
+    maps = {f"levels[{index}]": (level, "B _ _ C") for index, level in enumerate(levels)}
+    check_shapes("roi_align", {"boxes_xyxy": (boxes_xyxy, "B N 4"), **maps})
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))

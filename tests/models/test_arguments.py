@@ -21,6 +21,7 @@ from rpn_jax.config import (
     RPNHeadConfig,
 )
 from rpn_jax.errors import UserError
+from rpn_jax.models.roi.loss import class_accuracy
 from rpn_jax.models.roi.targets import RoITargets
 from rpn_jax.ops import (
     assign_anchors,
@@ -70,10 +71,10 @@ def roi_targets(proposal_mask: jax.Array, labels: jax.Array) -> Any:
     return rpn_jax.roi_targets(CONFIG, *arrays, RNG)
 
 
-def roi_loss(samples: int) -> Any:
+def roi_case(samples: int) -> tuple[rpn_jax.RoIOutputs, RoITargets]:
     labels = jnp.zeros((2, samples), jnp.int32)
     targets = RoITargets(zeros(2, samples, 4), mask(2, samples), labels, zeros(2, samples, 4))
-    return rpn_jax.roi_loss(rpn_jax.RoIOutputs(zeros(2, 7, 6), zeros(2, 7, 5, 4)), targets)
+    return rpn_jax.RoIOutputs(zeros(2, 7, 6), zeros(2, 7, 5, 4)), targets
 
 
 def match(anchors: int, valid: int, boxes: int) -> Any:
@@ -134,7 +135,7 @@ def match(anchors: int, valid: int, boxes: int) -> Any:
             "roi_targets: labels has the shape (1, 3). It must be (B=2, G=3)",
         ),
         (
-            lambda: roi_loss(6),
+            lambda: rpn_jax.roi_loss(*roi_case(6)),
             "roi_loss: targets.labels has the shape (2, 6). It must be (B=2, S=7)",
         ),
         (
@@ -151,15 +152,15 @@ def match(anchors: int, valid: int, boxes: int) -> Any:
         ),
         (
             lambda: nms(zeros(5, 4), zeros(4), mask(5), 0.5),
-            "nms: the boxes have the shape (5, 4), the scores (4,) and valid (5,). There must be",
+            "nms: boxes_xyxy has the shape (5, 4). It must be (axis0=4, 4)",
         ),
         (
             lambda: nms_per_level(zeros(2, 5, 4), zeros(2, 5), mask(2, 1), 0.5, 3),
-            "nms_per_level: the boxes have the shape (2, 5, 4), the scores (2, 5) and valid (2, 1)",
+            "nms_per_level: valid has the shape (2, 1). It must be (axis0=2, axis1=5)",
         ),
         (
             lambda: nms_per_class(zeros(5, 1, 4), zeros(5, 2), mask(5, 2), 0.5, 3),
-            "nms_per_class: the boxes have the shape (5, 1, 4), the scores (5, 2) and valid (5, 2)",
+            "nms_per_class: boxes_xyxy has the shape (5, 1, 4). It must be (axis0=5, axis1=2, 4)",
         ),
         (
             lambda: rpn_jax.RPN(CONFIG.model).init(RNG, zeros(64, 64, 3)),
@@ -180,7 +181,8 @@ CALLS: dict[str, Callable[[], Any]] = {
     "rpn_loss": lambda: rpn_loss(zeros(2, 3, 4), mask(2, 3), SIZES),
     "detect": lambda: detect(zeros(2, 7, 4), mask(2, 7), SIZES, np.ones((2, 2))),
     "roi_targets": lambda: roi_targets(mask(2, 7), LABELS),
-    "roi_loss": lambda: roi_loss(7),
+    "roi_loss": lambda: rpn_jax.roi_loss(*roi_case(7)),
+    "class_accuracy": lambda: class_accuracy(*roi_case(7)),
     "roi_align": lambda: roi_align((zeros(2, 8, 8, 3),), zeros(2, 7, 4), (4,), 7),
     "clip_boxes": lambda: clip_boxes(np.zeros((2, 7, 4)), SIZES),
     "resize_bilinear": lambda: resize_bilinear(

@@ -230,7 +230,7 @@ def test_levels_strides_and_boxes_must_agree() -> None:
     boxes = jnp.zeros((2, 5, 4))
     with pytest.raises(UserError, match=r"^strides = \(8,\): there are 2 levels, but 1 strides"):
         roi_align(levels, boxes, (8,), 7)
-    with pytest.raises(UserError, match=r"^levels: are of \[2, 2\] pictures, but boxes_xyxy of 1"):
+    with pytest.raises(UserError, match=r"^roi_align: levels\[0\] has the shape \(2, 8, 8, 3\)"):
         roi_align(levels, boxes[:1], (8, 16), 7)
 
 

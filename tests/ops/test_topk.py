@@ -37,6 +37,13 @@ def test_a_valid_minus_infinity_comes_before_what_does_not_exist():
     assert top.tolist() == [1.0, -np.inf, 0.0]
 
 
+@pytest.mark.usefixtures("no_shape_checks")
+def test_a_mask_of_numbers_gives_a_mask():
+    _, _, found = masked_top_k(np.float32([1, 3, 2]), np.array([1, 0, 2]), 3)
+    assert found.dtype == bool
+    assert found.tolist() == [True, True, False]
+
+
 @pytest.mark.parametrize("length", [7, CHUNK, CHUNK + 1, 5 * CHUNK - 3])
 @pytest.mark.parametrize("k", [1, 7, CHUNK // 2, CHUNK // 2 + 1])
 def test_chunks_give_what_sorting_all_gives(length, k):

@@ -66,8 +66,9 @@ def roi_loss_terms(outputs: RoIOutputs, targets: RoITargets) -> dict[str, Mean]:
 def class_accuracy(outputs: RoIOutputs, targets: RoITargets) -> Float[Array, ""]:
     """Return the percentage of sampled boxes, background included, whose best class is right."""
     is_right = jnp.argmax(outputs.class_logits, axis=-1) == targets.labels
-    samples = jnp.maximum(jnp.sum(targets.sampled), 1)
-    return 100.0 * (jnp.sum(is_right & targets.sampled) / samples)
+    right = jnp.sum(is_right & targets.sampled).astype(jnp.float32)
+    samples = jnp.maximum(jnp.sum(targets.sampled), 1).astype(jnp.float32)
+    return 100.0 * right / samples
 
 
 def _pick(values: Float[Array, "B S K n"], labels: Array) -> Float[Array, "B S n"]:

@@ -17,7 +17,6 @@ from rpn_jax.ops import (
     masked_top_k,
     nms_per_level,
 )
-from rpn_jax.ops.checks import check_shapes
 from rpn_jax.structures import Proposals, RPNOutputs
 
 if TYPE_CHECKING:
@@ -50,10 +49,12 @@ def propose(
         each other, or ``config`` is only a part of a config.
     """
     check_part(config, Config)
-    check_outputs("propose", config, outputs, {"image_sizes": (image_sizes, "B 2")})
+    others = {"image_sizes": (image_sizes, "B 2")}
+    if scale_factors is not None:
+        others["scale_factors"] = (scale_factors, "B 2")
+    check_outputs("propose", config, outputs, others)
     boxes, logits, valid = candidates(config, outputs, image_sizes)
     if scale_factors is not None:
-        check_shapes("propose", {"scale_factors": (scale_factors, "B 2")}, B=len(boxes))
         factors = jnp.tile(jnp.asarray(scale_factors, jnp.float32), 2)
         boxes = boxes / factors[:, None, None, :]
     settings = config.rpn_proposals
