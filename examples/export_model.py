@@ -1,11 +1,12 @@
-"""Write a trained model as one file, which runs where only JAX is installed.
+"""Write a trained model as one file, which runs without rpn_jax.
 
 python examples/export_model.py runs/mine model.jax
 python examples/export_model.py runs/mine model.jax --platforms cpu cuda --batch-size 8
 
-The file holds the compiled function's StableHLO and the weights. It needs ``pip install
-flatbuffers``. Another program runs it like this:
+The file holds the network as StableHLO, with its weights. The programs that write and read it need
+JAX and ``pip install flatbuffers``. Another program runs it like this:
 
+    import jax
     from jax import export
 
     model = export.deserialize(bytearray(open("model.jax", "rb").read()))
@@ -24,6 +25,7 @@ the model has classes, and True where a box exists.
 
 import sys
 from pathlib import Path
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +33,7 @@ import tyro
 from jax import export
 from jax.sharding import SingleDeviceSharding
 
-from rpn_jax.errors import exit_code
+from rpn_jax.errors import exit_code, writing
 from rpn_jax.inference.forward import detect_pictures, prepare_variables, propose_pictures
 from rpn_jax.weights.models import load_model
 
@@ -40,7 +42,7 @@ def main(
     weights: tyro.conf.Positional[str],
     out: tyro.conf.Positional[Path],
     batch_size: int = 1,
-    platforms: tuple[str, ...] = ("cpu",),
+    platforms: tuple[Literal["cpu", "cuda"], ...] = ("cpu",),
 ) -> None:
     """Write the model of a folder of weights, a run or a .pth file to one file.
 
@@ -48,7 +50,7 @@ def main(
       weights: what --weights of the commands takes.
       out: file to write.
       batch_size: number of pictures B in a batch.
-      platforms: cpu, cuda or both.
+      platforms: what the file can run on.
     """
     config, variables = load_model(weights)
     prepared = prepare_variables(config, variables, SingleDeviceSharding(jax.devices()[0]))
@@ -66,7 +68,8 @@ def main(
         jax.ShapeDtypeStruct((batch_size, 2), jnp.int32),
         jax.ShapeDtypeStruct((batch_size, 2), jnp.float32),
     )
-    out.write_bytes(exported.serialize())
+    with writing(out):
+        out.write_bytes(exported.serialize())
     print(f"{out}: batches of {batch_size} pictures of {height}x{width} pixels (height x width)")
 
 

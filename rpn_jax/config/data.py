@@ -24,7 +24,7 @@ MAX_REPEATS = 10_000
 """Largest number of times that an epoch shows a picture."""
 
 PLACE_AND_SPLIT = re.compile(r"(.*):((?:[^:\[\]]|\[[^\]]*\])*)")
-"""A split of TensorFlow Datasets can have a colon in brackets, like 'train[:80%]'."""
+"""The last colon outside of brackets is between them. A split can be like 'train[:80%]'."""
 
 Format = Literal["coco", "voc", "yolo", "tfds", "packed", "shapes"]
 Resize = Literal["host", "device"]

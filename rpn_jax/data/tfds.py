@@ -241,7 +241,7 @@ def _known_split(builder: Any, split: str) -> str:
             split = re.sub(rf"\b{name}\b", other, split)
     try:
         has_pictures = names[split].num_examples > 0
-    except (ValueError, AssertionError, KeyError):  # the package's, by the kind of mistake
+    except (ValueError, AssertionError, KeyError):  # one for each kind of mistake
         raise UserError(
             f"split '{split}': {builder.data_dir} has the splits {', '.join(names)}. A part of one "
             "is written like 'train[:80%]'"

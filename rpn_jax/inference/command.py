@@ -171,8 +171,8 @@ def _results_of(
 ) -> Iterator[PartFile]:
     """Write the results file and the list of pictures and categories, and yield the part file.
 
-    The part file is removed when the block succeeds. Arguments are those of `part_file_of` and
-    `stream_results`.
+    The part file is removed when the block succeeds. ``category_names`` are by category id. The
+    other arguments are those of `part_file_of` and `stream_results`.
     """
     with part_file_of(path, config, variables, dataset, min_score) as part:
         stream_results(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from rpn_jax.config import (
@@ -105,6 +106,7 @@ REFUSALS: list[tuple[str, Any, str]] = [
     ),
     ("data.train_also", ("coco:a.json:",), "coco:FILE.json:PICTURES"),
     ("data.train_repeats", (1.0, 2.0), "one number for each training dataset (1 here)"),
+    ("train.epochs", np.int64(3), "a whole number, of Python and not of NumPy: use .item()"),
     ("data.train_repeats", (0.0,), "one number for each training dataset (1 here)"),
     ("data.train_repeats", (1e9,), "one number for each training dataset (1 here)"),
     ("data.repeat_threshold", 1.5, "0 to 1"),

@@ -82,6 +82,10 @@ def test_pictures_objects_and_classes(root):
     assert [each.name for each in open_voc(root, "cat_train").pictures] == ["002.jpg", "001.jpg"]
 
 
+def test_a_folder_of_another_format_is_refused(tmp_path):
+    assert refusal(tmp_path).endswith("Splits there: none, so another --data.dataset may fit")
+
+
 def test_xml_files_next_to_their_pictures(tmp_path):
     for split, name in (("train", "cat"), ("valid", "ant")):
         write_xml(tmp_path / split / "a.xml", [xml_object(name, (1, 1, 9, 9))], size="")

@@ -148,6 +148,13 @@ def test_a_broken_data_file_is_named(root, text, message):
     assert refusal(root).startswith(expected)
 
 
+def test_a_folder_of_another_format_is_refused(tmp_path):
+    assert refusal(tmp_path) == (
+        f"{tmp_path / 'data.yaml'}: no such file. Choose the folder of a data.yaml, or its path, "
+        "with --data.root, or another format with --data.dataset"
+    )
+
+
 def test_coco_points_to_this_format(root):
     with pytest.raises(UserError, match=r"Read it with --data\.dataset yolo$"):
         open_dataset(DataConfig(root=str(root)), "train")
